@@ -1,0 +1,128 @@
+"""Pretrained checkpoints: made once for each (model, dataset, recipe), kept as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks.data import DatasetConfig, Splits
+from benchmarks.models import ModelConfig, create
+from frameworks import Recipe, fit, measure, seeded, torch_rng
+
+Progress = Callable[[int, int, str], None]
+
+
+def cache_folder() -> Path:
+    """``$JUXTABIT_CACHE``, or ``~/.cache/juxtabit``."""
+    return Path(os.environ.get("JUXTABIT_CACHE", "~/.cache/juxtabit")).expanduser()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A float network ready to be quantized."""
+
+    model: nn.Module
+    accuracy: float
+    """Top-1 on the search-validation split, in percent."""
+    fingerprint: str
+
+
+def recipe_for(model: ModelConfig, dataset: DatasetConfig) -> Recipe:
+    """The dataset's pretraining recipe with the model's changes."""
+    entries = {**dataset.pretrain, **model.pretrain}
+    try:
+        return Recipe(**entries)
+    except TypeError as error:
+        choices = sorted(Recipe.__dataclass_fields__)
+        raise ValueError(f"pretrain: {error}; the entries are {choices}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def pretrained(
+    model_config: ModelConfig,
+    dataset_config: DatasetConfig,
+    splits: Splits,
+    progress: Progress = lambda done, total, text: None,
+) -> Checkpoint:
+    """The float checkpoint of a model on a dataset, trained if it is not in the cache.
+
+    Parallel workers that need the same one wait for the first to finish it.
+
+    Raises:
+        FileNotFoundError: ``model.checkpoint`` names no file.
+        ValueError: the checkpoint does not fit the model.
+    """
+    model = create(model_config, splits.classes, splits.input_shape)
+    if model_config.checkpoint:
+        _load(model, Path(model_config.checkpoint).expanduser())
+    elif not model_config.pretrained:
+        recipe = recipe_for(model_config, dataset_config)
+        path = _path(model_config, dataset_config, splits, recipe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                _load(model, path)
+            else:
+                _train(model, splits, recipe, progress)
+                part = path.with_suffix(f".{os.getpid()}.part")
+                save_file(_contiguous(model), part)
+                os.replace(part, path)
+    model.eval()
+    accuracy = measure(model, splits.valid).accuracy
+    return Checkpoint(model, accuracy, fingerprint(model))
+
+
+def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress) -> None:
+    with seeded(0, "pretrain"):
+        fit(
+            model,
+            splits.train,
+            recipe,
+            torch_rng(0, "pretrain"),
+            on_epoch=lambda done, total, loss: progress(done, total, f"pretraining, loss {loss:.3f}"),
+        )
+
+
+def _path(
+    model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe
+) -> Path:
+    facts: dict[str, Any] = {
+        "model": model.name,
+        "options": dict(model.options),
+        "data": splits.train.fingerprint(),
+        "recipe": asdict(recipe),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return cache_folder() / "checkpoints" / f"{model.name}-{dataset.name}-{digest}.safetensors"
+
+
+def _contiguous(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().clone(memory_format=torch.contiguous_format)
+            for k, v in model.state_dict().items()}  # fmt: skip
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"model.checkpoint: there is no file {path}")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} does not fit the model: {error}") from error

@@ -1,0 +1,93 @@
+"""Calibration: what the input activations of each layer look like, and BatchNorm re-estimation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from frameworks.core.layers import Layer
+
+SAMPLE = 16384
+"""Activations kept per layer; enough for an MSE scan, small enough to scan hundreds of times."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A one-dimensional sample of each layer's input activations in the float network.
+
+    The exact minimum and maximum are always in the sample.
+    """
+
+    samples: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, layers: Sequence[Layer], images: Tensor, generator: torch.Generator
+) -> Calibration:
+    """Run images ``[N, C, H, W]`` through a float model in eval mode and keep samples."""
+    samples: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor) -> None:
+        flat = x.detach().flatten()
+        if flat.numel() > SAMPLE:
+            index = torch.randint(flat.numel(), (SAMPLE - 2,), generator=generator)
+            flat = torch.cat([flat[index.to(flat.device)], flat.min()[None], flat.max()[None]])
+        samples[name] = flat.clone() if name not in samples else torch.cat([samples[name], flat])
+
+    handles = [
+        model.get_submodule(layer.name).register_forward_pre_hook(
+            lambda module, args, name=layer.name: keep(name, args[0])
+        )
+        for layer in layers
+    ]
+    try:
+        model.eval()
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Calibration(samples)
+
+
+def batchnorms(model: nn.Module) -> Iterator[_BatchNorm]:
+    """The BatchNorm modules that keep running statistics."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            yield module
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module) -> Iterator[None]:
+    norms = list(batchnorms(model))
+    momenta = [norm.momentum for norm in norms]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, images: Tensor, batch: int = 256) -> None:
+    """Replace BatchNorm's running statistics by those of these images; other modules stay in eval.
+
+    The statistics are the mean over equal batches, so the order of images does not matter within
+    a batch. A model without BatchNorm is left alone.
+    """
+    if next(batchnorms(model), None) is None:
+        return
+    with _batch_statistics(model):
+        for start in range(0, len(images), batch):
+            model(images[start : start + batch])

@@ -1,0 +1,46 @@
+"""Cards: a framework's facts, for the table and the list of frameworks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Category = Literal["gradient", "reinforcement", "heuristic", "metaheuristic", "baseline"]
+Granularity = Literal["layer", "block", "kernel"]
+Need = Literal["calibration", "train", "valid", "second_order", "separable_cost", "batchnorm"]
+"""What a search must have. ``calibration``: a few unlabelled training images; ``train``: the
+labelled training split; ``valid``: the labelled search-validation split; ``second_order``: a
+twice differentiable network; ``separable_cost``: a cost that is a sum over layers."""
+
+CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baseline")
+NEEDS = ("calibration", "train", "valid", "second_order", "separable_cost", "batchnorm")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A framework's facts. A search gets the data that ``needs`` names, and no other."""
+
+    title: str
+    year: int
+    category: Category
+    quantizer: str
+    """The paper's own quantizer, by the name of a registered scheme (used by ``protocol=paper``)."""
+    granularity: Granularity
+    searches: tuple[Literal["weight", "act"], ...]
+    needs: frozenset[Need]
+    arxiv: str = ""
+    venue: str = ""
+    hardware_aware: bool = False
+    deviations: tuple[str, ...] = field(default=())
+    """Where the implementation differs from the paper, and why."""
+
+    def __post_init__(self) -> None:
+        if self.category not in CATEGORIES:
+            raise ValueError(f"card: category {self.category!r} is none of {list(CATEGORIES)}")
+        unknown = set(self.needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(f"card: needs {sorted(unknown)} are none of {list(NEEDS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "needs": sorted(self.needs)}

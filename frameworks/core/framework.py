@@ -1,0 +1,75 @@
+"""The plugin interface: a framework searches for a policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from frameworks.core.calibrate import batchnorms
+from frameworks.core.card import Card
+from frameworks.core.solution import Scores, Solution
+from frameworks.core.train import Recipe
+
+if TYPE_CHECKING:
+    from frameworks.core.problem import Problem
+    from frameworks.core.qmodel import QModel
+
+
+class Framework(ABC):
+    """One search method. A subclass is a dataclass: its fields are its hyper-parameters.
+
+    Attributes:
+        name: the name in configurations and tables.
+        card: the facts.
+        strength: name of the hyper-parameter that weighs the cost, if the method steers by a
+            penalty and not by a hard limit; `frameworks.core.steering.steer` then adjusts it until
+            the budget is met, and all of that is search cost. A larger strength means fewer bits.
+        recipe: the paper's own training of the found policy, used by ``protocol=paper``.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    strength: ClassVar[str | None] = None
+    recipe: ClassVar[Recipe | None] = None
+
+    @abstractmethod
+    def search(self, problem: Problem) -> Solution:
+        """Find a policy within ``problem.budget`` (steered methods: lighter with more strength)."""
+
+    def skip(self, problem: Problem) -> str | None:
+        """Why this method cannot solve this problem, or None. Overrides add to these reasons."""
+        needs = self.card.needs
+        if "separable_cost" in needs and not problem.target.separable:
+            return f"{self.name} needs a cost that is a sum over layers; {problem.target.name}'s is not"
+        if "batchnorm" in needs and next(batchnorms(problem.network), None) is None:
+            return f"{self.name} needs BatchNorm statistics; the model has no BatchNorm"
+        if self.card.granularity == "kernel" and not problem.target.per_channel:
+            return f"{problem.target.name} cannot price bits per output channel"
+        return None
+
+    def finish(self, problem: Problem, solution: Solution) -> QModel:
+        """Train the found policy as the paper does (``protocol=paper`` only).
+
+        The default trains all layers at once by ``recipe``.
+        """
+        return problem.fine_tune(solution.policy, self.recipe, weights=solution.weights)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The dataclass fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+class ScoringFramework(Framework):
+    """A framework whose costly part does not depend on the budget: score once, solve many times."""
+
+    @abstractmethod
+    def score(self, problem: Problem) -> Scores:
+        """The costly pass; it must not look at ``problem.budget``."""
+
+    @abstractmethod
+    def solve(self, problem: Problem, scores: Scores) -> Solution:
+        """The cheap pass: the best policy within ``problem.budget`` by the scores."""
+
+    def search(self, problem: Problem) -> Solution:
+        return self.solve(problem, self.score(problem))

@@ -1,0 +1,275 @@
+"""The problem: all that a framework may see and do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frameworks.core.budget import Budget
+from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
+from frameworks.core.card import Need
+from frameworks.core.evaluate import Evaluator, Score, measure
+from frameworks.core.layers import Layer
+from frameworks.core.meter import Meter, Spent
+from frameworks.core.policy import Policy
+from frameworks.core.qmodel import QModel
+from frameworks.core.quantizers.base import Scheme
+from frameworks.core.randomness import derive, numpy_rng, torch_rng
+from frameworks.core.space import Space
+from frameworks.core.split import Split
+from frameworks.core.target import Target
+from frameworks.core.train import Recipe, fit
+
+
+class DataForbidden(RuntimeError):
+    """A search asked for data that its card does not name under ``needs``."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy that a search would return if it stopped now, and what it had spent by then."""
+
+    policy: Policy
+    spent: Spent
+    objective: float | None = None
+    """The search's own objective (higher is better), where it has one."""
+
+
+@dataclass
+class Data:
+    """The data of a cell as a search may see it; the test split is not part of it.
+
+    A split is None where the framework's card does not name it.
+    """
+
+    train: Split | None
+    valid: Split | None
+    calibration: Tensor | None
+
+
+@dataclass
+class Problem:
+    """Everything that defines a search, and the metered means to carry it out.
+
+    Attributes:
+        network: the pretrained float network; never changed (take a copy with `float_model`).
+        space: the policies to choose from, with the layers.
+        target: what prices a policy.
+        budget: the metric and the limit to meet.
+        scheme: the quantizers of the protocol.
+        seed: the cell's seed; use `rng` and `generator`.
+        retrains: whether the protocol fine-tunes, so that a search may retrain as its paper does.
+        recipe: the protocol's fine-tuning recipe.
+        meter: search cost.
+        progress: called with (done, total, text) by long searches.
+    """
+
+    network: nn.Module
+    space: Space
+    target: Target
+    budget: Budget
+    scheme: Scheme
+    data: Data
+    seed: int = 0
+    retrains: bool = False
+    recipe: Recipe = field(default_factory=Recipe)
+    meter: Meter = field(default_factory=Meter)
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+
+    # --- facts -----------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All quantizable layers in execution order."""
+        return self.space.layers
+
+    def cost(self, policy: Policy) -> dict[str, float]:
+        """The policy's cost in every metric of the target."""
+        return self.target.cost(self.layers, policy)
+
+    def within(self, policy: Policy) -> bool:
+        """Whether the policy meets the budget."""
+        return self.budget.allows(self.cost(policy))
+
+    def layer_costs(self, metric: str | None = None) -> dict[str, dict[tuple[int, int], float]]:
+        """Cost of each layer at each allowed (weight, activation) bits, for separable targets.
+
+        The costs of a policy's entries add up to its cost. Pairs that the hardware does not
+        support, and unequal pairs of a paired space, are left out.
+
+        Raises:
+            ValueError: the target's cost is not a sum over layers.
+        """
+        if not self.target.separable:
+            raise ValueError(f"the cost of {self.target.name} is not a sum over layers")
+        metric = metric or self.budget.metric
+        base = self.space.lowest()
+        table: dict[str, dict[tuple[int, int], float]] = {}
+        for layer in self.layers:
+            table[layer.name] = {
+                (w, a): self.target.cost([layer], base.replace(layer.name, weight=w, act=a))[metric]
+                for w in self.space.weight_bits[layer.name]
+                for a in self.space.act_bits[layer.name]
+                if (not self.space.paired or w == a) and self.target.supports(layer, w, a)
+            }
+        return table
+
+    # --- randomness ------------------------------------------------------------------------
+
+    def rng(self, axis: str = "search") -> np.random.Generator:
+        """A NumPy generator for a named axis of this cell's seed."""
+        return numpy_rng(self.seed, axis)
+
+    def generator(self, axis: str = "search") -> torch.Generator:
+        """A torch generator for a named axis of this cell's seed."""
+        return torch_rng(self.seed, axis)
+
+    # --- data ------------------------------------------------------------------------------
+
+    @property
+    def train(self) -> Split:
+        """The labelled training split."""
+        return _granted(self.data.train, "train")
+
+    @property
+    def valid(self) -> Split:
+        """The labelled search-validation split, cut from the training images."""
+        return _granted(self.data.valid, "valid")
+
+    @property
+    def images(self) -> Tensor:
+        """A few training images without labels ``[N, C, H, W]``, the same for every method."""
+        return _granted(self.data.calibration, "calibration")
+
+    # --- networks --------------------------------------------------------------------------
+
+    def float_model(self) -> nn.Module:
+        """A fresh metered copy of the pretrained network, in eval mode."""
+        return self.meter.watch(copy.deepcopy(self.network).eval())
+
+    def observe(self, images: Tensor | None = None) -> Calibration:
+        """Samples of every layer's input activations over the given or the calibration images."""
+        if images is None:
+            return self._calibration
+        return observe(self.float_model(), self.layers, images, self.generator("calibration"))
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        return observe(self.float_model(), self.layers, self.images, self.generator("calibration"))
+
+    def quantized(self, policy: Policy | None = None, images: Tensor | None = None) -> QModel:
+        """A fresh metered quantizable copy of the network, calibrated; at ``policy`` if given.
+
+        Apply further policies with ``fix`` (evaluation) or ``free`` (training).
+        """
+        qmodel = QModel(self.network, self.layers, self.scheme, self.observe(images))
+        self.meter.watch(qmodel)
+        if policy is not None:
+            qmodel.fix(policy)
+        return qmodel.eval()
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.quantized(), self.valid, self.images, self.meter)
+
+    def evaluate(self, policy: Policy, retrain: Recipe | None = None) -> Score:
+        """Score a policy on the search-validation split.
+
+        Without ``retrain`` (or under a protocol that does not train): quantize, re-estimate
+        BatchNorm and measure; equal policies are measured once. With it: fine-tune first.
+
+        Raises:
+            ValueError: the policy is not in the space.
+        """
+        self.space.validate(policy)
+        if retrain is None or not self.retrains:
+            return self._evaluator(policy)
+        self.meter.policies += 1
+        return self.score_model(self.fine_tune(policy, retrain))
+
+    def score_model(self, model: nn.Module) -> Score:
+        """Score any model on the search-validation split."""
+        return measure(model, self.valid)
+
+    def float_score(self) -> Score:
+        """The score of the float network on the search-validation split."""
+        return self._float_score
+
+    @cached_property
+    def _float_score(self) -> Score:
+        return self.score_model(self.float_model())
+
+    def fine_tune(
+        self,
+        policy: Policy,
+        recipe: Recipe | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        axis: str = "fine-tune",
+    ) -> QModel:
+        """A quantized network trained at a policy: ranges learned, weights straight-through.
+
+        Args:
+            policy: the bits.
+            recipe: the protocol's by default.
+            weights: a state dict of the float network to start from; the pretrained one by default.
+            axis: names the random draw of images and order.
+        """
+        network = self.network
+        if weights is not None:
+            network = copy.deepcopy(network)
+            network.load_state_dict(weights)
+        qmodel = QModel(network, self.layers, self.scheme, self.observe())
+        self.meter.watch(qmodel)
+        qmodel.free(policy)
+        reestimate_batchnorm(qmodel, self.images)
+        self.train_model(qmodel, recipe, axis=axis)
+        return qmodel
+
+    def train_model(
+        self, qmodel: QModel, recipe: Recipe | None = None, *, axis: str = "fine-tune"
+    ) -> QModel:
+        """Train a quantized network in place by a recipe (the protocol's by default)."""
+        fit(
+            qmodel,
+            self.train,
+            recipe or self.recipe,
+            self.generator(axis),
+            weights=qmodel.weight_parameters(),
+            ranges=qmodel.range_parameters(),
+        )
+        return qmodel
+
+    # --- reporting -------------------------------------------------------------------------
+
+    def checkpoint(self, policy: Policy, objective: float | None = None) -> None:
+        """Note the policy that the search would return if it stopped now.
+
+        The suite scores these afterwards, outside the search cost, for the convergence picture.
+        """
+        if not self.checkpoints or self.checkpoints[-1].policy != policy:
+            self.checkpoints.append(Checkpoint(policy, self.meter.read(), objective))
+
+    def at(self, **changes: Any) -> Problem:
+        """The same problem with some fields changed, a fresh meter and an empty history."""
+        fresh: dict[str, Any] = {"meter": Meter(), "checkpoints": []}
+        return replace(self, **{**fresh, **changes})
+
+    def derive(self, *axes: str) -> int:
+        """A seed for code that wants a number."""
+        return derive(self.seed, *axes)
+
+
+def _granted(value: Any, need: Need) -> Any:
+    if value is None:
+        raise DataForbidden(f"this search may not read {need!r}: its card does not need it")
+    return value
+

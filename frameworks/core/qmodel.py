@@ -1,0 +1,195 @@
+"""Any torch model with settable bits, by swapping its Conv and Linear modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from frameworks.core.calibrate import Calibration
+from frameworks.core.layers import Layer
+from frameworks.core.policy import FLOAT, PRUNED, Bits, LayerBits, Policy
+from frameworks.core.quantizers.base import Float, Quantizer, Scheme
+
+
+def run_layer(inner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer's own forward pass with another weight.
+
+    Plain layers take the short way; a subclass with a forward of its own (timm's padding and
+    weight-standardising convolutions) is called as it is.
+    """
+    if type(inner) is nn.Conv2d or type(inner) is nn.Conv1d:
+        return inner._conv_forward(x, weight, inner.bias)
+    if type(inner) is nn.Linear:
+        return functional.linear(x, weight, inner.bias)
+    out: Tensor = functional_call(inner, {"weight": weight}, (x,))
+    return out
+
+
+class QLayer(nn.Module):
+    """A layer whose weight and input activations pass through quantizers.
+
+    In ``fixed`` mode (evaluation of many policies on unchanged weights) quantized weights and
+    calibrated activation quantizers are kept per bit width.
+    """
+
+    def __init__(self, inner: nn.Module, layer: Layer, scheme: Scheme, sample: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.layer = layer
+        self.scheme = scheme
+        self.bits = LayerBits(FLOAT, FLOAT)
+        self.weight_quantizer: Quantizer = Float()
+        self.act_quantizer: Quantizer = Float()
+        self._sample = sample
+        self._fixed_weight: Tensor | None = None
+        self._weights: dict[int, Tensor] = {}
+        self._activations: dict[int, Quantizer] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Some models read sizes, the bias or the weight of a layer without calling it.
+            if name in ("inner", "__setstate__"):
+                raise
+            return getattr(super().__getattr__("inner"), name)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as the network sees it, quantized."""
+        if self._fixed_weight is not None:
+            return self._fixed_weight
+        out: Tensor = self.weight_quantizer(self.inner.weight)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_layer(self.inner, self.act_quantizer(x), self.weight)
+
+    def _quantized(self, bits: int) -> Tensor:
+        if bits not in self._weights:
+            raw = self.inner.weight.detach()
+            self._weights[bits] = self.scheme.weight(raw, bits)(raw).detach()
+        return self._weights[bits]
+
+    def _fixed(self, bits: Bits) -> Tensor:
+        if isinstance(bits, int):
+            return self._quantized(bits)
+        out = torch.zeros_like(self.inner.weight)
+        each = torch.tensor(bits)
+        for value in set(bits) - {PRUNED}:
+            rows = each == value
+            out[rows] = self._quantized(value)[rows]
+        return out
+
+    def _activation(self, bits: int) -> Quantizer:
+        if bits not in self._activations:
+            self._activations[bits] = self.scheme.activation(self._sample, bits)
+        return self._activations[bits]
+
+    def fix(self, bits: LayerBits) -> None:
+        """Use these bits with ranges from calibration and without gradients to the weight."""
+        self.bits = bits
+        self.act_quantizer = self._activation(bits.act)
+        self._fixed_weight = self._fixed(bits.weight)
+
+    def free(self, bits: LayerBits) -> None:
+        """Use these bits with trainable weight and ranges, starting from calibration."""
+        self.bits = bits
+        self._fixed_weight = None
+        self._weights.clear()
+        self.weight_quantizer = self.scheme.weight(self.inner.weight.detach(), bits.weight)
+        self.act_quantizer = copy.deepcopy(self._activation(bits.act))
+        self.weight_quantizer.learn_range()
+        self.act_quantizer.learn_range()
+
+
+class QModel(nn.Module):
+    """A copy of a float model in which every quantizable layer is a `QLayer`.
+
+    Args:
+        model: the float model; it is copied and not changed.
+        layers: its layers, from `frameworks.core.layers.describe`.
+        scheme: how tensors are quantized.
+        calibration: samples of the layers' inputs, from `frameworks.core.calibrate.observe`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        scheme: Scheme,
+        calibration: Calibration,
+    ) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.model._forward_hooks.clear()
+        self.layers = tuple(layers)
+        self.scheme = scheme
+        self.calibration = calibration
+        self._names = {layer.name: layer for layer in layers}
+        for layer in layers:
+            inner = self.model.get_submodule(layer.name)
+            wrapped = QLayer(inner, layer, scheme, calibration.samples[layer.name])
+            self.model = _swap(self.model, layer.name, wrapped)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+    def qlayer(self, name: str) -> QLayer:
+        """The quantized layer of a name."""
+        module = self.model.get_submodule(name)
+        assert isinstance(module, QLayer)
+        return module
+
+    def qlayers(self) -> Iterator[tuple[str, QLayer]]:
+        """Names and quantized layers in execution order."""
+        for name in self._names:
+            yield name, self.qlayer(name)
+
+    @property
+    def policy(self) -> Policy:
+        """The bits in force."""
+        return Policy({name: q.bits for name, q in self.qlayers()})
+
+    def fix(self, policy: Policy) -> QModel:
+        """Apply a policy for evaluation: quantized weights are cached per layer and bit width."""
+        for name, q in self.qlayers():
+            q.fix(policy[name])
+        return self
+
+    def free(self, policy: Policy) -> QModel:
+        """Apply a policy for training: weights and ranges are trainable."""
+        for name, q in self.qlayers():
+            q.free(policy[name])
+        return self
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Everything trainable that is not a range."""
+        ranges = {id(p) for p in self.range_parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in ranges]
+
+    def range_parameters(self) -> list[nn.Parameter]:
+        """Trainable steps and clipping values."""
+        return [
+            p
+            for _, q in self.qlayers()
+            for quantizer in (q.weight_quantizer, q.act_quantizer)
+            for p in quantizer.parameters()
+            if p.requires_grad
+        ]
+
+
+def _swap(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put a module in the place of a name; returns the root (new if the name is the root)."""
+    if not name:
+        return module
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+    return root

@@ -1,0 +1,235 @@
+"""Uniform quantizers: symmetric per output channel for weights, affine per tensor for activations.
+
+All share one integer grid, value = s * (clip(round(x / s - o), q_min, q_max) + o):
+
+- b-bit symmetric weights have q_min = -2^(b-1), q_max = 2^(b-1) - 1, o = 0; one bit has the two
+  levels -s/2 and s/2 (q in {-1, 0}, o = 1/2), as no symmetric grid with a zero fits in one bit.
+- b-bit affine activations with zero point z have q_min = -z, q_max = 2^b - 1 - z, o = 0, where z = 0
+  for activations that are never negative.
+
+The step s comes from the range of the data (min-max, percentile), or minimises the squared error
+(MSE). It is trained with the gradient of LSQ (Esser et al., "Learned Step Size Quantization",
+arXiv 1902.08153, equations 3 and 4), scaled by g = 1 / sqrt(n * q_max).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from frameworks.core.quantizers.base import Codes, Quantizer, Scheme
+from frameworks.core.registry import register_scheme
+
+SMALLEST_STEP = 1e-8
+MSE_STEPS = 64
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """The grid of this module with the straight-through gradient for x and LSQ's for the step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, q_min: Tensor, q_max: Tensor, offset: Tensor, grad: float
+    ) -> Tensor:
+        v = x / step
+        v -= offset
+        q = torch.round(v)
+        q = torch.minimum(torch.maximum(q, q_min), q_max)
+        inside = (v >= q_min) & (v <= q_max)
+        if ctx.needs_input_grad[1]:
+            # (q + o) where clipped, (q + o) - x/s where not: equation 3 of LSQ.
+            slope = torch.where(inside, q - v, q + offset)
+            ctx.save_for_backward(inside, slope)
+        else:
+            ctx.save_for_backward(inside)
+        ctx.step_shape, ctx.grad = step.shape, grad
+        q += offset
+        q *= step
+        return q
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        inside, *rest = ctx.saved_tensors
+        for_step = None
+        if rest:
+            for_step = (grad * rest[0] * ctx.grad).sum_to_size(ctx.step_shape)
+        return grad * inside, for_step, None, None, None, None
+
+
+class UniformQuantizer(Quantizer):
+    """A uniform grid with a step per tensor or per channel (see the module's formulas).
+
+    Args:
+        step: positive step, a scalar or broadcastable to the tensor, ``[C, 1, ...]`` per channel.
+        q_min: smallest code.
+        q_max: largest code.
+        offset: shift of the grid in steps.
+    """
+
+    step: Tensor
+    q_min: Tensor
+    q_max: Tensor
+    offset: Tensor
+
+    def __init__(self, step: Tensor, q_min: int, q_max: int, offset: float = 0.0) -> None:
+        super().__init__()
+        self.step = nn.Parameter(step.detach().clone(), requires_grad=False)
+        for name, value in (("q_min", q_min), ("q_max", q_max), ("offset", offset)):
+            self.register_buffer(name, torch.tensor(float(value), device=step.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        elements = x.numel() / self.step.numel()
+        gradient_scale = 1 / math.sqrt(elements * max(float(self.q_max), 1.0))
+        # Training may push a step through zero; the grid is undefined there.
+        step = self.step.clamp_min(SMALLEST_STEP)
+        out: Tensor = _FakeQuantize.apply(
+            x, step, self.q_min, self.q_max, self.offset, gradient_scale
+        )  # type: ignore[no-untyped-call]
+        return out
+
+    def codes(self, x: Tensor) -> Codes:
+        step = self.step.detach().clamp_min(SMALLEST_STEP)
+        code = torch.round(x.detach() / step - self.offset).clamp(self.q_min, self.q_max)
+        return Codes(code, step, self.offset)
+
+
+def symmetric_grid(bits: int) -> tuple[int, int, float]:
+    """``q_min, q_max, offset`` of b-bit symmetric weights."""
+    return (-1, 0, 0.5) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0.0)
+
+
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape ``[C]`` so that it broadcasts against a tensor ``[C, ...]``."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
+def _error(rows: Tensor, step: Tensor, q_min: float, q_max: float, offset: float) -> Tensor:
+    """Squared error of each row ``[C, n]`` under steps ``[C, 1]``; a small fixed-memory kernel."""
+    codes = torch.round(rows / step - offset).clamp_(q_min, q_max).add_(offset).mul_(step)
+    return codes.sub_(rows).square_().sum(1)
+
+
+def mse_step(rows: Tensor, start: Tensor, q_min: int, q_max: int, offset: float = 0.0) -> Tensor:
+    """The step of each row that minimises its squared error, by a scan and one finer scan.
+
+    Args:
+        rows: data, ``[C, n]``.
+        start: step at which nothing is clipped, ``[C, 1]``; steps from 1/MSE_STEPS of it up to
+            1.1 times it are tried.
+    """
+    best = start.clone()
+    least = _error(rows, start, q_min, q_max, offset)
+    coarse = torch.linspace(1 / MSE_STEPS, 1.1, MSE_STEPS, device=rows.device)
+    spacing = float(coarse[1] - coarse[0])
+    factor = torch.ones_like(start)
+    fine = torch.linspace(-spacing, spacing, 17, device=rows.device)
+    for shares in (coarse, fine):
+        base = torch.zeros_like(factor) if shares is coarse else factor.clone()
+        for share in shares:
+            trial = (base + share).clamp_min(1e-3)
+            step = start * trial
+            error = _error(rows, step, q_min, q_max, offset)
+            better = error < least
+            least = torch.where(better, error, least)
+            factor = torch.where(better[:, None], trial, factor)
+            best = torch.where(better[:, None], step, best)
+    return best
+
+
+class UniformScheme(Scheme):
+    """Symmetric weights per output channel, affine activations per tensor.
+
+    The subclasses differ in how the range is chosen.
+    """
+
+    per_output_channel: ClassVar[bool] = True
+
+    def _weight_step(self, rows: Tensor, bits: int) -> Tensor:
+        """Step of each row ``[C, n]`` as ``[C, 1]``."""
+        raise NotImplementedError
+
+    def _activation_range(self, sample: Tensor, bits: int) -> tuple[float, float]:
+        """Lower and upper end of the quantized range; the lower end is at most 0."""
+        raise NotImplementedError
+
+    def weight_quantizer(self, weight: Tensor, bits: int) -> Quantizer:
+        rows = weight.detach().reshape(len(weight) if self.per_output_channel else 1, -1)
+        step = self._weight_step(rows, bits).clamp_min(SMALLEST_STEP)
+        shaped = per_channel(step.flatten(), weight) if self.per_output_channel else step.view(())
+        return UniformQuantizer(shaped, *symmetric_grid(bits))
+
+    def activation_quantizer(self, sample: Tensor, bits: int) -> Quantizer:
+        low, high = self._activation_range(sample.detach(), bits)
+        return affine_quantizer(low, high, bits, sample)
+
+
+def affine_quantizer(low: float, high: float, bits: int, like: Tensor) -> UniformQuantizer:
+    """The b-bit affine grid over ``[low, high]``, with 0 exactly on the grid."""
+    levels = 2**bits - 1
+    step = max((high - low) / levels, SMALLEST_STEP)
+    zero_point = min(max(round(-low / step), 0), levels)
+    return UniformQuantizer(like.new_tensor(step), -zero_point, levels - zero_point)
+
+
+@register_scheme
+class MinMax(UniformScheme):
+    """The range of the data: s = max|w| / (2^(b-1) - 1), and [min(x, 0), max(x)]."""
+
+    name = "minmax"
+
+    def _weight_step(self, rows: Tensor, bits: int) -> Tensor:
+        reach = rows.abs().amax(1, keepdim=True)
+        # Two levels sit at -s/2 and s/2: their mean absolute value is the range of one bit.
+        return 2 * reach if bits == 1 else reach / (2 ** (bits - 1) - 1)
+
+    def _activation_range(self, sample: Tensor, bits: int) -> tuple[float, float]:
+        return min(float(sample.min()), 0.0), max(float(sample.max()), 0.0)
+
+
+@register_scheme
+class Percentile(UniformScheme):
+    """As min-max, with the most extreme 0.1 % of the entries clipped on either side."""
+
+    name = "percentile"
+    share: ClassVar[float] = 0.999
+
+    def _weight_step(self, rows: Tensor, bits: int) -> Tensor:
+        reach = torch.quantile(rows.abs(), self.share, dim=1, keepdim=True)
+        return 2 * reach if bits == 1 else reach / (2 ** (bits - 1) - 1)
+
+    def _activation_range(self, sample: Tensor, bits: int) -> tuple[float, float]:
+        ends = torch.quantile(sample, sample.new_tensor([1 - self.share, self.share]))
+        return min(float(ends[0]), 0.0), max(float(ends[1]), 0.0)
+
+
+@register_scheme
+class Mse(UniformScheme):
+    """The range of least squared error; the suite's common scheme.
+
+    Weights: a scan of the step of each channel. Activations: a scan of the upper end and, where
+    the input has negative values, of the lower end in proportion.
+    """
+
+    name = "mse"
+
+    def _weight_step(self, rows: Tensor, bits: int) -> Tensor:
+        q_min, q_max, offset = symmetric_grid(bits)
+        reach = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_STEP)
+        start = 2 * reach if bits == 1 else reach / max(2 ** (bits - 1) - 1, 1)
+        return mse_step(rows, start, q_min, q_max, offset)
+
+    def _activation_range(self, sample: Tensor, bits: int) -> tuple[float, float]:
+        low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 0.0)
+        if high - low < SMALLEST_STEP:
+            return low, high
+        levels = 2**bits - 1
+        start = (high - low) / levels
+        zero_point = round(-low / start)
+        step = mse_step(
+            sample[None], sample.new_tensor([[start]]), -zero_point, levels - zero_point
+        )
+        return -zero_point * float(step), (levels - zero_point) * float(step)

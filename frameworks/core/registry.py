@@ -1,0 +1,178 @@
+"""Registries: what is installed, by name, from this package and from plugins.
+
+Built-in entries are found by importing the modules of the built-in packages; third parties name
+theirs in an entry-point group. A module that fails to import is kept with its error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from frameworks.core.framework import Framework
+    from frameworks.core.quantizers.base import Scheme
+    from frameworks.core.target import Target
+
+T = TypeVar("T")
+F = TypeVar("F", bound="Framework")
+H = TypeVar("H", bound="Target")
+Q = TypeVar("Q", bound="Scheme")
+DISTRIBUTION = "juxtabit"
+
+
+class UnknownName(ValueError):
+    """Nothing is registered under a name; the message lists what is."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an entry comes from."""
+
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A plugin that could not be imported."""
+
+    name: str
+    error: str
+    origin: Origin
+
+
+def installed_version(distribution: str) -> str:
+    """The version of an installed distribution, or ``unknown``."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class Registry(Generic[T]):
+    """Names to classes (or factories) of one kind.
+
+    Args:
+        kind: the word for an entry in messages.
+        group: entry-point group of third-party entries.
+        packages: built-in packages whose modules register themselves on import.
+    """
+
+    def __init__(self, kind: str, group: str, packages: Sequence[str]) -> None:
+        self.kind, self.group, self.packages = kind, group, tuple(packages)
+        self._entries: dict[str, T] = {}
+        self._origins: dict[str, Origin] = {}
+        self._unavailable: dict[str, Unavailable] = {}
+        self._loaded = False
+        self._origin = Origin(DISTRIBUTION, installed_version(DISTRIBUTION))
+
+    def add(self, name: str, entry: T) -> T:
+        """Register an entry.
+
+        Raises:
+            ValueError: another entry has the name.
+        """
+        known = self._entries.get(name)
+        if known is not None and _qualified(known) != _qualified(entry):
+            raise ValueError(f"{self.kind} {name!r} is already taken by {_qualified(known)}")
+        self._entries[name] = entry
+        self._origins[name] = self._origin
+        return entry
+
+    def names(self) -> list[str]:
+        """All usable names, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def get(self, name: str) -> T:
+        """The entry of a name.
+
+        Raises:
+            UnknownName: there is none; the message lists the choices, or says why it failed.
+        """
+        self._load()
+        if name in self._entries:
+            return self._entries[name]
+        if name in self._unavailable:
+            reason = self._unavailable[name].error.strip().splitlines()[-1]
+            raise UnknownName(f"{self.kind} {name!r} is installed but unavailable: {reason}")
+        raise UnknownName(f"unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+
+    def origin(self, name: str) -> Origin:
+        """The distribution that brought an entry."""
+        self.get(name)
+        return self._origins[name]
+
+    def unavailable(self) -> list[Unavailable]:
+        """Plugins and built-in modules that failed to import."""
+        self._load()
+        return sorted(self._unavailable.values(), key=lambda entry: entry.name)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for package in self.packages:
+            for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                self._guarded(
+                    info.name, lambda p=package, n=info.name: importlib.import_module(f"{p}.{n}")
+                )
+        own = self._origin
+        for point in importlib.metadata.entry_points(group=self.group):
+            dist = point.dist
+            self._origin = Origin(dist.name, dist.version) if dist else Origin("unknown", "unknown")
+            self._guarded(point.name, lambda p=point: self._adopt(p))
+            self._origin = own
+
+    def _adopt(self, point: importlib.metadata.EntryPoint) -> None:
+        loaded: Any = point.load()
+        if not hasattr(loaded, "__path__") and not hasattr(loaded, "__file__"):
+            self.add(getattr(loaded, "name", point.name), loaded)
+
+    def _guarded(self, name: str, load: Callable[[], object]) -> None:
+        try:
+            load()
+        except Exception:
+            self._unavailable[name] = Unavailable(name, traceback.format_exc(), self._origin)
+
+
+def _qualified(entry: object) -> str:
+    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+
+
+frameworks: Registry[type[Framework]] = Registry(
+    "framework",
+    "juxtabit.frameworks",
+    [
+        f"frameworks.{p}"
+        for p in ("baselines", "gradient", "reinforcement", "heuristic", "metaheuristic")
+    ],
+)
+targets: Registry[type[Target]] = Registry("hardware", "juxtabit.hardware", ["frameworks.hardware"])
+schemes: Registry[type[Scheme]] = Registry(
+    "quantizer", "juxtabit.quantizers", ["frameworks.core.quantizers"]
+)
+
+
+def register(cls: type[F]) -> type[F]:
+    """Class decorator: make a framework known under its ``name``."""
+    frameworks.add(cls.name, cls)
+    return cls
+
+
+def register_target(cls: type[H]) -> type[H]:
+    """Class decorator: make a hardware target known under its ``name``."""
+    targets.add(cls.name, cls)
+    return cls
+
+
+def register_scheme(cls: type[Q]) -> type[Q]:
+    """Class decorator: make a quantization scheme known under its ``name``."""
+    schemes.add(cls.name, cls)
+    return cls

@@ -1,0 +1,182 @@
+"""Data as searches see it: a split that hands out batches."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Subset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Split(ABC):
+    """A labelled set of images. Batches are reproducible from the generator that is passed in."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def subset(self, count: int, generator: torch.Generator) -> Split:
+        """``count`` random images (all, if there are no more), drawn without replacement."""
+
+    @abstractmethod
+    def halves(self, share: float, generator: torch.Generator) -> tuple[Split, Split]:
+        """Two disjoint random parts, the first with ``share`` of the images."""
+
+    @abstractmethod
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
+    ) -> Iterator[Batch]:
+        """Images ``[B, C, H, W]`` and labels ``[B]``, shuffled if a generator is given."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of the content."""
+
+    def images(self, count: int | None = None) -> Tensor:
+        """The first ``count`` images as one tensor ``[N, C, H, W]``."""
+        wanted = len(self) if count is None else min(count, len(self))
+        parts: list[Tensor] = []
+        have = 0
+        for x, _ in self.batches(min(256, max(wanted, 1))):
+            parts.append(x[: wanted - have])
+            have += len(parts[-1])
+            if have >= wanted:
+                break
+        return torch.cat(parts)
+
+
+class TensorSplit(Split):
+    """Images and labels that are resident as tensors, channels-last in memory.
+
+    ``pad`` and ``flip`` say how ``augment=True`` changes images: a random crop after zero padding,
+    a random horizontal flip.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, pad: int = 0, flip: bool = False) -> None:
+        if len(x) != len(y) or len(x) == 0:
+            raise ValueError(f"split: {len(x)} images and {len(y)} labels")
+        self.x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        self.y = y
+        self.pad, self.flip = pad, flip
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def _take(self, index: Tensor) -> TensorSplit:
+        return TensorSplit(self.x[index], self.y[index], pad=self.pad, flip=self.flip)
+
+    def subset(self, count: int, generator: torch.Generator) -> TensorSplit:
+        if count >= len(self):
+            return self
+        return self._take(torch.randperm(len(self), generator=generator)[:count])
+
+    def halves(self, share: float, generator: torch.Generator) -> tuple[TensorSplit, TensorSplit]:
+        order = torch.randperm(len(self), generator=generator)
+        cut = min(max(round(share * len(self)), 1), len(self) - 1)
+        return self._take(order[:cut]), self._take(order[cut:])
+
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
+    ) -> Iterator[Batch]:
+        if generator is None:
+            for start in range(0, len(self), size):
+                yield self.x[start : start + size], self.y[start : start + size]
+            return
+        order = torch.randperm(len(self), generator=generator)
+        for start in range(0, len(self), size):
+            index = order[start : start + size]
+            x = self.x[index]
+            yield (self._augmented(x, generator) if augment else x), self.y[index]
+
+    def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.flip:
+            mirrored = torch.rand(len(x), generator=generator) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+        if self.pad:
+            batch, _, height, width = x.shape
+            padded = functional.pad(x, (self.pad,) * 4)
+            shift = torch.randint(2 * self.pad + 1, (batch, 2), generator=generator)
+            rows = (shift[:, :1] + torch.arange(height)).view(batch, 1, height, 1)
+            columns = (shift[:, 1:] + torch.arange(width)).view(batch, 1, 1, width)
+            x = padded[torch.arange(batch).view(batch, 1, 1, 1), :, rows, columns]
+            x = x.squeeze(1).permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((tuple(self.x.shape), str(self.x.dtype))).encode())
+        digest.update(self.x.contiguous().cpu().numpy().tobytes())
+        digest.update(self.y.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+class DatasetSplit(Split):
+    """Images that stay on disk: any torch dataset, read by worker processes.
+
+    ``augmented`` is the same dataset under the training transform, if it has one.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        augmented: Dataset[Any] | None = None,
+        name: str,
+        workers: int = 0,
+    ) -> None:
+        self.dataset, self.augmented = dataset, augmented
+        self.name, self.workers = name, workers
+        if len(self) == 0:
+            raise ValueError(f"split: {name} has no images")
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def _take(self, index: list[int]) -> DatasetSplit:
+        augmented = None if self.augmented is None else Subset(self.augmented, index)
+        digest = hashlib.sha256(repr(index).encode()).hexdigest()[:8]
+        return DatasetSplit(
+            Subset(self.dataset, index),
+            augmented=augmented,
+            name=f"{self.name}[{digest}]",
+            workers=self.workers,
+        )
+
+    def subset(self, count: int, generator: torch.Generator) -> DatasetSplit:
+        if count >= len(self):
+            return self
+        return self._take(torch.randperm(len(self), generator=generator)[:count].tolist())
+
+    def halves(self, share: float, generator: torch.Generator) -> tuple[DatasetSplit, DatasetSplit]:
+        order = torch.randperm(len(self), generator=generator).tolist()
+        cut = min(max(round(share * len(self)), 1), len(self) - 1)
+        return self._take(order[:cut]), self._take(order[cut:])
+
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
+    ) -> Iterator[Batch]:
+        source = self.augmented if augment and self.augmented is not None else self.dataset
+        loader = DataLoader(
+            source,
+            batch_size=size,
+            shuffle=generator is not None,
+            generator=generator,
+            num_workers=self.workers,
+        )
+        for x, y in loader:
+            yield x.contiguous(memory_format=torch.channels_last), torch.as_tensor(y)
+
+    def fingerprint(self) -> str:
+        """A digest of the name, the size and the first 64 samples (reading all would take hours)."""
+        digest = hashlib.sha256(f"{self.name}/{len(self)}".encode())
+        for index in range(min(64, len(self))):
+            image, label = self.dataset[index]
+            digest.update(torch.as_tensor(image).contiguous().numpy().tobytes())
+            digest.update(str(int(label)).encode())
+        return digest.hexdigest()[:16]

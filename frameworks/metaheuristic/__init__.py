@@ -1,0 +1,1 @@
+"""Frameworks of the survey's category, one file each: metaheuristic."""
