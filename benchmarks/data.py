@@ -193,7 +193,9 @@ def _torchvision(name: str, root: Path, config: DatasetConfig) -> Splits:
 
 def cifar10(config: DatasetConfig) -> Splits:
     """CIFAR-10 through torchvision."""
-    return _torchvision("CIFAR10", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config)
+    return _torchvision(
+        "CIFAR10", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config
+    )
 
 
 def cifar100(config: DatasetConfig) -> Splits:

@@ -97,13 +97,13 @@ def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress)
             splits.train,
             recipe,
             torch_rng(0, "pretrain"),
-            on_epoch=lambda done, total, loss: progress(done, total, f"pretraining, loss {loss:.3f}"),
+            on_epoch=lambda done, total, loss: progress(
+                done, total, f"pretraining, loss {loss:.3f}"
+            ),
         )
 
 
-def _path(
-    model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe
-) -> Path:
+def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe) -> Path:
     facts: dict[str, Any] = {
         "model": model.name,
         "options": dict(model.options),

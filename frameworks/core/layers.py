@@ -133,9 +133,7 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
             again = found[name]
             found[name] = replace(again, macs=again.macs + facts["macs"])
         else:
-            found[name] = Layer(
-                name=name, index=len(found), block=_block_of(model, name), **facts
-            )
+            found[name] = Layer(name=name, index=len(found), block=_block_of(model, name), **facts)
 
     handles = [module.register_forward_hook(record) for module in names]
     training = {m: m.training for m in model.modules()}

@@ -126,7 +126,9 @@ class Policy(Mapping[str, LayerBits]):
         return cls(
             {
                 name: LayerBits(
-                    tuple(entry["weight"]) if isinstance(entry["weight"], list) else entry["weight"],
+                    tuple(entry["weight"])
+                    if isinstance(entry["weight"], list)
+                    else entry["weight"],
                     entry["act"],
                 )
                 for name, entry in data.items()

@@ -272,4 +272,3 @@ def _granted(value: Any, need: Need) -> Any:
     if value is None:
         raise DataForbidden(f"this search may not read {need!r}: its card does not need it")
     return value
-

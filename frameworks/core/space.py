@@ -215,4 +215,3 @@ class Space:
         for group in self.groups:
             if len({policy[name] for name in group}) > 1:
                 raise ValueError(f"policy: tied layers {group} have different bits")
-

@@ -134,9 +134,7 @@ def fit(
     if recipe.epochs == 0:
         return model.eval()
     part = split if recipe.images is None else split.subset(recipe.images, generator)
-    optimizer = make_optimizer(
-        recipe, model.parameters() if weights is None else weights, ranges
-    )
+    optimizer = make_optimizer(recipe, model.parameters() if weights is None else weights, ranges)
     steps_per_epoch = math.ceil(len(part) / recipe.batch)
     steps = max(1, math.ceil(recipe.epochs * steps_per_epoch))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: recipe.rate(i / steps))
