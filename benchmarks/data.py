@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.recipes import RecipeConfig
 from frameworks import DatasetSplit, Registry, Split, TensorSplit, torch_rng
 
 
@@ -49,7 +50,7 @@ class DatasetConfig:
     image_size: int = 224
     download: bool = False
     workers: int = 0
-    pretrain: dict[str, Any] = field(default_factory=dict)
+    pretrain: RecipeConfig = field(default_factory=RecipeConfig)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _resident(
 
 
 def digits(config: DatasetConfig) -> Splits:
-    """scikit-learn's 8x8 digits (1,797 images, in its wheel): a quarter of them is the test split."""
+    """scikit-learn's 8x8 digits (1,797 images, in its wheel); a quarter is the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -262,7 +263,7 @@ def imagefolder(config: DatasetConfig) -> Splits:
 
 
 def timm_dataset(config: DatasetConfig) -> Splits:
-    """Any scheme of ``timm.data.create_dataset``: ``torch/...``, ``hfds/...``, ``tfds/...``, a folder."""
+    """Any scheme of ``timm.data.create_dataset``: ``torch/``, ``hfds/``, ``tfds/``, a folder."""
     from timm.data import create_dataset
 
     if not config.scheme:

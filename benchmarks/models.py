@@ -139,7 +139,7 @@ class InvertedResidual(nn.Module):
 
 
 class SmallMobileNetV2(nn.Module):
-    """MobileNetV2 for images of 8 to 32 pixels: two strides of 2, expansion 4, up to 64 channels."""
+    """MobileNetV2 for images of 8 to 32 pixels: two strides of 2, expansion 4, 64 channels."""
 
     stages = ((16, 1, 1), (24, 2, 2), (32, 2, 2), (64, 1, 2))  # channels, stride, blocks
 
@@ -167,7 +167,7 @@ class SmallMobileNetV2(nn.Module):
 
 
 def _small(kind: type[nn.Module], kwargs: dict[str, Any], **fixed: Any) -> nn.Module:
-    """timm's factory passes bookkeeping keywords that these models do not take."""
+    """Timm's factory passes bookkeeping keywords that these models do not take."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
     return kind(**fixed, **kwargs)

@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks.data import DatasetConfig, Splits
 from benchmarks.models import ModelConfig, create
+from benchmarks.recipes import RecipeConfig, recipe_of
 from frameworks import Recipe, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
@@ -39,12 +40,9 @@ class Checkpoint:
 
 def recipe_for(model: ModelConfig, dataset: DatasetConfig) -> Recipe:
     """The dataset's pretraining recipe with the model's changes."""
-    entries = {**dataset.pretrain, **model.pretrain}
-    try:
-        return Recipe(**entries)
-    except TypeError as error:
-        choices = sorted(Recipe.__dataclass_fields__)
-        raise ValueError(f"pretrain: {error}; the entries are {choices}") from error
+    base = dataset.pretrain
+    entries = asdict(base) if isinstance(base, RecipeConfig) else dict(base)
+    return recipe_of({**entries, **model.pretrain}, "pretrain")
 
 
 def fingerprint(model: nn.Module) -> str:

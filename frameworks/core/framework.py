@@ -51,9 +51,10 @@ class Framework(ABC):
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Train the found policy as the paper does (``protocol=paper`` only).
 
-        The default trains all layers at once by ``recipe``.
+        The default trains all layers at once. ``problem.recipe`` is this framework's ``recipe``,
+        or a shorter one where the protocol bounds it, or the protocol's where there is none.
         """
-        return problem.fine_tune(solution.policy, self.recipe, weights=solution.weights)
+        return problem.fine_tune(solution.policy, weights=solution.weights)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The dataclass fields by name."""

@@ -35,7 +35,7 @@ class Target(ABC):
         """The default metric of a budget."""
         return next(iter(self.metrics))
 
-    def prepare(self, layers: Sequence[Layer]) -> None:
+    def prepare(self, layers: Sequence[Layer]) -> None:  # noqa: B027 (a hook, empty by default)
         """Check the target against a model's layers, before any long work.
 
         Raises:

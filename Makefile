@@ -1,0 +1,38 @@
+# Two commands do all the set-up: `make juxtapose` (the main job) and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: juxtapose test test-all lint perf clean
+
+# The stamp is remade when the dependencies change, so a second `make` installs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing juxtabit and what it needs (torch is large: this takes a few minutes once) ..."
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable ".[test,perf,lint]"
+	@touch $@
+
+juxtapose: $(VENV)/.installed
+	$(BIN)/juxtabit run +suite=quick
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+perf: $(VENV)/.installed-test
+	$(BIN)/python -m pytest benchmarks/perf --benchmark-only
+
+clean:
+	rm -rf $(VENV) results/quick results/runs

@@ -1,0 +1,426 @@
+"""One cell: build the problem, search, train if the protocol does, measure once, record."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import nn
+
+from benchmarks.budgets import budget_spec
+from benchmarks.config import PROTOCOLS, Cell
+from benchmarks.data import DatasetConfig, Splits, load
+from benchmarks.identity import BadCell, code_of, environment, git_state
+from benchmarks.models import ModelConfig, create
+from benchmarks.pretrain import Checkpoint, pretrained, recipe_for
+from benchmarks.recipes import recipe_of
+from benchmarks.record import Record, digest
+from benchmarks.store import write_json
+from frameworks import (
+    Data,
+    Framework,
+    Layer,
+    Meter,
+    Policy,
+    Problem,
+    QModel,
+    Recipe,
+    Scheme,
+    Scores,
+    ScoringFramework,
+    Solution,
+    Space,
+    Spent,
+    Target,
+    describe,
+    measure,
+    reestimate_batchnorm,
+    registry,
+    schemes,
+    steer,
+    targets,
+    torch_rng,
+)
+
+Progress = Callable[[int, int, str], None]
+CURVE_POINTS = 12
+"""At most this many points of a convergence picture are scored after the search."""
+
+# --- building ------------------------------------------------------------------------------
+
+
+def _params(entry: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in entry.items() if k != "name"}
+
+
+def _instance(cls: type, entry: dict[str, Any], axis: str) -> Any:
+    try:
+        return cls(**_params(entry))
+    except (TypeError, ValueError) as error:
+        raise BadCell(f"{axis}={entry['name']}: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _splits(text: str) -> Splits:
+    return load(DatasetConfig(**json.loads(text)))
+
+
+@lru_cache(maxsize=2)
+def _fingerprint(text: str) -> str:
+    return _splits(text).fingerprint()
+
+
+@lru_cache(maxsize=2)
+def _checkpoint(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
+    splits = _splits(dataset)
+    checkpoint = pretrained(
+        ModelConfig(**json.loads(model)),
+        DatasetConfig(**json.loads(dataset)),
+        splits,
+        reporter.progress,
+    )
+    return checkpoint, measure(checkpoint.model, splits.test).accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class Reporter:
+    """A progress callback that does not take part in the caches' keys."""
+
+    progress: Progress
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reporter)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell's configuration stands for, before any training."""
+
+    framework: Framework
+    target: Target
+    scheme: Scheme
+    space: Space
+    recipe: Recipe
+
+
+def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
+    """Check a cell against a model's layers.
+
+    Raises:
+        ValueError: a name, key, bit width or recipe is not valid (`BadCell` and its kin).
+    """
+    protocol = cell["protocol"]
+    if protocol["name"] not in PROTOCOLS:
+        raise BadCell(f"protocol.name: {protocol['name']!r}; choose from {list(PROTOCOLS)}")
+    cls = registry.get(cell["framework"]["name"])
+    framework = _instance(cls, cell["framework"], "framework")
+    target = _instance(targets.get(cell["hardware"]["name"]), cell["hardware"], "hardware")
+    target.prepare(layers)
+    paper = protocol["name"] == "paper"
+    scheme = schemes.get(cls.card.quantizer if paper else protocol["quantizer"])()
+    recipe = recipe_of(protocol["fine_tune"], "protocol.fine_tune")
+    return Setting(framework, target, scheme, _space(protocol, target, layers), recipe)
+
+
+def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:
+    for key in ("weight_bits", "act_bits"):
+        bits = protocol[key]
+        if not bits or any(not 1 <= b <= 8 for b in bits):
+            raise BadCell(f"protocol.{key} = {bits}: bits must lie within 1..8")
+    pinned_bits, acts = protocol["pinned_bits"], protocol["act_bits"]
+    if pinned_bits and not 1 <= pinned_bits <= 8:
+        raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
+    if not target.prices_activations:
+        # Searching what costs nothing is no search: activations stay at their best.
+        acts = [max(acts)]
+    ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
+    weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
+    acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
+    try:
+        return Space.build(
+            layers,
+            weights,
+            acts,
+            pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
+            groups=protocol["ties"],
+            paired=protocol["paired"] and target.prices_activations,
+        )
+    except ValueError as error:
+        raise BadCell(f"protocol: {error}") from error
+
+
+def _supported(
+    weights: list[int], acts: list[int], target: Target, layers: tuple[Layer, ...], axis: int
+) -> list[int]:
+    """The candidates of one kind that every layer can run with every candidate of the other."""
+    inner = layers[1:-1] or layers
+    pairs = [(w, a) for w in weights for a in acts if all(target.supports(x, w, a) for x in inner)]
+    kept = sorted({pair[axis] for pair in pairs})
+    if not kept:
+        raise BadCell(
+            f"hardware={target.name} supports none of the bits in protocol.weight_bits = {weights} "
+            f"and protocol.act_bits = {acts}"
+        )
+    return kept
+
+
+@lru_cache(maxsize=8)
+def _layers(model: str, dataset: str) -> tuple[Layer, ...]:
+    splits = _splits(dataset)
+    network = create(ModelConfig(**json.loads(model)), splits.classes, splits.input_shape)
+    return describe(network, splits.input_shape)
+
+
+def check(cell: Cell) -> None:
+    """Everything that can be wrong with a cell, found without training anything.
+
+    Raises:
+        ValueError, FileNotFoundError: with a message that names the field and the choices.
+    """
+    layers = _layers(_text(cell["model"]), _text(cell["dataset"]))
+    setting = setting_of(cell, layers)
+    budget_spec(cell).resolve(setting.target, setting.space)
+    recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
+
+
+def _text(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True)
+
+
+# --- running -------------------------------------------------------------------------------
+
+
+def compute(
+    cell: Cell, key: str, progress: Progress = lambda *_: None, scores: Path | None = None
+) -> Record:
+    """Compute a cell. Whatever goes wrong in it becomes a record with the status ``failed``.
+
+    Args:
+        cell: the configuration.
+        key: its key.
+        progress: called with (done, total, text).
+        scores: folder in which scoring passes are shared between budgets.
+    """
+    record = Record(key=key, cell=cell, status="failed")
+    started = time.perf_counter()
+    try:
+        record.code = {**code_of(cell["framework"]["name"]), "git": git_state()}
+        record.card = registry.get(cell["framework"]["name"]).card.to_json()
+        _Run(cell, record, progress, scores).go()
+    except Exception:
+        record.status = "failed"
+        record.error = traceback.format_exc()
+    record.environment = environment()
+    record.timings["total"] = time.perf_counter() - started
+    return record
+
+
+class _Run:
+    """The stages of one cell, filling a record."""
+
+    def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
+        self.cell, self.record, self.scores = cell, record, scores
+        self.progress = progress
+        self.protocol = cell["protocol"]
+        self.seed = int(cell["seed"])
+        model, dataset = _text(cell["model"]), _text(cell["dataset"])
+        self.splits = _splits(dataset)
+        self.checkpoint, self.float_accuracy = _checkpoint(model, dataset, Reporter(progress))
+        self.network: nn.Module = self.checkpoint.model
+        self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
+        self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
+        record.data = {
+            "dataset": _fingerprint(dataset),
+            "checkpoint": self.checkpoint.fingerprint,
+        }
+
+    @property
+    def trains(self) -> bool:
+        """Whether the protocol trains the found policy."""
+        return bool(self.protocol["name"] != "ptq")
+
+    def problem(self, needs: frozenset[str] | None = None) -> Problem:
+        """The problem with the data that a card names (all for None)."""
+        draw = torch_rng(self.seed, "data")
+        calibration = self.splits.train.subset(self.protocol["calibration_images"], draw)
+        valid = self.splits.valid.subset(self.protocol["valid_images"], draw)
+        retrains = self.trains and (needs is None or "train" in needs)
+
+        def granted(need: str, value: Any) -> Any:
+            return value if needs is None or need in needs else None
+
+        return Problem(
+            network=self.network,
+            space=self.setting.space,
+            target=self.setting.target,
+            budget=self.budget,
+            scheme=self.setting.scheme,
+            data=Data(
+                # A search that retrains as its paper does may read what the protocol trains on.
+                train=granted("train", self.splits.train),
+                valid=granted("valid", valid),
+                calibration=granted("calibration", calibration.images()),
+            ),
+            seed=self.seed,
+            retrains=retrains,
+            recipe=self.setting.recipe,
+            progress=self.progress,
+        )
+
+    def go(self) -> None:
+        """Search, train, measure."""
+        framework = self.setting.framework
+        problem = self.problem(framework.card.needs)
+        reason = framework.skip(problem)
+        if reason:
+            self.record.status, self.record.reason = "skipped", reason
+            return
+        with self._timed("search"):
+            problem.meter = Meter()
+            solution, scoring = self._search(framework, problem)
+            spent = problem.meter.read()
+        problem.space.validate(solution.policy)
+        problem.checkpoint(solution.policy)
+        self._note_search(problem, solution, spent, scoring)
+        referee = problem if {"valid", "calibration"} <= framework.card.needs else self.problem()
+        with self._timed("curve"):
+            self._note_curve(problem, referee, scoring)
+        with self._timed("measure"):
+            self._measure(framework, solution)
+        self.record.status = "done"
+
+    def _search(self, framework: Framework, problem: Problem) -> tuple[Solution, Spent | None]:
+        if not isinstance(framework, ScoringFramework) or self.scores is None:
+            return steer(framework, problem, self.protocol["steering_runs"]), None
+        shared = {k: v for k, v in self.cell.items() if k != "budget"}
+        path = self.scores / f"{digest([shared, self.record.code['source']])}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                scores = framework.score(problem)
+                spent = problem.meter.read()
+                write_json(path, {"values": dict(scores.values), "spent": spent.to_json()})
+                problem.meter = Meter()
+                problem.checkpoints.clear()
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return framework.solve(problem, Scores(kept["values"])), Spent(**kept["spent"])
+
+    def _note_search(
+        self, problem: Problem, solution: Solution, spent: Spent, scoring: Spent | None
+    ) -> None:
+        costs, policy, layers = problem.cost(solution.policy), solution.policy, problem.layers
+        elements = sum(layer.in_elements for layer in layers)
+        self.record.policy = policy.to_json()
+        self.record.costs = costs
+        self.record.bits = {
+            "weight": policy.mean_weight_bits(layers),
+            "act": sum(x.in_elements * policy[x.name].act for x in layers) / elements,
+        }
+        self.record.budget = {
+            "metric": self.budget.metric,
+            "limit": self.budget.limit,
+            "unit": self.budget.unit,
+            "label": self.budget.label,
+            "within": self.budget.allows(costs),
+        }
+        self.record.float_costs = _costs(problem, Policy.uniform(layers, 32, 32))
+        self.record.int8_costs = _costs(problem, Policy.uniform(layers, 8, 8))
+        self.record.search = (spent + scoring if scoring else spent).to_json()
+        if scoring:
+            self.record.search["scoring"] = scoring.to_json()
+        self.record.front = [
+            {"policy": p.policy.to_json(), "objectives": dict(p.objectives)} for p in solution.front
+        ]
+        self.record.notes = solution.notes
+
+    def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
+        """Score what the search would have returned over time; best within the budget so far."""
+        points = problem.checkpoints
+        if len(points) > CURVE_POINTS:
+            step = (len(points) - 1) / (CURVE_POINTS - 1)
+            points = [points[round(i * step)] for i in range(CURVE_POINTS)]
+        best: float | None = None
+        for point in points:
+            if problem.within(point.policy):
+                accuracy = referee.evaluate(point.policy).accuracy
+                best = accuracy if best is None else max(best, accuracy)
+            if best is not None:
+                at = point.spent + scoring if scoring else point.spent
+                self.record.curve.append(
+                    {
+                        "policies": at.policies,
+                        "images": at.images_forward + at.images_backward,
+                        "seconds": at.seconds,
+                        "objective": best,
+                    }
+                )
+
+    def _measure(self, framework: Framework, solution: Solution) -> None:
+        """The one reading of the test split for this policy."""
+        judge = self.problem()
+        self.progress(0, 1, "measuring")
+        if solution.images is not None:
+            judge.data.calibration = solution.images
+        ptq = judge.quantized(solution.policy)
+        reestimate_batchnorm(ptq, judge.images)
+        fine_tuned = None
+        test = self.splits.test
+        self.record.accuracy = {
+            "float": self.float_accuracy,
+            "valid": judge.score_model(ptq).accuracy,
+            "ptq": measure(ptq, test).accuracy,
+            "fine_tuned": None,
+        }
+        if self.trains:
+            with self._timed("fine_tune"):
+                fine_tuned = measure(self._trained(framework, solution, judge), test).accuracy
+        self.record.accuracy["fine_tuned"] = fine_tuned
+        self.record.accuracy["final"] = (
+            self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned
+        )
+
+    def _trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
+        if self.protocol["name"] == "controlled":
+            self.progress(0, 1, "fine-tuning")
+            return judge.fine_tune(solution.policy)
+        self.progress(0, 1, "training as published")
+        recipe = framework.recipe or self.setting.recipe
+        most, images = self.protocol["max_epochs"], self.protocol["max_images"]
+        if most:
+            recipe = replace(recipe, epochs=min(recipe.epochs, most))
+        if images:
+            recipe = replace(recipe, images=min(recipe.images or images, images))
+        judge.recipe = recipe
+        return framework.finish(judge, solution)
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self.record.timings, stage)
+
+
+class _Timer:
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self.timings, self.stage = timings, stage
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.timings[self.stage] = time.perf_counter() - self.started
+
+
+def _costs(problem: Problem, policy: Policy) -> dict[str, float]:
+    """Costs of a reference policy, empty where the target cannot price it."""
+    try:
+        return problem.cost(policy)
+    except (KeyError, ValueError):
+        return {}

@@ -1,0 +1,277 @@
+"""The command: ``juxtabit run``, ``juxtabit table``, ``juxtabit frameworks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import benchmarks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from benchmarks.config import Cell
+    from benchmarks.run import Outcome
+
+USAGE = 2
+"""Exit code of a request that cannot be carried out as it stands."""
+FORMATS = ("text", "markdown", "csv", "latex", "html")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 1 if a cell failed, 2 for a bad request."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _warn
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return int(options.action(options, rest))
+    except KeyboardInterrupt:
+        print("juxtabit: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("JUXTABIT_DEBUG"):
+            raise
+        print(f"juxtabit: {_explained(error)}", file=sys.stderr)
+        return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="juxtabit",
+        description="Mixed-precision quantization frameworks side by side.",
+    )
+    parser.add_argument("--version", action="version", version=benchmarks.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="compute cells: one, a sweep (-m), or a suite (+suite=NAME)",
+        description="Compute cells. Arguments are Hydra overrides, for instance "
+        "'framework=haq dataset=fashion_mnist hardware=bops budget.like=3 seed=1', "
+        "'-m framework=haq,hawq_v3 seed=0,1,2', or '+suite=quick'.",
+    )
+    run.add_argument("-m", "--multirun", action="store_true", help="sweep over comma-lists")
+    run.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    run.set_defaults(action=_run)
+    table = commands.add_parser("table", help="make the juxtaposition table from records")
+    table.add_argument("records", nargs="?", default="results", help="folder or file of records")
+    table.add_argument("--format", choices=FORMATS, default="text")
+    table.add_argument("--out", help="write all formats into this folder, too")
+    table.set_defaults(action=_table)
+    frameworks = commands.add_parser("frameworks", help="list what is installed")
+    frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
+    frameworks.set_defaults(action=_frameworks)
+    return parser
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"juxtabit: warning: {message}", file=sys.stderr)
+
+
+def _explained(error: BaseException) -> str:
+    """The message of an error; for Hydra's, the innermost one with the valid keys."""
+    from hydra.errors import MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, MissingConfigException) and inner.missing_cfg_file:
+            group, _, name = inner.missing_cfg_file.rpartition("/")
+            choices = ", ".join(x for x in inner.options or () if x != "schema")
+            return f"unknown {group} {name!r}; choose from {choices}"
+        if isinstance(inner, OmegaConfBaseException):
+            text = (inner.msg or str(inner)).splitlines()[0]
+            parent = inner.parent_node
+            keys = (
+                sorted(map(str, parent)) if parent is not None and OmegaConf.is_dict(parent) else []
+            )
+            where = f" ({inner.full_key})" if inner.full_key else ""
+            return f"{text}{where}" + (f"; the keys are {', '.join(keys)}" if keys else "")
+        inner = inner.__cause__ or inner.__context__
+    text = str(error).strip()
+    return text or f"{type(error).__name__} without a message"
+
+
+# --- run -----------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    if options.multirun:
+        return _multirun(overrides)
+    from benchmarks.config import composed
+
+    config = composed(overrides)
+    if options.cfg:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        return 0
+    outcome, folder = execute(config)
+    return _report(outcome, folder)
+
+
+def _multirun(overrides: list[str]) -> int:
+    """A Hydra sweep: each job goes through the same function as a single run, with its store."""
+    import hydra
+
+    from benchmarks.config import conf_folder, register_configs
+
+    register_configs()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failed = 0
+
+    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    def job(config: DictConfig) -> None:
+        nonlocal failed
+        outcome, _ = execute(config)
+        failed += len(outcome.failed)
+
+    sys.argv = ["juxtabit run", "-m", *overrides]
+    job()
+    return 1 if failed else 0
+
+
+def execute(config: DictConfig) -> tuple[Outcome, Path]:
+    """Run the cells of a configuration; the outcome and the folder of its results."""
+    from omegaconf import OmegaConf
+
+    from benchmarks.config import cell_of, suite_cells
+    from benchmarks.run import run
+    from benchmarks.tracking import make_tracker
+
+    name = "runs" if config.suite is None else str(config.suite.name)
+    folder = Path(str(config.results)).expanduser() / name
+    cells = (
+        _single(cell_of(config), config.baselines) if config.suite is None else suite_cells(config)
+    )
+    plain: Any = OmegaConf.to_container(config.tracker, resolve=True)
+    tracker = make_tracker(plain, name)
+    outcome = run(
+        cells,
+        folder,
+        workers=int(config.workers),
+        threads=int(config.threads),
+        rerun=bool(config.rerun),
+        tracker=tracker,
+    )
+    if config.suite is not None:
+        _write(outcome, folder)
+        tracker.table(folder)
+    return outcome, folder
+
+
+def _single(cell: Cell, baselines: bool) -> list[Cell]:
+    from benchmarks.config import composed
+    from benchmarks.run import with_baselines
+
+    def default(name: str) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
+        plain: Any = OmegaConf.to_container(composed([f"framework={name}"]).framework)
+        return dict(plain)
+
+    return with_baselines(cell, default) if baselines else [cell]
+
+
+def _write(outcome: Outcome, folder: Path) -> None:
+    from benchmarks.table import build, write
+
+    write(build(outcome.records), folder)
+
+
+def _report(outcome: Outcome, folder: Path) -> int:
+    from benchmarks.table import build
+
+    print(build(outcome.records).text())
+    print(f"{outcome.computed} of {len(outcome.records)} cells had to be computed.")
+    print(f"Records: {folder / 'records'}")
+    page = folder / "juxtaposition.html"
+    if page.exists():
+        print(f"Page:    {page}")
+    for record in outcome.failed:
+        from benchmarks.progress import title
+
+        print(f"\nFAILED {title(record.cell)}\n{record.error}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+# --- table and frameworks ------------------------------------------------------------------
+
+
+def _table(options: argparse.Namespace, _: list[str]) -> int:
+    from benchmarks.store import find_records
+    from benchmarks.table import build, write
+
+    table = build(find_records(Path(options.records).expanduser()))
+    if options.out:
+        write(table, Path(options.out).expanduser())
+    render = {
+        "text": table.text,
+        "markdown": table.markdown,
+        "csv": table.csv,
+        "latex": table.latex,
+        "html": table.html,
+    }
+    print(render[options.format]())
+    return 0
+
+
+def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
+    from frameworks import registry
+
+    entries = []
+    for name in registry.names():
+        cls, origin = registry.get(name), registry.origin(name)
+        entries.append(
+            {
+                "name": name,
+                "distribution": origin.distribution,
+                "version": origin.version,
+                "steered_by": cls.strength,
+                "hyperparameters": _defaults(cls),
+                "card": cls.card.to_json(),
+            }
+        )
+    missing = [
+        {"name": u.name, "distribution": u.origin.distribution, "error": u.error}
+        for u in registry.unavailable()
+    ]
+    if options.json:
+        print(json.dumps({"frameworks": entries, "unavailable": missing}, indent=1, default=str))
+        return 0
+    for entry in sorted(entries, key=lambda e: (e["card"]["category"], e["card"]["year"])):
+        card = entry["card"]
+        plugin = "" if entry["distribution"] == "juxtabit" else f"  [{entry['distribution']}]"
+        print(
+            f"{entry['name']:<12} {card['category']:<14} {card['year']}  "
+            f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
+        )
+    for entry in missing:
+        reason = str(entry["error"]).strip().splitlines()[-1]
+        print(f"{entry['name']:<12} unavailable    {reason}  [{entry['distribution']}]")
+    return 0
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    from dataclasses import MISSING, fields
+
+    return {
+        f.name: f.default if f.default is not MISSING else repr(f.default_factory)
+        for f in fields(cls)
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

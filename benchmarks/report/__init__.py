@@ -1,0 +1,1 @@
+"""The juxtaposition table's parts: gathering, statistics by group, and one file a format."""

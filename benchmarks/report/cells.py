@@ -1,0 +1,133 @@
+"""Cells: which records are current, and what to call their configurations."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.record import Record
+
+AXES = ("model", "dataset", "hardware", "protocol", "budget")
+"""What the cells of a group share; they differ in framework and seed."""
+_NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
+
+
+def plain(value: Any) -> str:
+    """Canonical text of plain data."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
+    """An axis of a cell without what cannot change its outcome."""
+    value = cell.get(axis)
+    entry = dict(value) if isinstance(value, Mapping) else {"name": str(value)}
+    for key in _NO_INFLUENCE.get(axis, ()):
+        entry.pop(key, None)
+    return entry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record with the canonical text of each part of its configuration."""
+
+    record: Record
+    framework: str
+    axes: tuple[str, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, record: Record) -> Cell:
+        """Read a record's configuration."""
+        axes = tuple(plain(_entry(record.cell, axis)) for axis in AXES)
+        seed = int(record.cell.get("seed", 0))
+        return cls(record, plain(_entry(record.cell, "framework")), axes, seed)
+
+    @property
+    def pair(self) -> tuple[int, str, str]:
+        """What two records must share to be compared: seed, float checkpoint and data."""
+        data = self.record.data
+        return self.seed, str(data.get("checkpoint", "")), str(data.get("dataset", ""))
+
+
+def current(records: Iterable[Record]) -> tuple[list[Cell], int]:
+    """The newest record of each cell, and how many older ones were left out."""
+    newest: dict[tuple[str, tuple[str, ...], int], Cell] = {}
+    count = 0
+    for record in records:
+        count += 1
+        cell = Cell.of(record)
+        identity = cell.framework, cell.axes, cell.seed
+        if identity not in newest or _age(record) > _age(newest[identity].record):
+            newest[identity] = cell
+    cells = sorted(newest.values(), key=lambda c: (c.axes, c.framework, c.seed))
+    return cells, count - len(newest)
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return str(record.environment.get("time", "")), record.key
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping) and value:
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+def labels(entries: Iterable[str]) -> dict[str, str]:
+    """A name for each configuration (canonical text): its ``name``, and where several
+    configurations share that, the settings in which they differ.
+    """
+    named: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for text in entries:
+        entry = json.loads(text)
+        named[str(entry.get("name", "?"))][text] = _flat(entry)
+    found: dict[str, str] = {}
+    for name, configs in named.items():
+        keys = sorted({key for flat in configs.values() for key in flat})
+        differing = [k for k in keys if len({plain(f.get(k)) for f in configs.values()}) > 1]
+        for text, flat in configs.items():
+            settings = ", ".join(f"{k}={_short(flat[k])}" for k in differing if k in flat)
+            found[text] = f"{name} ({settings})" if settings else name
+    return found
+
+
+def framework_labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """A name for each framework configuration.
+
+    Configurations of one framework are told apart only if they meet in a group, where both have
+    the same rivals; a suite may well give a method fewer episodes on a larger model.
+    """
+    groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    name: dict[str, str] = {}
+    for cell in cells:
+        groups[cell.axes].add(cell.framework)
+        if cell.framework not in name:
+            name[cell.framework] = str(json.loads(cell.framework).get("name", "?"))
+    meeting = {
+        name[text]
+        for texts in groups.values()
+        for text in texts
+        if sum(name[other] == name[text] for other in texts) > 1
+    }
+    told_apart = labels(text for text in name if name[text] in meeting)
+    return {text: told_apart.get(text, name[text]) for text in name}
+
+
+def budget_label(entry: Mapping[str, Any]) -> str:
+    """Short text of a cell's budget, such as ``like=4``."""
+    given = {k: v for k, v in entry.items() if v is not None and k not in ("metric", "name")}
+    kind, value = next(iter(given.items()), ("like", 4.0))
+    text = f"{kind}={value:g}" if isinstance(value, int | float) else f"{kind}={value}"
+    return f"{text} {entry['metric']}" if entry.get("metric") else text

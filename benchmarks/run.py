@@ -1,0 +1,196 @@
+"""Runs: many cells, in worker processes, resumable at any cell."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cell as cells_module
+from benchmarks.config import Cell
+from benchmarks.identity import key_of
+from benchmarks.progress import Display, title
+from benchmarks.record import Record
+from benchmarks.store import Store
+from benchmarks.tracking import NoTracker, Tracker
+
+BASELINES = ("uniform", "random", "greedy")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All records of a run and how many cells had to be computed."""
+
+    records: list[Record]
+    computed: int
+
+    @property
+    def failed(self) -> list[Record]:
+        """The cells that failed."""
+        return [record for record in self.records if record.status == "failed"]
+
+
+def run(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    workers: int = 0,
+    threads: int = 1,
+    rerun: bool = False,
+    tracker: Tracker | None = None,
+) -> Outcome:
+    """Compute the cells whose records are missing (or failed), and return all records.
+
+    Args:
+        cells: the cells; equal ones are computed once.
+        folder: records go to ``folder/records``, shared scoring passes to ``folder/scores``.
+        workers: processes; 0 for one a core.
+        threads: torch threads of each.
+        rerun: compute what is already there, too.
+        tracker: mirrors each new record.
+
+    Raises:
+        ValueError, FileNotFoundError: a cell is configured wrongly; nothing has been computed.
+        OSError: the folder cannot be written.
+    """
+    keyed = {key_of(cell): cell for cell in cells}
+    for cell in _distinct(list(keyed.values())):
+        cells_module.check(cell)
+    store = Store(folder / "records")
+    store.folder.mkdir(parents=True, exist_ok=True)
+    have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
+    todo = {key: cell for key, cell in keyed.items() if key not in have}
+    mirror = tracker or NoTracker()
+    count = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    display = Display(len(todo), count)
+
+    def keep(record: Record) -> None:
+        store.put(record)
+        have[record.key] = record
+        display.finished(record)
+        mirror.record(record)
+
+    if todo:
+        _compute(todo, folder / "scores", count, threads, keep, display)
+    return Outcome([have[key] for key in keyed], len(todo))
+
+
+def with_baselines(cell: Cell, make: Callable[[str], dict[str, Any]]) -> list[Cell]:
+    """A cell and the baselines at the same budget.
+
+    ``make(name)`` gives a baseline's default configuration.
+    """
+    names = [name for name in BASELINES if name != cell["framework"]["name"]]
+    return [cell, *({**cell, "framework": make(name)} for name in names)]
+
+
+def _distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each setting that differs in more than the seed."""
+    seen = {repr({k: v for k, v in cell.items() if k != "seed"}): cell for cell in cells}
+    return list(seen.values())
+
+
+def _finished(store: Store, key: str) -> Record | None:
+    record = store.get(key)
+    return record if record and record.status != "failed" else None
+
+
+def _compute(
+    todo: dict[str, Cell],
+    scores: Path,
+    workers: int,
+    threads: int,
+    keep: Callable[[Record], None],
+    display: Display,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        messages = manager.Queue()
+        listener = threading.Thread(target=_listen, args=(messages, display), daemon=True)
+        listener.start()
+        left = _pooled(dict(todo), scores, workers, threads, keep, messages)
+        # A worker died (out of memory, killed): what it took with it is tried again one by one.
+        for key, cell in left.items():
+            if _pooled({key: cell}, scores, 1, threads, keep, messages):
+                keep(_died(key, cell))
+        messages.put(None)
+        listener.join(timeout=5)
+
+
+def _pooled(
+    todo: dict[str, Cell],
+    scores: Path,
+    workers: int,
+    threads: int,
+    keep: Callable[[Record], None],
+    messages: Any,
+) -> dict[str, Cell]:
+    """Compute cells in a pool; returns those that a dead worker left undone."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, messages))
+    left = dict(todo)
+    try:
+        pending: set[Future[Record]] = {
+            pool.submit(_work, key, cell, scores) for key, cell in todo.items()
+        }
+        while pending:
+            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in ended:
+                record = future.result()
+                left.pop(record.key)
+                keep(record)
+    except BrokenProcessPool:
+        return left
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return left
+
+
+def _died(key: str, cell: Cell) -> Record:
+    error = "the worker process died without a message (killed, or out of memory)"
+    return Record(key=key, cell=cell, status="failed", error=error)
+
+
+_messages: Any = None
+
+
+def _begin(threads: int, messages: Any) -> None:
+    import torch
+
+    global _messages
+    _messages = messages
+    torch.set_num_threads(threads)
+
+
+def _work(key: str, cell: Cell, scores: Path) -> Record:
+    name = title(cell)
+
+    def progress(done: int, total: int, text: str) -> None:
+        _messages.put((name, done, total, text))
+
+    try:
+        return cells_module.compute(cell, key, progress, scores)
+    except Exception:
+        return Record(key=key, cell=cell, status="failed", error=traceback.format_exc())
+
+
+def _listen(messages: Any, display: Display) -> None:
+    while True:
+        try:
+            message = messages.get(timeout=1)
+        except queue.Empty:
+            continue
+        except (EOFError, OSError):
+            return
+        if message is None:
+            return
+        display.stage(*message)

@@ -1,0 +1,108 @@
+"""The store: one JSON file a record, named by its content's key, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import CorruptRecord, Record
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file so that it is either whole or not there: temporary file, fsync, rename.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record.
+
+    Raises:
+        CorruptRecord: the file is not a whole, valid record, or is not named by its key.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CorruptRecord(f"{path}: cannot be read ({error})") from error
+    record = Record.from_json(data, str(path))
+    if path.stem != record.key:
+        raise CorruptRecord(f"{path}: holds the record {record.key}, not {path.stem}")
+    return record
+
+
+class Store:
+    """A folder of records."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.corrupt: dict[Path, str] = {}
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.folder / f"{key}.json"
+
+    def get(self, key: str) -> Record | None:
+        """The record of a key; None if there is none, or it is corrupt (noted in `corrupt`)."""
+        path = self.path(key)
+        if not path.exists():
+            return None
+        try:
+            return read_record(path)
+        except CorruptRecord as error:
+            self.corrupt[path] = str(error)
+            return None
+
+    def put(self, record: Record) -> None:
+        """Keep a record, replacing an earlier one of the same key."""
+        write_json(self.path(record.key), record.to_json())
+
+    def records(self) -> Iterator[Record]:
+        """All records that can be read, by key; the others are noted in `corrupt`."""
+        for path in sorted(self.folder.glob("*.json")):
+            record = self.get(path.stem)
+            if record is not None:
+                yield record
+
+
+def find_records(root: Path) -> list[Record]:
+    """All records in a folder, at any depth below ``records/`` folders, or in one file.
+
+    Corrupt ones are left out with a warning that names each.
+
+    Raises:
+        FileNotFoundError: there is nothing there.
+    """
+    if root.is_file():
+        return [read_record(root)]
+    folders = sorted({p.parent for p in root.rglob("*.json") if p.parent.name == "records"})
+    if root.is_dir() and not folders and any(root.glob("*.json")):
+        folders = [root]
+    found: list[Record] = []
+    for folder in folders:
+        store = Store(folder)
+        found += store.records()
+        for fault in store.corrupt.values():
+            warnings.warn(f"left out a corrupt record: {fault}", stacklevel=2)
+    if not found:
+        raise FileNotFoundError(f"no records in {root}: run 'juxtabit run' first, or name a folder")
+    return found

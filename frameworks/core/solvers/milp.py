@@ -1,0 +1,232 @@
+"""Multiple-choice knapsack, solved exactly as a mixed-integer linear programme.
+
+    minimise    sum_i sum_o value_io x_io
+    subject to  sum_o x_io = 1                                  for every item i
+                sum_i sum_o cost^m_io x_io <= limit^m           for every metric m
+                x_io in {0, 1}
+
+with tied items (equal options) and, optionally, a chain of items whose options must not grow along
+it. The solver is SciPy's HiGHS with a relative gap of 0. HiGHS accepts rows that are violated by
+about 1e-6, so that its answer is checked in exact sums, and cut off and replaced if it is over a
+limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from frameworks.core.budget import TOLERANCE, InfeasibleBudget
+
+
+class Option(Hashable, Protocol):
+    """What an item can take: bits, or a pair of bits."""
+
+    def __ge__(self, other: Any, /) -> bool: ...
+
+
+K = TypeVar("K", bound=Option)
+Entry = tuple[float, Mapping[str, float]]
+"""The value of an option and its cost per metric."""
+
+OBJECTIVE_SCALE = 1e6
+"""Sum of the values' ranges as HiGHS sees it: its absolute gap of 1e-6 then means 1e-12."""
+ROW_SCALE = 1e3
+MAX_CUTS = 1000
+
+
+def multiple_choice(
+    table: Mapping[str, Mapping[K, Entry]],
+    limits: Mapping[str, float],
+    *,
+    ties: Sequence[Sequence[str]] = (),
+    descending: Sequence[str] = (),
+) -> dict[str, K]:
+    """One option for each item, of least total value within all limits.
+
+    Args:
+        table: item to option to (value, cost per metric).
+        limits: the largest total cost per metric; the total may pass it by rounding (1e-9) only.
+        ties: groups of items that take the same option; the options that not all have are left out.
+        descending: items in an order along which the option must not grow.
+
+    Raises:
+        InfeasibleBudget: no choice is within the limits; the message gives the smallest costs.
+        ValueError: an item without options, or a value or cost that is not finite.
+    """
+    groups = _tied(list(table), ties)
+    merged = [_sum_of(table, group, limits) for group in groups]
+    _check_limits(merged, limits)
+    index = {name: i for i, group in enumerate(groups) for name in group}
+    chain = list(dict.fromkeys(index[name] for name in descending))
+    kept = [
+        options if i in chain else _undominated(options, limits) for i, options in enumerate(merged)
+    ]
+    chosen = _Programme(kept, limits, chain).solve()
+    return {name: chosen[index[name]] for name in table}
+
+
+def _tied(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The items in groups, overlapping ties put together, in the order of the first members."""
+    group = {name: {name} for name in names}
+    for tie in ties:
+        unknown = [name for name in tie if name not in group]
+        if unknown:
+            raise ValueError(f"tied items {unknown} are not in the table")
+        together = set().union(*(group[name] for name in tie))
+        for name in together:
+            group[name] = together
+    ordered = {name: tuple(n for n in names if n in group[name]) for name in names}
+    return [members for name, members in ordered.items() if members[0] == name]
+
+
+def _sum_of(
+    table: Mapping[str, Mapping[K, Entry]], group: Sequence[str], limits: Mapping[str, float]
+) -> dict[K, Entry]:
+    """The common options of tied items with their summed values and costs."""
+    common = [o for o in table[group[0]] if all(o in table[name] for name in group)]
+    if not common:
+        raise ValueError(f"{' and '.join(group)}: no option" + " in common" * (len(group) > 1))
+    merged = {}
+    for option in common:
+        entries = [table[name][option] for name in group]
+        value = math.fsum(v for v, _ in entries)
+        costs = {m: math.fsum(c[m] for _, c in entries) for m in limits}
+        if not all(map(math.isfinite, (value, *costs.values()))):
+            raise ValueError(f"{group[0]} at {option}: value {value} and costs {costs} not finite")
+        merged[option] = (value, costs)
+    return merged
+
+
+def _undominated(options: Mapping[K, Entry], limits: Mapping[str, float]) -> dict[K, Entry]:
+    """Without options that another one beats or (earlier in the order) equals in everything."""
+    rows = [(o, (v, *(c[m] for m in limits))) for o, (v, c) in options.items()]
+    return {
+        o: options[o]
+        for i, (o, row) in enumerate(rows)
+        if not any(
+            all(a <= b for a, b in zip(other, row, strict=True)) and (other != row or j < i)
+            for j, (_, other) in enumerate(rows)
+        )
+    }
+
+
+def _check_limits(merged: Sequence[Mapping[K, Entry]], limits: Mapping[str, float]) -> None:
+    for metric, limit in limits.items():
+        smallest = math.fsum(min(c[metric] for _, c in options.values()) for options in merged)
+        if not _allowed(smallest, limit):
+            raise InfeasibleBudget(
+                f"no choice has {metric} of at most {limit:.6g}; the smallest is {smallest:.6g}"
+            )
+
+
+def _allowed(cost: float, limit: float) -> bool:
+    return cost <= limit * (1 + TOLERANCE)
+
+
+class _Programme:
+    """The integer programme over merged items."""
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[K, Entry]],
+        limits: Mapping[str, float],
+        chain: Sequence[int],
+    ) -> None:
+        self.items, self.limits = items, limits
+        self.variables = [(i, option) for i, options in enumerate(items) for option in options]
+        self.rows: list[tuple[np.ndarray, float, float]] = []
+        self._one_each()
+        self._budgets()
+        self._descending(chain)
+
+    def _one_each(self) -> None:
+        for i in range(len(self.items)):
+            row = np.array([float(j == i) for j, _ in self.variables])
+            self.rows.append((row, 1.0, 1.0))
+
+    def _budgets(self) -> None:
+        """Costs above each item's smallest, relative to what the limit leaves for them."""
+        for metric, limit in self.limits.items():
+            least = [min(c[metric] for _, c in options.values()) for options in self.items]
+            extra = np.array([self.items[i][o][1][metric] - least[i] for i, o in self.variables])
+            room = max(limit * (1 + TOLERANCE) - math.fsum(least), 0.0)
+            scale = ROW_SCALE / (room or extra.max() or 1.0)
+            self.rows.append((extra * scale, -np.inf, room * scale))
+
+    def _descending(self, chain: Sequence[int]) -> None:
+        """For every threshold: the later item reaches it only if the earlier one does."""
+        thresholds = dict.fromkeys(o for i in chain for o in self.items[i])
+        for earlier, later in zip(chain, chain[1:], strict=False):
+            for least in thresholds:
+                row = np.array(
+                    [
+                        float(o >= least) * (float(i == later) - float(i == earlier))
+                        for i, o in self.variables
+                    ]
+                )
+                self.rows.append((row, -np.inf, 0.0))
+
+    def solve(self) -> list[K]:
+        """The best choice whose exact costs are within the limits."""
+        least = [min(v for v, _ in options.values()) for options in self.items]
+        values = np.array([self.items[i][o][0] - least[i] for i, o in self.variables])
+        values *= OBJECTIVE_SCALE / (values.sum() or 1.0)
+        for _ in range(MAX_CUTS):
+            x = _highs(values, self.rows)
+            chosen = {i: o for (i, o), on in zip(self.variables, x > 0.5, strict=True) if on}
+            if self._within(chosen):
+                return [chosen[i] for i in range(len(self.items))]
+            self.rows.append(((x > 0.5).astype(float), -np.inf, len(self.items) - 1.0))
+        raise RuntimeError(f"no choice within the limits after {MAX_CUTS} cuts")
+
+    def _within(self, chosen: Mapping[int, K]) -> bool:
+        return all(
+            _allowed(math.fsum(self.items[i][o][1][metric] for i, o in chosen.items()), limit)
+            for metric, limit in self.limits.items()
+        )
+
+
+def _highs(values: np.ndarray, rows: Sequence[tuple[np.ndarray, float, float]]) -> np.ndarray:
+    matrix, low, high = (np.array(part) for part in zip(*rows, strict=True))
+    with _stdout_to_stderr():
+        result = milp(
+            values,
+            constraints=LinearConstraint(matrix, low, high),
+            integrality=np.ones(len(values)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0},
+        )
+    if result.status == 2:
+        raise InfeasibleBudget("no choice is within all limits (and orders) together")
+    if result.status != 0:
+        raise RuntimeError(f"the integer programme was not solved: {result.message}")
+    solution: np.ndarray = result.x
+    return solution
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """HiGHS sometimes prints a stray line from C; keep it out of machine-readable output."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # a process without standard streams
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, TypeError):
+            ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
