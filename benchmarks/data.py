@@ -7,6 +7,7 @@ has never seen the search-validation images.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,7 @@ def _idx(path: Path, dims: int) -> Tensor:
         return torch.from_numpy(
             np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape.tolist()).copy()
         )
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise CorruptData(f"{path} cannot be read: {error}; delete it and get it again") from error
 
 
@@ -170,10 +171,10 @@ def fashion_mnist(config: DatasetConfig) -> Splits:
 
 def _fashion_torchvision(config: DatasetConfig) -> Splits:
     root = Path(config.root or "~/.cache/juxtabit/data").expanduser()
-    return _torchvision("FashionMNIST", root, config)
+    return _torchvision("FashionMNIST", root, config, pad=2)
 
 
-def _torchvision(name: str, root: Path, config: DatasetConfig) -> Splits:
+def _torchvision(name: str, root: Path, config: DatasetConfig, pad: int) -> Splits:
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, name)
@@ -189,20 +190,21 @@ def _torchvision(name: str, root: Path, config: DatasetConfig) -> Splits:
         x = torch.as_tensor(np.asarray(part.data)).float().div(255)
         tensors += [x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)]
         tensors += [torch.as_tensor(part.targets).long()]
-    return _resident(*tensors, config.valid, pad=x.shape[1] // 8, flip=True)
+    train_x, train_y, test_x, test_y = tensors
+    return _resident(train_x, train_y, test_x, test_y, config.valid, pad=pad, flip=True)
 
 
 def cifar10(config: DatasetConfig) -> Splits:
     """CIFAR-10 through torchvision."""
     return _torchvision(
-        "CIFAR10", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config
+        "CIFAR10", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config, pad=4
     )
 
 
 def cifar100(config: DatasetConfig) -> Splits:
     """CIFAR-100 through torchvision."""
     return _torchvision(
-        "CIFAR100", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config
+        "CIFAR100", Path(config.root or "~/.cache/juxtabit/data").expanduser(), config, pad=4
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -11,7 +12,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks import UnknownName, seeded
+from frameworks import Registry, UnknownName, seeded
 
 
 @dataclass
@@ -34,6 +35,10 @@ class ModelConfig:
     pretrain: dict[str, Any] = field(default_factory=dict)
 
 
+models: Registry[Callable[..., nn.Module]] = Registry("model", "juxtabit.models", [])
+"""Factories of plugins, called with timm's keywords; a plugin may register with timm instead."""
+
+
 def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """A freshly initialised model (or with timm's weights) for a dataset.
 
@@ -41,7 +46,8 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
         UnknownName: timm knows no such model; the message lists the nearest names.
         ValueError: the model does not accept the options or the input.
     """
-    if not timm.is_model(config.name):
+    make = models.get(config.name) if config.name in models.names() else None
+    if make is None and not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name[:5]}*")[:8]
         raise UnknownName(
             f"unknown model {config.name!r}; juxtabit's own are resnet8, resnet20, resnet56 and "
@@ -50,8 +56,8 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
         )
     with seeded(0, "init", config.name):
         try:
-            model: nn.Module = timm.create_model(
-                config.name,
+            model: nn.Module = (make or timm.create_model)(
+                *(() if make else (config.name,)),
                 pretrained=config.pretrained,
                 num_classes=classes,
                 in_chans=input_shape[0],
@@ -135,7 +141,8 @@ class InvertedResidual(nn.Module):
         y = functional.relu6(self.bn1(self.conv_pw(x)))
         y = functional.relu6(self.bn2(self.conv_dw(y)))
         y = self.bn3(self.conv_pwl(y))
-        return x + y if self.residual else y
+        out: Tensor = x + y if self.residual else y
+        return out
 
 
 class SmallMobileNetV2(nn.Module):
@@ -166,6 +173,14 @@ class SmallMobileNetV2(nn.Module):
         return self.classifier(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
+
+
+def _registered(factory: Factory) -> Factory:
+    register_model(factory)
+    return factory
+
+
 def _small(kind: type[nn.Module], kwargs: dict[str, Any], **fixed: Any) -> nn.Module:
     """Timm's factory passes bookkeeping keywords that these models do not take."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
@@ -173,25 +188,25 @@ def _small(kind: type[nn.Module], kwargs: dict[str, Any], **fixed: Any) -> nn.Mo
     return kind(**fixed, **kwargs)
 
 
-@register_model
+@_registered
 def resnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """CIFAR-style ResNet-8: one block a stage, 78 thousand weights."""
     return _small(SmallResNet, kwargs, blocks=1)
 
 
-@register_model
+@_registered
 def resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """CIFAR-style ResNet-20: three blocks a stage."""
     return _small(SmallResNet, kwargs, blocks=3)
 
 
-@register_model
+@_registered
 def resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """CIFAR-style ResNet-56: nine blocks a stage."""
     return _small(SmallResNet, kwargs, blocks=9)
 
 
-@register_model
+@_registered
 def mobilenetv2_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """MobileNetV2 for small images."""
     return _small(SmallMobileNetV2, kwargs)

@@ -82,10 +82,12 @@ def bootstrap(values: Sequence[float], level: float = LEVEL) -> tuple[float, flo
     n = len(values)
     if n < 2:
         return None
+    tail = (1 - level) / 2
+    if n**-n >= tail:  # the resample of nothing but the smallest value is not rare enough
+        return float(min(values)), float(max(values))
     counts, weights = _resamples(n)
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     means = np.clip(counts @ ordered / n, ordered[0], ordered[-1])
-    tail = (1 - level) / 2
     return _quantile(means, weights, tail), -_quantile(-means, weights, tail)
 
 
@@ -177,7 +179,7 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
     """
     most, least = reference
     front = pareto_front(p for p in points if p[0] < most and p[1] > least)
-    ends = [cost for cost, _ in front[1:]] + [most]
+    ends = [cost for cost, _ in front[1:]] + [most] * bool(front)
     return math.fsum(
         (end - cost) * (value - least) for (cost, value), end in zip(front, ends, strict=True)
     )

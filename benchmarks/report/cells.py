@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.record import Record
+from benchmarks.record import Record, digest
 
 AXES = ("model", "dataset", "hardware", "protocol", "budget")
 """What the cells of a group share; they differ in framework and seed."""
 _NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
+_WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")
+_MOST_SETTINGS = 3
+"""A label names at most so many settings; the rest is a count and a digest."""
+
+
 def plain(value: Any) -> str:
-    """Canonical text of plain data."""
-    return json.dumps(value, sort_keys=True)
+    """Canonical text of plain data; 25.0 is the same as 25."""
+    return _WHOLE.sub(r"\1", _ENCODER.encode(value))
 
 
 def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
@@ -98,8 +105,11 @@ def labels(entries: Iterable[str]) -> dict[str, str]:
         keys = sorted({key for flat in configs.values() for key in flat})
         differing = [k for k in keys if len({plain(f.get(k)) for f in configs.values()}) > 1]
         for text, flat in configs.items():
-            settings = ", ".join(f"{k}={_short(flat[k])}" for k in differing if k in flat)
-            found[text] = f"{name} ({settings})" if settings else name
+            settings = [f"{k}={_short(flat[k])}" for k in differing if k in flat]
+            if len(settings) > _MOST_SETTINGS:
+                rest = len(settings) - _MOST_SETTINGS + 1
+                settings[_MOST_SETTINGS - 1 :] = [f"{rest} more: {digest(text)[:4]}"]
+            found[text] = f"{name} ({', '.join(settings)})" if settings else name
     return found
 
 

@@ -6,117 +6,17 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import Record
 from benchmarks.report.cells import AXES, Cell, budget_label, framework_labels, labels
-from benchmarks.report.format import last_line
 from benchmarks.report.format import limit as limit_text
-from benchmarks.statistics import Difference, Estimate, estimate, paired_difference
+from benchmarks.report.rows import Row, make_rows, mean
+from benchmarks.statistics import estimate, paired_difference
 
 PROTOCOLS = ("ptq", "controlled", "paper")
 """In the order of the table; never averaged together."""
-BASELINES = ("uniform", "random", "greedy", "exhaustive")
-TOLERANCE = 1e-9
-
-
-def within(record: Record) -> bool:
-    """Whether a finished cell met its budget; what does not say so has not."""
-    said = record.budget.get("within")
-    if said is not None:
-        return bool(said)
-    cost, limit = record.costs.get(record.budget.get("metric", "")), record.budget.get("limit")
-    return cost is not None and limit is not None and cost <= limit * (1 + TOLERANCE)
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of what was measured; None if nothing was."""
-    kept = [v for v in values if v is not None and math.isfinite(v)]
-    return math.fsum(kept) / len(kept) if kept else None
-
-
-@dataclass
-class Row:
-    """One framework in one group. Cells over budget have a row of their own, without a rank.
-
-    Attributes:
-        name: the framework.
-        label: its name, with its settings where the group holds several configurations of it.
-        cells: the finished cells that the numbers are taken over.
-        over: the row is that of the cells over budget.
-        failed, skipped: cells without a result (listed in the row within budget, if there is one).
-        over_count: cells of the same framework that are over budget.
-        accuracy: final accuracy over the seeds.
-        versus: ``uniform`` and ``random``: the differences by pair of equal seeds.
-        gains: the same, as mean and interval.
-    """
-
-    name: str
-    label: str
-    cells: list[Cell]
-    over: bool = False
-    failed: list[Record] = field(default_factory=list)
-    skipped: list[Record] = field(default_factory=list)
-    over_count: int = 0
-    rank: int | None = None
-    accuracy: Estimate | None = None
-    versus: dict[str, list[float]] = field(default_factory=dict)
-    gains: dict[str, Difference] = field(default_factory=dict)
-
-    @property
-    def records(self) -> list[Record]:
-        """The records of the finished cells."""
-        return [cell.record for cell in self.cells]
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The framework's card, from the first record that has one."""
-        known = [*self.records, *self.failed, *self.skipped]
-        return next((record.card for record in known if record.card), {})
-
-    @property
-    def baseline(self) -> bool:
-        """Whether it is a baseline and no surveyed framework."""
-        return self.card.get("category") == "baseline" or (
-            not self.card and self.name in BASELINES
-        )
-
-    def mean(self, part: str, key: str) -> float | None:
-        """Mean over the seeds of an entry such as ``("search", "policies")``."""
-        return mean(getattr(record, part).get(key) for record in self.records)
-
-    @property
-    def images(self) -> float | None:
-        """Mean images processed by the search, forward plus backward."""
-        passes = [self.mean("search", f"images_{way}") for way in ("forward", "backward")]
-        known = [count for count in passes if count is not None]
-        return math.fsum(known) if known else None
-
-    @property
-    def status(self) -> str:
-        """What is not as it should be, in a few words."""
-        notes = ["OVER BUDGET"] if self.over else []
-        if self.over_count and not self.over:
-            notes.append(f"{self.over_count} over budget")
-        for count, word in ((len(self.failed), "failed"), (len(self.skipped), "skipped")):
-            if count:
-                notes.append(f"{count} {word}" if self.cells or count > 1 else word)
-        return ", ".join(notes)
-
-    @property
-    def faults(self) -> list[str]:
-        """One line for each cell without a result."""
-        lines = [
-            f"{self.label}, seed {r.cell.get('seed', 0)}: failed: {last_line(r.error)}"
-            for r in self.failed
-        ]
-        reasons = dict.fromkeys(r.reason or "no reason given" for r in self.skipped)
-        return lines + [f"{self.label}: skipped: {reason}" for reason in reasons]
-
-    def accuracies(self) -> dict[tuple[int, str, str], float]:
-        """Final accuracy by what pairs cells."""
-        return {cell.pair: float(cell.record.accuracy["final"] or 0) for cell in self.cells}
 
 
 @dataclass
@@ -128,6 +28,7 @@ class Group:
         protocol_name: ``ptq``, ``controlled`` or ``paper``.
         kind: of the hardware target: ``model``, ``table`` or ``measured``.
         rows: ranked by accuracy, then those over budget, then those without a result.
+        asked: the metric that the budget names, if it names one.
     """
 
     model: str
@@ -141,6 +42,7 @@ class Group:
     limit: float | None
     unit: str
     rows: list[Row]
+    asked: str = ""
 
     @property
     def panel(self) -> tuple[str, str, str, str, str]:
@@ -197,26 +99,6 @@ class Group:
         return cost / self.limit if cost is not None and self.limit else None
 
 
-def _rows(cells: Sequence[Cell], names: dict[str, str]) -> list[Row]:
-    by_framework: dict[str, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        by_framework[cell.framework].append(cell)
-    rows: list[Row] = []
-    for text, members in by_framework.items():
-        name, label = str(json.loads(text).get("name", "?")), names[text]
-        done = [c for c in members if c.record.status == "done"]
-        good = [c for c in done if within(c.record)]
-        bad = [c for c in done if not within(c.record)]
-        failed = [c.record for c in members if c.record.status == "failed"]
-        skipped = [c.record for c in members if c.record.status == "skipped"]
-        if good or not bad:
-            rows.append(Row(name, label, good, False, failed, skipped, len(bad)))
-            failed, skipped = [], []
-        if bad:
-            rows.append(Row(name, label, bad, True, failed, skipped, len(bad)))
-    return rows
-
-
 def _closest(row: Row, randoms: Sequence[Row]) -> Row:
     """The random search with the number of evaluations (or images) closest to a framework's."""
 
@@ -224,6 +106,8 @@ def _closest(row: Row, randoms: Sequence[Row]) -> Row:
         policies = row.mean("search", "policies") or 0
         return (of.mean("search", "policies") if policies > 1 else of.images) or 0
 
+    if len(randoms) == 1:
+        return randoms[0]
     return min(randoms, key=lambda other: (abs(effort(other) - effort(row)), -effort(other)))
 
 
@@ -240,6 +124,7 @@ def _compare(rows: list[Row]) -> None:
         rivals = {"uniform": uniforms[0]} if uniforms else {}
         if randoms:
             rivals["random"] = _closest(row, randoms)
+            row.random = rivals["random"] if row.name != "random" else None
         for against, rival in rivals.items():
             if against == row.name:
                 continue
@@ -263,14 +148,15 @@ def _kind(records: Iterable[Record]) -> str:
 
 def gather(cells: Sequence[Cell]) -> list[Group]:
     """Sort cells into groups, in the order of the table."""
-    names = {
-        axis: labels({cell.axes[i] for cell in cells}) for i, axis in enumerate(AXES[:-1])
-    }
+    names = {axis: labels({cell.axes[i] for cell in cells}) for i, axis in enumerate(AXES[:-1])}
     frameworks = framework_labels(cells)
     members: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         members[cell.axes].append(cell)
     groups = [_group(axes, found, names, frameworks) for axes, found in members.items()]
+    metrics = {(g.hardware, g.asked): g.metric for g in groups if g.metric}
+    for group in groups:  # one in which every cell failed does not know the target's metric
+        group.metric = group.metric or metrics.get((group.hardware, group.asked), "")
     groups.sort(key=_order)
     return groups
 
@@ -281,7 +167,7 @@ def _group(
     names: dict[str, dict[str, str]],
     frameworks: dict[str, str],
 ) -> Group:
-    rows = _rows(cells, frameworks)
+    rows = make_rows(cells, frameworks)
     _compare(rows)
     budgets = [cell.record.budget for cell in cells if cell.record.budget]
     budget = next((b for b in budgets if b.get("limit") is not None), {})
@@ -295,6 +181,7 @@ def _group(
         limit=budget.get("limit"),
         unit=str(budget.get("unit") or ""),
         rows=rows,
+        asked=str(asked.get("metric") or ""),
     )
 
 

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.report.groups import Group, Row, mean
+from benchmarks.report.groups import Group
+from benchmarks.report.rows import Row, mean
 from benchmarks.statistics import (
     Estimate,
     estimate,
@@ -78,22 +79,35 @@ def points(groups: Sequence[Group], label: str) -> list[tuple[float, float]]:
     found = []
     for group in groups:
         for row in group.rows:
-            cost = group.cost(row)
-            if row.label == label and row.rank and row.accuracy and cost is not None:
-                found.append((cost, row.accuracy.mean))
+            if row.label == label and row.rank and row.accuracy:
+                cost = group.cost(row)
+                if cost is not None:
+                    found.append((cost, row.accuracy.mean))
     return found
 
 
-def _volumes(panels: dict[Panel, list[Group]], label: str) -> dict[Panel, float]:
-    """Hypervolumes as shares of the area between the reference and (no cost, float accuracy)."""
-    found = {}
+def _volumes(panels: dict[Panel, list[Group]]) -> dict[str, dict[Panel, float]]:
+    """By framework: hypervolumes as shares of the area between the reference point and the
+    corner of no cost and float accuracy.
+    """
+    found: dict[str, dict[Panel, float]] = defaultdict(dict)
     for panel, groups in panels.items():
         corner = reference(groups)
-        tried = any(row.label == label for group in groups for row in group.rows)
-        if tried and corner:
-            whole = corner[0] * corner[1]
-            found[panel] = hypervolume(points(groups, label), corner) / whole
+        if corner is None:
+            continue
+        for label in {row.label for group in groups for row in group.rows}:
+            area = hypervolume(points(groups, label), corner)
+            found[label][panel] = area / (corner[0] * corner[1])
     return found
+
+
+def _records(rows: Sequence[Row]) -> dict[str, tuple[int, int, int]]:
+    """Cells won, tied and lost by rival; nothing for a rival that was never met."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for against, differences in row.versus.items():
+            found[against] += differences
+    return {against: _tally(differences) for against, differences in found.items() if differences}
 
 
 def _problem(group: Group) -> dict[str, float]:
@@ -121,7 +135,7 @@ def _under(protocol: str, groups: list[Group]) -> Overall:
         panels[group.panel].append(group)
     problems = [_problem(group) for group in groups]
     comparable = [p for p in problems if sum(map(math.isfinite, p.values())) >= FEWEST_RIVALS]
-    ratios = performance_ratios(comparable)
+    ratios, volumes = performance_ratios(comparable), _volumes(panels)
     rows: dict[str, list[Row]] = defaultdict(list)
     for group in groups:
         for row in group.rows:
@@ -134,15 +148,10 @@ def _under(protocol: str, groups: list[Group]) -> Overall:
             groups=sum(row.rank is not None for row in found),
             tried=sum(label in problem for problem in problems),
             gain=estimate(r.gains["uniform"].mean for r in found if "uniform" in r.gains),
-            records={
-                against: _tally([d for row in found for d in row.versus[against]])
-                for against in ("uniform", "random")
-                if (found := [r for r in rows[label]]) and any(against in r.versus for r in found)
-                for found in [[r for r in rows[label] if against in r.versus]]
-            },
+            records=_records(found),
             ratios=ratios.get(label, []),
             area=profile_area(ratios[label]) if ratios.get(label) else None,
-            volumes=_volumes(panels, label),
+            volumes=volumes[label],
         )
         for label, found in rows.items()
     ]

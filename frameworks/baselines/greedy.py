@@ -1,7 +1,24 @@
-"""Greedy descent: lower the least harmful decision until the policy fits."""
+"""Greedy descent: lower the least harmful decision until the policy fits.
+
+From the highest bits, each round lowers one decision (the weight or the activation bits of one
+layer, or of tied layers) to its next lower candidate: the one with the least
+
+    harm_i / saved_i,    harm_i = L(policy with i lowered) - L(policy),
+                         saved_i = cost(policy) - cost(policy with i lowered)
+
+where L is the search-validation loss without training. The plain algorithm evaluates every decision
+again in every round. The lazy one (Minoux, "Accelerated greedy algorithms for maximizing submodular
+set functions", 1978) keeps the ratios of earlier rounds in a priority queue and evaluates only its
+top again, until the top is one that was evaluated in the current round. Both make the same choices
+where harms never shrink as other decisions are lowered; where they do, the lazy one may overlook
+the shrunk ones.
+"""
 
 from __future__ import annotations
 
+import heapq
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,20 +29,20 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 
+Values = list[int]
+Evaluation = Callable[[int], float | None]
+"""The loss that a decision's next step adds, or None when no evaluation is left."""
+
 
 @register
 @dataclass
 class Greedy(Framework):
-    """From the highest bits, lower one decision a round: the one that harms least per cost saved.
-
-    The harm of a step is the rise of the search-validation loss; each round evaluates the next
-    lower candidate of every decision in the context of the policy so far, so that a round costs
-    one evaluation a decision. Rounds take the best ``steps`` moves at once when ``steps`` > 1.
+    """Lower one decision a round: the one that harms least for each unit of cost saved.
 
     Attributes:
-        steps: moves taken from each round's ranking; 1 is the plain greedy algorithm.
-        evaluations: at most this many policies are evaluated; from then on the last ranking is
-            used. 0 means no limit.
+        lazy: evaluate only the top of the queue again (see above); False: everything, every round.
+        evaluations: at most this many policies are evaluated; from then on the last known harms
+            are used, scaled to the step (see `Harms`). 0 means no limit.
     """
 
     name: ClassVar[str] = "greedy"
@@ -39,49 +56,111 @@ class Greedy(Framework):
         needs=frozenset({"calibration", "valid"}),
     )
 
-    steps: int = 1
+    lazy: bool = True
     evaluations: int = 0
 
     def search(self, problem: Problem) -> Solution:
-        space, metric = problem.space, problem.budget.metric
-        values = [choice.bits[-1] for choice in space.choices]
-        start = problem.cost(space.decode(values))[metric]
-        harm = [0.0] * len(values)
-        while not problem.within(policy := space.decode(values)):
-            cost = problem.cost(policy)[metric]
-            done = start - cost
-            problem.progress(int(1000 * done / (start - problem.budget.limit)), 1000, "greedy")
-            lowered = {
-                i: [*values[:i], max(b for b in c.bits if b < values[i]), *values[i + 1 :]]
-                for i, c in enumerate(space.choices)
-                if values[i] > c.bits[0]
-            }
-            saved = {
-                i: cost - problem.cost(space.decode(trial))[metric] for i, trial in lowered.items()
-            }
-            lowered = {i: trial for i, trial in lowered.items() if saved[i] > 0}
-            if not lowered:
+        values = [choice.bits[-1] for choice in problem.space.choices]
+        harms = Harms()
+        start, limit = _cost(problem, values), problem.budget.limit
+        while not problem.within(problem.space.decode(values)):
+            cost = _cost(problem, values)
+            done = (start - cost) / max(start - limit, 1e-12)
+            problem.progress(min(int(1000 * done), 1000), 1000, "greedy")
+            lowered = dict(_steps(problem, values))
+            saved = {i: cost - _cost(problem, trial) for i, trial in lowered.items()}
+            saved = {i: amount for i, amount in saved.items() if amount > 0}
+            if not saved:
                 break
-            if self._may_evaluate(problem, len(lowered)):
-                loss = problem.evaluate(policy).loss
-                for i, trial in lowered.items():
-                    harm[i] = problem.evaluate(space.decode(trial)).loss - loss
-            ranking = sorted(lowered, key=lambda i: harm[i] / saved[i])
-            for i in ranking[: self.steps]:
-                values[i] = lowered[i][i]
-        best = self._filled(problem, values)
+            chosen = self._pick(saved, harms, self._evaluation(problem, values))
+            harms.step(chosen, values[chosen] - lowered[chosen][chosen])
+            values = lowered[chosen]
+        best = _filled(problem, values)
         problem.checkpoint(best)
         return Solution(best)
 
-    def _may_evaluate(self, problem: Problem, count: int) -> bool:
-        return not self.evaluations or problem.meter.policies + count < self.evaluations
+    def _pick(self, saved: Mapping[int, float], harms: Harms, evaluate: Evaluation) -> int:
+        """The decision of least harm for what it saves."""
+        queue = [(harms.rank(i, saved), i) for i in saved]
+        heapq.heapify(queue)
+        fresh: set[int] = set()
+        # The lazy algorithm stops when the top is fresh, the plain one when everything is.
+        while (queue[0][1] not in fresh) if self.lazy else len(fresh) < len(saved):
+            i = queue[0][1] if self.lazy else next(i for i in saved if i not in fresh)
+            value = evaluate(i)
+            if value is None:
+                return min(saved, key=lambda i: harms.guess(i) / saved[i])
+            harms.known[i] = value
+            harms.sure.add(i)
+            fresh.add(i)
+            if self.lazy:
+                heapq.heapreplace(queue, (harms.rank(i, saved), i))
+        return min(saved, key=lambda i: (harms.rank(i, saved), i))
 
-    @staticmethod
-    def _filled(problem: Problem, values: list[int]) -> Policy:
-        """Raise decisions again where the last step left room (it may have overshot)."""
-        for i, choice in enumerate(problem.space.choices):
-            for bits in (b for b in choice.bits if b > values[i]):
-                raised = [*values[:i], bits, *values[i + 1 :]]
-                if problem.within(problem.space.decode(raised)):
-                    values = raised
-        return problem.space.decode(values)
+    def _evaluation(self, problem: Problem, values: Values) -> Evaluation:
+        space = problem.space
+
+        def evaluate(i: int) -> float | None:
+            # Two, as the current policy itself may be a new one.
+            if self.evaluations and problem.meter.policies + 2 > self.evaluations:
+                return None
+            lowered = problem.evaluate(space.decode(_lowered(problem, values, i))).loss
+            return lowered - problem.evaluate(space.decode(values)).loss
+
+        return evaluate
+
+
+class Harms:
+    """What is known of the next step of each decision.
+
+    ``known`` keeps the last measured harm, ``sure`` the decisions for which that was the harm of
+    their next step. Of the others it was an earlier step's, scaled: the error of a uniform
+    quantizer grows by 4 with each bit taken away.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, float] = {}
+        self.sure: set[int] = set()
+
+    def rank(self, i: int, saved: Mapping[int, float]) -> float:
+        """Harm per saved cost; steps that were never measured come first."""
+        return self.known[i] / saved[i] if i in self.sure else -math.inf
+
+    def step(self, i: int, bits: int) -> None:
+        """Decision ``i`` was lowered by this many bits."""
+        self.sure.discard(i)
+        if i in self.known:
+            self.known[i] = abs(self.known[i]) * 4.0**bits
+
+    def guess(self, i: int) -> float:
+        """The known or scaled harm, or the mean of all where there is none."""
+        if i in self.known:
+            return self.known[i]
+        return sum(self.known.values()) / len(self.known) if self.known else 1.0
+
+
+def _cost(problem: Problem, values: Sequence[int]) -> float:
+    return problem.cost(problem.space.decode(values))[problem.budget.metric]
+
+
+def _lowered(problem: Problem, values: Values, i: int) -> Values:
+    """Decision ``i`` at its next lower candidate."""
+    below = max(bits for bits in problem.space.choices[i].bits if bits < values[i])
+    return [*values[:i], below, *values[i + 1 :]]
+
+
+def _steps(problem: Problem, values: Values) -> Iterator[tuple[int, Values]]:
+    """Every decision that can be lowered, with the outcome."""
+    for i, choice in enumerate(problem.space.choices):
+        if values[i] > choice.bits[0]:
+            yield i, _lowered(problem, values, i)
+
+
+def _filled(problem: Problem, values: Values) -> Policy:
+    """Raise decisions again where the last step left room (it may have overshot)."""
+    for i, choice in enumerate(problem.space.choices):
+        for bits in (b for b in choice.bits if b > values[i]):
+            raised = [*values[:i], bits, *values[i + 1 :]]
+            if problem.within(problem.space.decode(raised)):
+                values = raised
+    return problem.space.decode(values)

@@ -63,7 +63,8 @@ class BudgetSpec:
         metric = self.metric or target.metric
         if metric not in target.metrics:
             raise ValueError(
-                f"budget.metric: {target.name} has no {metric!r}; choose from {list(target.metrics)}"
+                f"budget.metric: {target.name} has no {metric!r}; "
+                f"choose from {list(target.metrics)}"
             )
 
         def uniform(bits: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,14 +81,14 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, images: Tensor, batch: int = 256) -> None:
+def reestimate_batchnorm(model: nn.Module, images: Tensor, batch: int = 128) -> None:
     """Replace BatchNorm's running statistics by those of these images; other modules stay in eval.
 
-    The statistics are the mean over equal batches, so the order of images does not matter within
-    a batch. A model without BatchNorm is left alone.
+    The statistics are the mean over equal batches (of at most ``batch`` images), so the order of
+    images does not matter within a batch. A model without BatchNorm is left alone.
     """
     if next(batchnorms(model), None) is None:
         return
     with _batch_statistics(model):
-        for start in range(0, len(images), batch):
-            model(images[start : start + batch])
+        for part in images.chunk(math.ceil(len(images) / batch)):
+            model(part)

@@ -24,7 +24,7 @@ class Card:
     year: int
     category: Category
     quantizer: str
-    """The paper's own quantizer, by the name of a registered scheme (used by ``protocol=paper``)."""
+    """The paper's own quantizer: a registered scheme's name, used by ``protocol=paper``."""
     granularity: Granularity
     searches: tuple[Literal["weight", "act"], ...]
     needs: frozenset[Need]
@@ -43,4 +43,6 @@ class Card:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "needs": sorted(self.needs)}
+        plain = asdict(self)
+        lists = {k: list(v) for k, v in plain.items() if isinstance(v, tuple)}
+        return {**plain, **lists, "needs": sorted(self.needs)}

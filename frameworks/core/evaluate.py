@@ -14,7 +14,8 @@ from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
 from frameworks.core.split import Split
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 125
+"""Small enough that the activations of a small network stay in the cache."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ class Framework(ABC):
         strength: name of the hyper-parameter that weighs the cost, if the method steers by a
             penalty and not by a hard limit; `frameworks.core.steering.steer` then adjusts it until
             the budget is met, and all of that is search cost. A larger strength means fewer bits.
+        close: a run whose policy uses at least this share of the budget ends the steering.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
     """
 
     name: ClassVar[str]
     card: ClassVar[Card]
     strength: ClassVar[str | None] = None
+    close: ClassVar[float] = 0.97
     recipe: ClassVar[Recipe | None] = None
 
     @abstractmethod
@@ -41,7 +43,8 @@ class Framework(ABC):
         """Why this method cannot solve this problem, or None. Overrides add to these reasons."""
         needs = self.card.needs
         if "separable_cost" in needs and not problem.target.separable:
-            return f"{self.name} needs a cost that is a sum over layers; {problem.target.name}'s is not"
+            target = problem.target.name
+            return f"{self.name} needs a cost that is a sum over layers; {target}'s is not"
         if "batchnorm" in needs and next(batchnorms(problem.network), None) is None:
             return f"{self.name} needs BatchNorm statistics; the model has no BatchNorm"
         if self.card.granularity == "kernel" and not problem.target.per_channel:

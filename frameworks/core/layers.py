@@ -18,8 +18,8 @@ class Layer:
     """One quantizable convolution or linear layer.
 
     Sizes are for one sample. ``positions`` is the number of output positions at which the kernel is
-    applied (pixels of a convolution, tokens of a linear layer), summed over calls when a module is
-    called more than once.
+    applied (pixels of a convolution, tokens of a linear layer). Of a module that is called more
+    than once, sizes are those of the first call and ``macs`` are summed over the calls.
     """
 
     name: str
@@ -92,18 +92,19 @@ def _holds_blocks(module: nn.Module) -> bool:
 
 
 def _shape_facts(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
-    batch = x.shape[0]
-    weights = module.weight.numel()
+    # One sample went in: what stands in the batch dimension is windows or patches of it.
     if isinstance(module, nn.Linear):
-        tokens = y.numel() // (module.out_features * batch)
-        size = (tokens,) if y.dim() > 2 else ()
+        weights = module.weight.numel()
+        tokens = y.numel() // module.out_features
+        size = (tokens,) if y.dim() > 2 or tokens > 1 else ()
         return dict(
             kind="linear", in_channels=module.in_features, out_channels=module.out_features,
             kernel=(1,), stride=(1,), groups=1, in_size=size, out_size=size,
             params=weights, macs=tokens * weights,
         )  # fmt: skip
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    positions = y[0].numel() // module.out_channels
+    weights = module.weight.numel()
+    positions = y.numel() // module.out_channels
     return dict(
         kind="conv", in_channels=module.in_channels, out_channels=module.out_channels,
         kernel=tuple(module.kernel_size), stride=tuple(module.stride), groups=module.groups,
@@ -124,7 +125,9 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
         ValueError: the model has no quantizable layer.
     """
     found: dict[str, Layer] = {}
-    names = {m: n for n, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    names: dict[nn.Module, str] = {
+        m: n for n, m in model.named_modules() if isinstance(m, QUANTIZABLE)
+    }
 
     def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         name = names[module]

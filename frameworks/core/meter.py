@@ -54,6 +54,10 @@ class Meter:
         self._started = time.perf_counter()
         _reset_peak_memory()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
+        # A copy of a watched model is watched by the same meter.
+        return self
+
     def watch(self, model: Model) -> Model:
         """Count the passes of a model from now on; returns the model."""
         model.register_forward_hook(self._after_forward)
@@ -67,7 +71,7 @@ class Meter:
             def passed(gradient: Tensor) -> None:
                 self.images_backward += count
 
-            output.register_hook(passed)
+            output.register_hook(passed)  # type: ignore[no-untyped-call]
 
     def read(self) -> Spent:
         """The cost since the meter was made."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ VALID_BITS = frozenset({PRUNED, *range(1, 9), 16, FLOAT})
 
 
 def _checked(bits: int, where: str) -> int:
-    if isinstance(bits, bool) or int(bits) != bits or int(bits) not in VALID_BITS:
+    if isinstance(bits, bool) or not isinstance(bits, Real) or bits not in VALID_BITS:
         raise ValueError(f"{where}: {bits!r} is not a bit width; choose from {sorted(VALID_BITS)}")
     return int(bits)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from frameworks.core.layers import Layer
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
-from frameworks.core.quantizers.base import Scheme
+from frameworks.core.quantizers.base import Quantizer, Scheme
 from frameworks.core.randomness import derive, numpy_rng, torch_rng
 from frameworks.core.space import Space
 from frameworks.core.split import Split
 from frameworks.core.target import Target
 from frameworks.core.train import Recipe, fit
+
+Granted = TypeVar("Granted")
 
 
 class DataForbidden(RuntimeError):
@@ -176,6 +178,26 @@ class Problem:
             qmodel.fix(policy)
         return qmodel.eval()
 
+    def quantizer(self, layer: str, kind: Literal["weight", "act"], bits: int) -> Quantizer:
+        """A fresh quantizer of a layer's pretrained weight, or of its input activations.
+
+        Calibrated once per layer and bit width, however many networks a search makes.
+        """
+        key = (layer, kind, bits)
+        if key not in self._quantizers:
+            if kind == "weight":
+                weight = self.network.get_submodule(layer).weight
+                assert isinstance(weight, Tensor)
+                self._quantizers[key] = self.scheme.weight(weight.detach(), bits)
+            else:
+                sample = self.observe().samples[layer]
+                self._quantizers[key] = self.scheme.activation(sample, bits)
+        return copy.deepcopy(self._quantizers[key])
+
+    @cached_property
+    def _quantizers(self) -> dict[tuple[str, str, int], Quantizer]:
+        return {}
+
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.quantized(), self.valid, self.images, self.meter)
@@ -268,7 +290,7 @@ class Problem:
         return derive(self.seed, *axes)
 
 
-def _granted(value: Any, need: Need) -> Any:
+def _granted(value: Granted | None, need: Need) -> Granted:
     if value is None:
         raise DataForbidden(f"this search may not read {need!r}: its card does not need it")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ def run_layer(inner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     weight-standardising convolutions) is called as it is.
     """
     if type(inner) is nn.Conv2d or type(inner) is nn.Conv1d:
-        return inner._conv_forward(x, weight, inner.bias)
+        plain: Tensor = inner._conv_forward(x, weight, inner.bias)
+        return plain
     if type(inner) is nn.Linear:
         return functional.linear(x, weight, inner.bias)
     out: Tensor = functional_call(inner, {"weight": weight}, (x,))
@@ -61,11 +62,15 @@ class QLayer(nn.Module):
             return getattr(super().__getattr__("inner"), name)
 
     @property
+    def _raw(self) -> Tensor:
+        return cast(Tensor, self.inner.weight)
+
+    @property
     def weight(self) -> Tensor:
         """The weight as the network sees it, quantized."""
         if self._fixed_weight is not None:
             return self._fixed_weight
-        out: Tensor = self.weight_quantizer(self.inner.weight)
+        out: Tensor = self.weight_quantizer(self._raw)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,14 +78,14 @@ class QLayer(nn.Module):
 
     def _quantized(self, bits: int) -> Tensor:
         if bits not in self._weights:
-            raw = self.inner.weight.detach()
+            raw = self._raw.detach()
             self._weights[bits] = self.scheme.weight(raw, bits)(raw).detach()
         return self._weights[bits]
 
     def _fixed(self, bits: Bits) -> Tensor:
         if isinstance(bits, int):
             return self._quantized(bits)
-        out = torch.zeros_like(self.inner.weight)
+        out = torch.zeros_like(self._raw)
         each = torch.tensor(bits)
         for value in set(bits) - {PRUNED}:
             rows = each == value
@@ -103,7 +108,7 @@ class QLayer(nn.Module):
         self.bits = bits
         self._fixed_weight = None
         self._weights.clear()
-        self.weight_quantizer = self.scheme.weight(self.inner.weight.detach(), bits.weight)
+        self.weight_quantizer = self.scheme.weight(self._raw.detach(), bits.weight)
         self.act_quantizer = copy.deepcopy(self._activation(bits.act))
         self.weight_quantizer.learn_range()
         self.act_quantizer.learn_range()
@@ -136,7 +141,9 @@ class QModel(nn.Module):
         for layer in layers:
             inner = self.model.get_submodule(layer.name)
             wrapped = QLayer(inner, layer, scheme, calibration.samples[layer.name])
-            self.model = _swap(self.model, layer.name, wrapped)
+            for name, module in list(self.model.named_modules(remove_duplicate=False)):
+                if module is inner:
+                    self.model = swap_module(self.model, name, wrapped)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.model(x)
@@ -186,7 +193,7 @@ class QModel(nn.Module):
         ]
 
 
-def _swap(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
+def swap_module(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Put a module in the place of a name; returns the root (new if the name is the root)."""
     if not name:
         return module

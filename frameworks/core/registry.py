@@ -12,6 +12,7 @@ import pkgutil
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -120,14 +121,12 @@ class Registry(Generic[T]):
         self._loaded = True
         for package in self.packages:
             for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-                self._guarded(
-                    info.name, lambda p=package, n=info.name: importlib.import_module(f"{p}.{n}")
-                )
+                self._guarded(info.name, partial(importlib.import_module, f"{package}.{info.name}"))
         own = self._origin
         for point in importlib.metadata.entry_points(group=self.group):
             dist = point.dist
             self._origin = Origin(dist.name, dist.version) if dist else Origin("unknown", "unknown")
-            self._guarded(point.name, lambda p=point: self._adopt(p))
+            self._guarded(point.name, partial(self._adopt, point))
             self._origin = own
 
     def _adopt(self, point: importlib.metadata.EntryPoint) -> None:
@@ -136,9 +135,12 @@ class Registry(Generic[T]):
             self.add(getattr(loaded, "name", point.name), loaded)
 
     def _guarded(self, name: str, load: Callable[[], object]) -> None:
+        known = set(self._entries)
         try:
             load()
         except Exception:
+            for half_made in set(self._entries) - known:
+                del self._entries[half_made]
             self._unavailable[name] = Unavailable(name, traceback.format_exc(), self._origin)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from frameworks.core.layers import Layer
-from frameworks.core.policy import PRUNED, LayerBits, Policy
+from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits, Policy
 
 Kind = Literal["weight", "act", "both"]
 
@@ -51,6 +51,11 @@ class Space:
             for name, bits in table.items():
                 if not bits or list(bits) != sorted(set(bits)):
                     raise ValueError(f"space: {label}[{name}] = {bits} is not an ascending list")
+                if not VALID_BITS.issuperset(bits):
+                    raise ValueError(f"space: {label}[{name}] = {bits} are not all bit widths")
+        tied = [name for group in self.groups for name in group]
+        if len(tied) != len(set(tied)):
+            raise ValueError(f"space: a layer is tied twice in {self.groups}")
         for group in self.groups:
             unknown = set(group) - set(names)
             if unknown:
@@ -76,6 +81,11 @@ class Space:
     ) -> Space:
         """The same candidates for every layer but the pinned ones (name to weight, act bits)."""
         pinned = pinned or {}
+        unknown = set(pinned) - {layer.name for layer in layers}
+        if unknown:
+            raise ValueError(
+                f"space: pinned layers {sorted(unknown)} are none of {[x.name for x in layers]}"
+            )
         weights, acts = tuple(sorted(set(weight))), tuple(sorted(set(act)))
         return cls(
             layers=tuple(layers),
@@ -203,7 +213,8 @@ class Space:
             for bits in set(entry.channels(channels[name])):
                 if bits != PRUNED and bits not in self.weight_bits[name]:
                     raise ValueError(
-                        f"policy: {name} has {bits} weight bits; allowed are {self.weight_bits[name]}"
+                        f"policy: {name} has {bits} weight bits; "
+                        f"allowed are {self.weight_bits[name]}"
                     )
             if entry.act not in self.act_bits[name]:
                 raise ValueError(

@@ -173,7 +173,7 @@ class DatasetSplit(Split):
             yield x.contiguous(memory_format=torch.channels_last), torch.as_tensor(y)
 
     def fingerprint(self) -> str:
-        """A digest of the name, the size and the first 64 samples (reading all would take hours)."""
+        """A digest of name, size and the first 64 samples (reading all would take hours)."""
         digest = hashlib.sha256(f"{self.name}/{len(self)}".encode())
         for index in range(min(64, len(self))):
             image, label = self.dataset[index]

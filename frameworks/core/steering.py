@@ -14,8 +14,6 @@ from frameworks.core.problem import Problem
 from frameworks.core.solution import Solution
 
 GROWTH = 4.0
-CLOSE = 0.97
-"""A run that uses this share of the budget ends the steering."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,16 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
     The solution is the run within the budget that uses the most of it, or, if no run was, the
     one that costs least (the caller must check and report that it is over budget). The trials are
     in its notes.
+
+    Raises:
+        ValueError: the strength to start from is not positive.
     """
     name = framework.strength
     if name is None:
         return framework.search(problem)
     strength = float(getattr(framework, name))
+    if not strength > 0:
+        raise ValueError(f"{framework.name}.{name} = {strength:g} must be positive to be steered")
     weak, strong = -math.inf, math.inf  # log strengths known to be over and within the budget
     trials: list[Trial] = []
     best: tuple[bool, float, Solution] | None = None
@@ -51,7 +54,7 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
         rank = (within, cost if within else -cost)
         if best is None or rank > best[:2]:
             best = (*rank, solution)
-        if within and cost >= CLOSE * problem.budget.limit:
+        if within and cost >= framework.close * problem.budget.limit:
             break
         if within:
             strong = min(strong, math.log(strength))

@@ -97,7 +97,7 @@ def train_epoch(
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         value = loss(model, x, y)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         if before_step is not None:
             before_step()
         for optimizer in optimizers:

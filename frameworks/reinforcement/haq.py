@@ -9,23 +9,23 @@ activation bits.
   previous action (its bits over the largest), and a flag that is 1 in a weight step. Fully
   connected layers have kernel 1, stride 0. The size variant has no weight/activation flag.
 - Action a in [0, 1] to bits: b = round((b_max - b_min + 1) * a + b_min - 1/2).
-- Action wall (section 3.4): while the target's cost is over the budget, go from the last layer to
-  the first and lower the activation bits by one step, then the weight bits by one step, testing
-  after each; pass after pass until the budget is met or all is at its fewest bits.
+- Action wall (section 3.4, `frameworks.core.solvers.wall`): while the target's cost is over the
+  budget, go from the last layer to the first and lower the activation bits by one step, then the
+  weight bits by one step, testing after each; pass after pass until the budget is met or all is at
+  its fewest bits. It only lowers: what a policy leaves of the budget stays unused.
 - Reward R = 0.1 * (acc_quant - acc_origin) in percent points, on the same images, given to every
   transition of the episode; the stored action is the raw one, from before the wall.
 - Each policy is fine-tuned for one epoch before it is measured (where the protocol trains).
 - 600 episodes, the first 20 with uniform actions; afterwards exploration noise of
   sigma = noise * noise_decay^(episode - warmup), and one update of the agent a stored step.
 
-Fewer episodes: keep the noise at the end equal by noise_decay = 0.99^(580 / (episodes - warmup))
-with warmup about a sixth of the episodes (60 episodes: warmup 10, noise_decay 0.89), and raise
-``updates`` to 2 to 4, as there are fewer steps to learn from.
+Fewer episodes: a warm-up of a sixth of them, and noise that ends near sigma = 0.015 by
+noise_decay = 0.03^(1 / (episodes - warmup)) (60 episodes: warmup 10, noise_decay 0.93). Less noise
+at the end only repeats policies.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,30 +34,43 @@ import numpy as np
 
 from frameworks.core.card import Card
 from frameworks.core.evaluate import Score
-from frameworks.core.framework import Framework
-from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.ddpg import DDPG, Array, Settings
+from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
+from frameworks.core.solvers.replay import Array
+from frameworks.core.solvers.wall import action_wall
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
 REWARD_SCALE = 0.1
-SHARED_DEVIATIONS = (
+STATIC = (
+    "depthwise",
+    "in_channels",
+    "out_channels",
+    "stride",
+    "kernel",
+    "params",
+    "in_size",
+    "index",
+)
+PREVIOUS = len(STATIC)
+"""Column of the previous action."""
+DEVIATIONS = (
     "pinned layers take no step; the released code acts on them and overwrites the action "
     "(their features still count when the state is scaled)",
     "the flag column is 1 in weight steps, as documented; the released code's in-place state "
     "update inverts it from the second step on",
     "episode and origin accuracy are measured on the search-validation split, as in the paper; "
     "the released linear code uses the training accuracy of the fine-tuning epoch",
-    "hidden units 400 and 300 and a replay memory of 2000 follow the paper; the released code has "
-    "300 and 300, and 128 transitions a layer",
+    "hidden units 400 and 300 and a replay memory of 2000 follow the paper (from memory); the "
+    "released code has 300 and 300, and 128 transitions a layer",
     "the wall's order (last layer first, activations before weights) is the released code's; the "
     "paper only says that bits are lowered layer by layer",
-    "bits without a candidate go to the nearest one; tied layers are one step, with the first "
-    "layer's features",
+    "bits without a candidate go to the nearest one; tied layers, and weights and activations of "
+    "equal bits, are one step, with the first layer's features",
     "policies of equal reward are ranked by their loss",
 )
 
@@ -72,33 +85,9 @@ def action_to_bits(action: float, candidates: Sequence[int]) -> int:
     return min(candidates, key=lambda c: (abs(c - bits), c))
 
 
-def static_state(layers: Sequence[Layer]) -> Array:
-    """The eight columns that do not depend on actions, min-max scaled over the layers ``[L, 8]``.
-
-    A column that is the same for all layers is 0.
-    """
-    rows = [
-        (
-            float(layer.depthwise),
-            layer.in_channels,
-            layer.out_channels,
-            layer.stride[0] if layer.kind == "conv" else 0,
-            layer.kernel[0],
-            layer.params,
-            math.prod(layer.in_size),
-            layer.index,
-        )
-        for layer in layers
-    ]
-    table = np.array(rows, np.float64)
-    low, span = table.min(0), np.ptp(table, axis=0)
-    scaled: Array = ((table - low) / np.where(span > 0, span, 1)).astype(np.float32)
-    return scaled
-
-
 @register
 @dataclass
-class HAQ(Framework):
+class HAQ(ActorCriticSearch):
     """The linear-quantization agent: weight and activation bits of every layer.
 
     Attributes:
@@ -107,18 +96,6 @@ class HAQ(Framework):
         noise: sigma of the exploration noise after the warm-up.
         noise_decay: factor on sigma per episode.
         updates: updates of the agent per stored step.
-        hidden1: units of the first hidden layer of actor and critic.
-        hidden2: units of the second.
-        actor_lr: learning rate of the actor.
-        critic_lr: learning rate of the critic.
-        tau: speed of the target networks.
-        discount: discount of later rewards.
-        batch: transitions an update.
-        replay: transitions remembered.
-        baseline_decay: speed of the moving reward baseline.
-        retrain_epochs: epochs of fine-tuning before a policy is measured; 0 for none.
-        retrain_images: training images an epoch.
-        retrain_lr: their learning rate.
     """
 
     name: ClassVar[str] = "haq"
@@ -133,76 +110,42 @@ class HAQ(Framework):
         arxiv="1811.08886",
         venue="CVPR 2019",
         hardware_aware=True,
-        deviations=SHARED_DEVIATIONS,
+        deviations=DEVIATIONS,
     )
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=30, batch=256, lr=0.01, weight_decay=4e-5, augment=True
     )
     flagged: ClassVar[bool] = True
     """Whether the state tells weight steps from activation steps."""
-    retrain_batch: ClassVar[int] = 128
 
     episodes: int = 600
     warmup: int = 20
     noise: float = 0.5
     noise_decay: float = 0.99
     updates: int = 1
-    hidden1: int = 400
-    hidden2: int = 300
-    actor_lr: float = 1e-4
-    critic_lr: float = 1e-3
-    tau: float = 0.01
-    discount: float = 1.0
-    batch: int = 64
-    replay: int = 2000
-    baseline_decay: float = 0.5
-    retrain_epochs: float = 1
-    retrain_images: int = 20000
-    retrain_lr: float = 1e-3
 
-    def skip(self, problem: Problem) -> str | None:
-        if not self.steps(problem):
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
-        return super().skip(problem)
-
-    def steps(self, problem: Problem) -> list[int]:
-        """Indices of the space's choices that the agent decides, in the order of its steps."""
-        return list(range(len(problem.space.choices)))
+    def steps(self, problem: Problem) -> list[Choice]:
+        """The decisions that the agent makes, in execution order, weights before activations."""
+        return list(problem.space.choices)
 
     def states(self, problem: Problem) -> Array:
         """State of each step ``[steps, 10]`` (9 without the flag) before any action is known."""
-        features = static_state(problem.layers)
-        index = {layer.name: layer.index for layer in problem.layers}
-        choices = [problem.space.choices[i] for i in self.steps(problem)]
-        static = features[[index[choice.layers[0]] for choice in choices]]
-        previous = np.ones((len(choices), 1), np.float32)
-        flag = np.array([[choice.kind != "act"] for choice in choices], np.float32)
+        steps = self.steps(problem)
+        static = layer_states(problem.layers, steps, STATIC)
+        previous = np.ones((len(steps), 1), np.float32)
+        flag = np.array([[step.kind != "act"] for step in steps], np.float32)
         return np.hstack([static, previous, flag] if self.flagged else [static, previous])
 
-    def wall(self, problem: Problem, values: Sequence[int]) -> list[int]:
-        """Bits of the space's choices, lowered as the module says until the budget is met."""
-        values, choices = list(values), problem.space.choices
-        order = self.steps(problem)[::-1]
-        over = not problem.within(problem.space.decode(values))
-        while over and any(values[i] > choices[i].bits[0] for i in order):
-            for i in order:
-                if values[i] > choices[i].bits[0]:
-                    values[i] = choices[i].bits[choices[i].bits.index(values[i]) - 1]
-                    over = not problem.within(problem.space.decode(values))
-                if not over:
-                    break
-        return values
-
     def search(self, problem: Problem) -> Solution:
-        agent = DDPG(len(self.states(problem)[0]), problem.rng("haq"), self._settings())
+        agent = DDPG(len(self.states(problem)[0]), problem.rng("haq"), self.settings())
         origin = problem.float_score().accuracy
+        known: dict[Policy, Score] = {}
         best: tuple[float, float, Policy] | None = None
         rewards: list[float] = []
         for episode in range(self.episodes):
             problem.progress(episode, self.episodes, "episodes")
-            states, actions, values = self.roll_out(problem, agent, episode)
-            policy = problem.space.decode(self.wall(problem, values))
-            score = self.measure(problem, policy)
+            states, actions, policy = self.roll_out(problem, agent, episode)
+            score = self.measure(problem, policy, known)
             rewards.append(REWARD_SCALE * (score.accuracy - origin))
             if best is None or (rewards[-1], -score.loss) > best[:2]:
                 best = (rewards[-1], -score.loss, policy)
@@ -214,53 +157,22 @@ class HAQ(Framework):
         assert best is not None
         return Solution(best[2], notes={"reward": best[0], "rewards": rewards})
 
-    def roll_out(
-        self, problem: Problem, agent: DDPG, episode: int
-    ) -> tuple[Array, Array, list[int]]:
-        """One pass over the layers: states ``[T, S]``, raw actions ``[T, 1]``, bits of all choices."""
-        choices: Sequence[Choice] = problem.space.choices
-        values = [choice.bits[-1] for choice in choices]
-        states = self.states(problem)
-        previous = 8 if states.shape[1] > 8 else None
-        assert previous is not None
-        actions = np.zeros((len(states), 1), np.float32)
+    def roll_out(self, problem: Problem, agent: DDPG, episode: int) -> tuple[Array, Array, Policy]:
+        """One pass over the layers: states ``[T, S]``, raw actions ``[T, 1]``, walled policy."""
+        steps, states = self.steps(problem), self.states(problem)
+        actions = np.zeros((len(steps), 1), np.float32)
         sigma = self.noise * self.noise_decay ** (episode - self.warmup)
-        for step, i in enumerate(self.steps(problem)):
+        bits: dict[Choice, int] = {}
+        for t, step in enumerate(steps):
             if episode < self.warmup:
-                actions[step] = agent.random_action()
+                actions[t] = agent.random_action()
             else:
-                actions[step] = agent.act(states[step], sigma)
-            values[i] = action_to_bits(float(actions[step, 0]), choices[i].bits)
-            if step + 1 < len(states):
-                states[step + 1, previous] = values[i] / choices[i].bits[-1]
-        return states, actions, values
-
-    def measure(self, problem: Problem, policy: Policy) -> Score:
-        """The policy's score after the search's short fine-tuning."""
-        if not self.retrain_epochs:
-            return problem.evaluate(policy)
-        recipe = Recipe(
-            epochs=self.retrain_epochs,
-            images=self.retrain_images,
-            batch=self.retrain_batch,
-            lr=self.retrain_lr,
-            schedule="constant",
-            weight_decay=4e-5,
-            augment=True,
-        )
-        return problem.evaluate(policy, retrain=recipe)
-
-    def _settings(self) -> Settings:
-        return Settings(
-            hidden=(self.hidden1, self.hidden2),
-            actor_lr=self.actor_lr,
-            critic_lr=self.critic_lr,
-            tau=self.tau,
-            discount=self.discount,
-            baseline_decay=self.baseline_decay,
-            batch=self.batch,
-            replay=self.replay,
-        )
+                actions[t] = agent.act(states[t], sigma)
+            bits[step] = action_to_bits(float(actions[t, 0]), step.bits)
+            if t + 1 < len(steps):
+                states[t + 1, PREVIOUS] = bits[step] / step.bits[-1]
+        values = [bits.get(choice, choice.bits[-1]) for choice in problem.space.choices]
+        return states, actions, action_wall(problem, problem.space.decode(values), steps)
 
 
 @register
@@ -268,8 +180,7 @@ class HAQ(Framework):
 class HAQKMeans(HAQ):
     """The size variant: weights in k-means codebooks, activation bits not searched.
 
-    Free activation bits stay at the most that the space allows; its agent has a state of nine
-    columns.
+    Free activation bits stay at the most that the space allows; the state has nine columns.
     """
 
     name: ClassVar[str] = "haq_kmeans"
@@ -285,7 +196,7 @@ class HAQKMeans(HAQ):
         venue="CVPR 2019",
         hardware_aware=True,
         deviations=(
-            *SHARED_DEVIATIONS,
+            *DEVIATIONS,
             "the previous action is scaled to [0, 1], as in the paper; the released code stores "
             "the bare bits",
             "the ends of the network are searched only where the protocol does not pin them",
@@ -298,10 +209,13 @@ class HAQKMeans(HAQ):
     retrain_batch: ClassVar[int] = 256
 
     def skip(self, problem: Problem) -> str | None:
-        values = [c.bits[-1] if c.kind == "act" else c.bits[0] for c in problem.space.choices]
+        if not self.steps(problem):
+            return f"{self.name} finds nothing to search: the space pins all weight bits"
+        choices = problem.space.choices
+        values = [c.bits[-1] if c.kind == "act" else c.bits[0] for c in choices]
         if not problem.within(problem.space.decode(values)):
-            return f"{self.name} leaves activations at their most bits: the budget cannot be met"
+            return f"{self.name} leaves activations at their most bits: it cannot meet the budget"
         return super().skip(problem)
 
-    def steps(self, problem: Problem) -> list[int]:
-        return [i for i, choice in enumerate(problem.space.choices) if choice.kind != "act"]
+    def steps(self, problem: Problem) -> list[Choice]:
+        return [choice for choice in problem.space.choices if choice.kind != "act"]

@@ -143,6 +143,8 @@ class Hessian(ABC):
             torch.autograd.grad(
                 loss, flat, create_graph=True, allow_unused=True, materialize_grads=True
             )
+            if flat
+            else ()
         )
         copies = len(x) if self.per_image else 1
         return Graph(

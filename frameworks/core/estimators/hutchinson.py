@@ -1,14 +1,21 @@
-"""Hutchinson's trace estimator for all diagonal blocks of a Hessian at once.
+"""Hutchinson's trace estimator for the diagonal blocks of a Hessian.
 
-With z uniform on {-1, 1} (Rademacher), independent over all variables,
+With z_i uniform on {-1, 1} (Rademacher), E[z_i^T H_ii z_i] = Tr(H_ii); a diagonal block is exact
+with one probe. HAWQ-V2 (Dong et al., arXiv 1911.03852) uses about 50 probes; the stopping rule is
+that of PyHessian (Yao et al., arXiv 1912.07145): the running mean moves by less than ``tolerance``
+of its absolute value, here for every block at once and not before ``min_probes``, as one small
+move happens by luck.
 
-    E[z_i^T (Hz)_i] = sum_j E[z_i^T H_ij z_j] = Tr(H_ii),
+Two ways, one gradient graph of a batch serving either:
 
-because E[z_i z_j^T] = 0 for i != j: a single Hessian-vector product serves every layer. The
-cross terms add variance and no bias; a diagonal Hessian is exact with one probe. HAWQ-V2 (Dong et
-al., arXiv 1911.03852) uses about 50 probes; the stopping rule is that of PyHessian (Yao et al.,
-arXiv 1912.07145): the running mean moves by less than ``tolerance`` of its absolute value, here for
-every block, and not before ``min_probes``, as one small move happens by luck.
+- each block has a product of its own, differentiated with respect to that block only: variance
+  2 sum_{k != l in i} H_kl^2;
+- ``joint``: one product with independent probes over all blocks serves them all, as
+  E[z_i^T (Hz)_i] = sum_j E[z_i^T H_ij z_j] = Tr(H_ii), but the cross terms add
+  sum_{k in i, l not in i} H_kl^2 to the variance.
+
+Measured on ResNet-8, ResNet-20 and a MobileNetV2: a joint probe takes 2.5 to 8 times less time and
+has 5 to 50 times the variance (median over the layers; up to 490 times). So the default is apart.
 """
 
 from __future__ import annotations
@@ -29,8 +36,8 @@ class Trace:
 
     Attributes:
         value: the mean over probes.
-        error: its standard error.
-        size: the block's dimension (for activations: per image).
+        error: its standard error; infinite for a single probe.
+        size: the block's dimension (for activations: of one image).
         probes: how many probes were drawn.
         converged: whether the stopping rule was met within them.
     """
@@ -60,15 +67,17 @@ def hutchinson(
     max_probes: int = 50,
     min_probes: int = 10,
     tolerance: float = 1e-3,
+    joint: bool = False,
 ) -> dict[str, Trace]:
-    """Estimate the trace of every diagonal block.
+    """Estimate the trace of every diagonal block, inside `twice_differentiable`.
 
     Probes are drawn in rounds of ``min_probes``, so that one gradient graph of a batch serves a
-    whole round; each batch has probes of its own. Works inside `twice_differentiable`.
+    whole round; each batch has probes of its own.
 
     Args:
         max_probes: stop after this many, converged or not.
-        tolerance: relative change of the running mean at which a block has converged.
+        tolerance: relative change of the running means at which the estimate has converged.
+        joint: one product for all blocks (see the module's text).
     """
     draws: dict[str, list[float]] = {}
     sizes: dict[str, int] = {}
@@ -77,21 +86,20 @@ def hutchinson(
         size = min(min_probes, max_probes - count)
         for graph in hessian.graphs():
             sizes.update(graph.sizes)
-            for probe in range(size):
-                for name, value in _sample(graph, generator).items():
-                    row = draws.setdefault(name, [])
-                    row += [0.0] * (count + size - len(row))
-                    row[count + probe] += graph.share * value
+            names = list(graph.variables)
+            for probe in range(count, count + size):
+                for together in [names] if joint else [[name] for name in names]:
+                    for name, value in _sample(graph, together, generator).items():
+                        row = draws.setdefault(name, [])
+                        row += [0.0] * (probe + 1 - len(row))
+                        row[probe] += graph.share * value
         count += size
         converged = all(_settled(values, tolerance) for values in draws.values())
     return {name: _summary(values, sizes[name], tolerance) for name, values in draws.items()}
 
 
-def _sample(graph: Graph, generator: torch.Generator) -> dict[str, float]:
-    probe = {
-        name: [rademacher(v, generator) for v in tensors]
-        for name, tensors in graph.variables.items()
-    }
+def _sample(graph: Graph, names: Sequence[str], generator: torch.Generator) -> dict[str, float]:
+    probe = {name: [rademacher(v, generator) for v in graph.variables[name]] for name in names}
     return {
         name: sum(
             float((z * hz).sum(dtype=torch.float64))

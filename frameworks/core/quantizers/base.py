@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from frameworks.core.policy import FLOAT, PRUNED, Bits
 class Codes:
     """A quantized tensor as integers: value = scale * (code + offset), or codebook[code].
 
-    ``scale`` and ``offset`` broadcast against ``code``.
+    ``scale`` and ``offset`` broadcast against ``code``. A codebook is one for all, ``[levels]``,
+    or one per output channel, ``[C, levels]``.
     """
 
     code: Tensor
@@ -27,9 +28,33 @@ class Codes:
 
     def dequantize(self) -> Tensor:
         """The real values that the codes stand for."""
-        if self.codebook is not None:
+        if self.codebook is None:
+            return self.scale * (self.code + self.offset)
+        if self.codebook.dim() == 1:
             return self.codebook[self.code.long()]
-        return self.scale * (self.code + self.offset)
+        rows = self.code.long().reshape(len(self.code), -1)
+        return self.codebook.gather(1, rows).reshape(self.code.shape)
+
+    @classmethod
+    def of_codebook(cls, code: Tensor, codebook: Tensor) -> Codes:
+        """Codes that are positions in a codebook."""
+        return cls(code, codebook.new_ones(()), codebook.new_zeros(()), codebook)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """``value`` going forward, the identity of ``x`` going backward."""
+    out: Tensor = _StraightThrough.apply(x, value)
+    return out
 
 
 class Quantizer(nn.Module, ABC):
@@ -92,17 +117,28 @@ class PerChannel(Quantizer):
         return out
 
     def codes(self, x: Tensor) -> Codes:
-        shape = (len(x),) + (1,) * (x.dim() - 1)
+        parts = [(rows, quantizer.codes(x[rows])) for rows, quantizer in self._parts()]
         code = torch.zeros_like(x)
-        scale, offset = torch.ones(shape), torch.zeros(shape)
-        for rows, quantizer in self._parts():
-            part = quantizer.codes(x[rows])
-            if part.codebook is not None:
-                raise ValueError("codebooks differ between channels: no common codes")
+        for rows, part in parts:
             code[rows] = part.code
+        if any(part.codebook is not None for _, part in parts):
+            return Codes.of_codebook(code, _codebooks(parts, x))
+        shape = (len(x),) + (1,) * (x.dim() - 1)
+        scale, offset = x.new_ones(shape), x.new_zeros(shape)
+        for rows, part in parts:
             scale[rows] = part.scale.expand(len(rows), *shape[1:])
             offset[rows] = part.offset.expand(len(rows), *shape[1:])
         return Codes(code, scale, offset)
+
+
+def _codebooks(parts: Sequence[tuple[Tensor, Codes]], x: Tensor) -> Tensor:
+    """One codebook per channel ``[C, levels]``, filled up with zeros; a pruned channel's is 0."""
+    levels = max(p.codebook.shape[-1] for _, p in parts if p.codebook is not None)
+    out = x.new_zeros(len(x), levels)
+    for rows, part in parts:
+        if part.codebook is not None:
+            out[rows, : part.codebook.shape[-1]] = part.codebook.to(out)
+    return out
 
 
 class Scheme(ABC):

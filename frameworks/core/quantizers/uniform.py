@@ -4,8 +4,8 @@ All share one integer grid, value = s * (clip(round(x / s - o), q_min, q_max) + 
 
 - b-bit symmetric weights have q_min = -2^(b-1), q_max = 2^(b-1) - 1, o = 0; one bit has the two
   levels -s/2 and s/2 (q in {-1, 0}, o = 1/2), as no symmetric grid with a zero fits in one bit.
-- b-bit affine activations with zero point z have q_min = -z, q_max = 2^b - 1 - z, o = 0, where z = 0
-  for activations that are never negative.
+- b-bit affine activations with zero point z have q_min = -z, q_max = 2^b - 1 - z, o = 0, where
+  z = 0 for activations that are never negative.
 
 The step s comes from the range of the data (min-max, percentile), or minimises the squared error
 (MSE). It is trained with the gradient of LSQ (Esser et al., "Learned Step Size Quantization",
@@ -28,36 +28,40 @@ MSE_STEPS = 64
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """The grid of this module with the straight-through gradient for x and LSQ's for the step."""
+    """The grid of this module with the straight-through gradient for x and LSQ's for the step.
+
+    Only x / s - o is kept for the backward pass; the rest is cheaper to compute again than to keep.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, q_min: Tensor, q_max: Tensor, offset: Tensor, grad: float
+        ctx: Any, x: Tensor, step: Tensor, low: float, high: float, offset: float, grad: float
     ) -> Tensor:
         v = x / step
-        v -= offset
-        q = torch.round(v)
-        q = torch.minimum(torch.maximum(q, q_min), q_max)
-        inside = (v >= q_min) & (v <= q_max)
-        if ctx.needs_input_grad[1]:
-            # (q + o) where clipped, (q + o) - x/s where not: equation 3 of LSQ.
-            slope = torch.where(inside, q - v, q + offset)
-            ctx.save_for_backward(inside, slope)
-        else:
-            ctx.save_for_backward(inside)
+        if offset:
+            v -= offset
+        ctx.save_for_backward(v)
+        ctx.low, ctx.high, ctx.offset = low, high, offset
         ctx.step_shape, ctx.grad = step.shape, grad
-        q += offset
-        q *= step
-        return q
+        q = torch.clamp(v, low, high).round_()
+        if offset:
+            q += offset
+        return q.mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0]
-        inside, *rest = ctx.saved_tensors
-        for_step = None
-        if rest:
-            for_step = (grad * rest[0] * ctx.grad).sum_to_size(ctx.step_shape)
-        return grad * inside, for_step, None, None, None, None
+        grad, (v,) = grads[0], ctx.saved_tensors
+        q = torch.clamp(v, ctx.low, ctx.high)
+        for_x = grad * (q == v)
+        if not ctx.needs_input_grad[1]:
+            return for_x, None, None, None, None, None
+        # q + o where clipped, q + o - x/s where not (equation 3 of LSQ).
+        q.round_().mul_(grad)
+        if ctx.offset:
+            q += grad * ctx.offset - for_x * ctx.offset
+        q.addcmul_(for_x, v, value=-1)
+        for_step = q.sum_to_size(ctx.step_shape).mul_(ctx.grad)
+        return for_x, for_step, None, None, None, None
 
 
 class UniformQuantizer(Quantizer):
@@ -68,6 +72,7 @@ class UniformQuantizer(Quantizer):
         q_min: smallest code.
         q_max: largest code.
         offset: shift of the grid in steps.
+        learned: whether `learn_range` makes the step trainable.
     """
 
     step: Tensor
@@ -75,26 +80,56 @@ class UniformQuantizer(Quantizer):
     q_max: Tensor
     offset: Tensor
 
-    def __init__(self, step: Tensor, q_min: int, q_max: int, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        step: Tensor,
+        q_min: int,
+        q_max: int,
+        offset: float = 0.0,
+        learned: bool = True,
+    ) -> None:
         super().__init__()
         self.step = nn.Parameter(step.detach().clone(), requires_grad=False)
         for name, value in (("q_min", q_min), ("q_max", q_max), ("offset", offset)):
             self.register_buffer(name, torch.tensor(float(value), device=step.device))
+        # The same numbers as Python floats: kernels with scalar bounds are the fast ones.
+        self._grid = (float(q_min), float(q_max), float(offset))
+        self.learned = learned
+
+    def learn_range(self, learn: bool = True) -> None:
+        """Let the step be trained, or not; a grid that is not learned stays as it is."""
+        self.step.requires_grad_(learn and self.learned)
 
     def forward(self, x: Tensor) -> Tensor:
-        elements = x.numel() / self.step.numel()
-        gradient_scale = 1 / math.sqrt(elements * max(float(self.q_max), 1.0))
         # Training may push a step through zero; the grid is undefined there.
         step = self.step.clamp_min(SMALLEST_STEP)
-        out: Tensor = _FakeQuantize.apply(
-            x, step, self.q_min, self.q_max, self.offset, gradient_scale
-        )  # type: ignore[no-untyped-call]
+        if not (torch.is_grad_enabled() and (x.requires_grad or step.requires_grad)):
+            return on_grid(x, step, *self._grid)
+        elements = x.numel() / step.numel()
+        gradient_scale = 1 / math.sqrt(elements * max(self._grid[1], 1.0))
+        out: Tensor = _FakeQuantize.apply(x, step, *self._grid, gradient_scale)
         return out
 
     def codes(self, x: Tensor) -> Codes:
         step = self.step.detach().clamp_min(SMALLEST_STEP)
-        code = torch.round(x.detach() / step - self.offset).clamp(self.q_min, self.q_max)
+        low, high, offset = self._grid
+        code = torch.clamp(x.detach() / step - offset, low, high).round()
         return Codes(code, step, self.offset)
+
+
+def on_grid(x: Tensor, step: Tensor, low: float, high: float, offset: float = 0.0) -> Tensor:
+    """The nearest values of a grid, without a graph: ``s (clip(round(x/s - o), low, high) + o)``.
+
+    The limits are whole numbers, so clipping may come before rounding; in place but for the first
+    operation.
+    """
+    q = x / step
+    if offset:
+        q -= offset
+    q.clamp_(low, high).round_()
+    if offset:
+        q += offset
+    return q.mul_(step)
 
 
 def symmetric_grid(bits: int) -> tuple[int, int, float]:

@@ -12,20 +12,18 @@ The agent of HAQ (arXiv 1811.08886; released code ``lib/rl/ddpg.py``) and of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.randomness import seeded
-
-Array = npt.NDArray[np.float32]
+from frameworks.core.solvers.replay import Array, Batch, Replay
 
 
 @dataclass(frozen=True)
@@ -51,65 +49,6 @@ class Settings:
     baseline_decay: float = 0.5
     batch: int = 64
     replay: int = 2000
-
-
-@dataclass
-class Batch:
-    """Sampled transitions; ``index`` are their slots in the replay memory."""
-
-    index: npt.NDArray[np.int64]
-    state: Tensor
-    action: Tensor
-    reward: Tensor
-    next_state: Tensor
-    alive: Tensor
-    """1 where the episode went on, 0 after its last step."""
-
-
-class Replay:
-    """A ring of transitions in preallocated arrays."""
-
-    def __init__(self, capacity: int, states: int, actions: int) -> None:
-        self.state = np.zeros((capacity, states), np.float32)
-        self.action = np.zeros((capacity, actions), np.float32)
-        self.reward = np.zeros((capacity, 1), np.float32)
-        self.next_state = np.zeros((capacity, states), np.float32)
-        self.alive = np.zeros((capacity, 1), np.float32)
-        self._added = 0
-
-    def __len__(self) -> int:
-        return min(self._added, len(self.state))
-
-    def extend(
-        self, state: Array, action: Array, reward: float | Array, next_state: Array
-    ) -> npt.NDArray[np.int64]:
-        """Add the steps of one episode in order; the last one is final.
-
-        Args:
-            state: ``[N, S]``.
-            action: ``[N, A]``.
-            reward: one number for all steps, or ``[N]``.
-            next_state: ``[N, S]``; the last row is not used.
-
-        Returns:
-            The slots that the steps went to, ``[N]``.
-        """
-        count, capacity = len(state), len(self.state)
-        slots = (self._added + np.arange(count)) % capacity
-        keep = slice(max(0, count - capacity), None)
-        at = slots[keep]
-        self.state[at], self.action[at] = state[keep], action[keep]
-        self.next_state[at] = next_state[keep]
-        self.reward[at, 0] = np.broadcast_to(reward, (count,))[keep]
-        self.alive[at, 0] = (np.arange(count) < count - 1)[keep]
-        self._added += count
-        return slots
-
-    def sample(self, size: int, rng: np.random.Generator) -> Batch:
-        """A random batch, without replacement where there are enough transitions."""
-        index = rng.choice(len(self), size, replace=size > len(self), shuffle=False)
-        columns = (self.state, self.action, self.reward, self.next_state, self.alive)
-        return Batch(index, *(torch.from_numpy(column[index]) for column in columns))
 
 
 class Actor(nn.Module):
@@ -148,7 +87,8 @@ def truncated_normal(mean: Array, sigma: float, rng: np.random.Generator) -> Arr
         return mean
     low, high = ndtr((0.0 - mean) / sigma), ndtr((1.0 - mean) / sigma)
     draw = mean + sigma * ndtri(low + (high - low) * rng.random(mean.shape))
-    return np.clip(draw, 0.0, 1.0).astype(np.float32)
+    clipped: Array = np.clip(draw, 0.0, 1.0).astype(np.float32)
+    return clipped
 
 
 class DDPG:
@@ -206,15 +146,9 @@ class DDPG:
             )
         return out
 
-    def update(self, relabel: Callable[[Batch], Batch] | None = None) -> float:
-        """One step of critic and actor on a random batch; the critic's loss.
-
-        Args:
-            relabel: changes the batch before it is used (off-policy correction).
-        """
+    def update(self) -> float:
+        """One step of critic and actor on a random batch; the critic's loss."""
         batch = self.replay.sample(self.settings.batch, self.rng)
-        if relabel is not None:
-            batch = relabel(batch)
         target = self.target(batch)
         loss = functional.mse_loss(self.critic(batch.state, batch.action), target)
         self._critic.descend(loss)

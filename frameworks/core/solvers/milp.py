@@ -19,7 +19,8 @@ import math
 import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -66,7 +67,7 @@ def multiple_choice(
     merged = [_sum_of(table, group, limits) for group in groups]
     _check_limits(merged, limits)
     index = {name: i for i, group in enumerate(groups) for name in group}
-    chain = list(dict.fromkeys(index[name] for name in descending))
+    chain = [index[name] for name in descending]
     kept = [
         options if i in chain else _undominated(options, limits) for i, options in enumerate(merged)
     ]
@@ -95,7 +96,7 @@ def _sum_of(
     common = [o for o in table[group[0]] if all(o in table[name] for name in group)]
     if not common:
         raise ValueError(f"{' and '.join(group)}: no option" + " in common" * (len(group) > 1))
-    merged = {}
+    merged: dict[K, Entry] = {}
     for option in common:
         entries = [table[name][option] for name in group]
         value = math.fsum(v for v, _ in entries)
@@ -132,7 +133,7 @@ def _allowed(cost: float, limit: float) -> bool:
     return cost <= limit * (1 + TOLERANCE)
 
 
-class _Programme:
+class _Programme(Generic[K]):
     """The integer programme over merged items."""
 
     def __init__(
@@ -143,6 +144,7 @@ class _Programme:
     ) -> None:
         self.items, self.limits = items, limits
         self.variables = [(i, option) for i, options in enumerate(items) for option in options]
+        self.upper = np.ones(len(self.variables))
         self.rows: list[tuple[np.ndarray, float, float]] = []
         self._one_each()
         self._budgets()
@@ -159,13 +161,16 @@ class _Programme:
             least = [min(c[metric] for _, c in options.values()) for options in self.items]
             extra = np.array([self.items[i][o][1][metric] - least[i] for i, o in self.variables])
             room = max(limit * (1 + TOLERANCE) - math.fsum(least), 0.0)
-            scale = ROW_SCALE / (room or extra.max() or 1.0)
+            # What alone is too costly is ruled out by its bound: no coefficient exceeds the room.
+            self.upper[extra > room] = 0.0
+            extra[extra > room] = 0.0
+            scale = ROW_SCALE / (room or 1.0)
             self.rows.append((extra * scale, -np.inf, room * scale))
 
     def _descending(self, chain: Sequence[int]) -> None:
         """For every threshold: the later item reaches it only if the earlier one does."""
         thresholds = dict.fromkeys(o for i in chain for o in self.items[i])
-        for earlier, later in zip(chain, chain[1:], strict=False):
+        for earlier, later in pairwise(chain):
             for least in thresholds:
                 row = np.array(
                     [
@@ -181,7 +186,7 @@ class _Programme:
         values = np.array([self.items[i][o][0] - least[i] for i, o in self.variables])
         values *= OBJECTIVE_SCALE / (values.sum() or 1.0)
         for _ in range(MAX_CUTS):
-            x = _highs(values, self.rows)
+            x = _highs(values, self.upper, self.rows)
             chosen = {i: o for (i, o), on in zip(self.variables, x > 0.5, strict=True) if on}
             if self._within(chosen):
                 return [chosen[i] for i in range(len(self.items))]
@@ -195,14 +200,16 @@ class _Programme:
         )
 
 
-def _highs(values: np.ndarray, rows: Sequence[tuple[np.ndarray, float, float]]) -> np.ndarray:
+def _highs(
+    values: np.ndarray, upper: np.ndarray, rows: Sequence[tuple[np.ndarray, float, float]]
+) -> np.ndarray:
     matrix, low, high = (np.array(part) for part in zip(*rows, strict=True))
     with _stdout_to_stderr():
         result = milp(
             values,
             constraints=LinearConstraint(matrix, low, high),
             integrality=np.ones(len(values)),
-            bounds=Bounds(0, 1),
+            bounds=Bounds(0, upper),
             options={"mip_rel_gap": 0},
         )
     if result.status == 2:

@@ -1,0 +1,196 @@
+"""The juxtaposition table: what was measured here, and below it what the papers report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.record import Record
+from benchmarks.report import flat, html, latex, markdown, text
+from benchmarks.report.blocks import (
+    BRIEF,
+    FULL,
+    MEDIUM,
+    NOTES,
+    OVERALL_NOTES,
+    Block,
+    cards_block,
+    group_block,
+    overall_block,
+    volumes_block,
+)
+from benchmarks.report.cells import current
+from benchmarks.report.groups import Group, gather
+from benchmarks.report.overall import Overall, overall
+from benchmarks.report.reported import Reported, default_path, entries, read, reported_block
+
+TITLE = "Juxtaposition of mixed-precision quantization frameworks"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The juxtaposition table, ready to be shown in any format.
+
+    Attributes:
+        groups: rows by framework for each model, dataset, hardware, protocol and budget.
+        standings: frameworks over all groups, by protocol.
+        reported: the published half.
+        older: records left out because a newer one of the same cell is there.
+    """
+
+    groups: list[Group]
+    standings: list[Overall]
+    reported: list[Reported]
+    older: int = 0
+
+    @property
+    def counts(self) -> str:
+        """How many cells there are, by status."""
+        rows = [row for group in self.groups for row in group.rows]
+        done = sum(len(row.cells) for row in rows)
+        over = sum(len(row.cells) for row in rows if row.over)
+        failed, skipped = sum(len(r.failed) for r in rows), sum(len(r.skipped) for r in rows)
+        beyond = f" ({over} OVER BUDGET)" if over else ""
+        total = done + failed + skipped
+        line = f"{total} cell{'s' * (total != 1)}: {done} done{beyond}, {failed} failed, "
+        line += f"{skipped} skipped."
+        if self.older:
+            line += (
+                f" {self.older} older record{'s' * (self.older != 1)} of the same cells left out."
+            )
+        return line
+
+    def text(self) -> str:
+        """For a terminal of 140 columns."""
+        return "\n".join(_clean_end(self._text()))
+
+    def _text(self) -> Iterator[str]:
+        for group in self.groups:
+            block = group_block(group, BRIEF)
+            yield from text.render(block, [block.headings.index("framework")])
+            yield from text.notes(block.notes)
+            yield ""
+        for standing in self.standings:
+            yield from text.render(overall_block(standing), [0])
+            yield ""
+        if self.groups:
+            yield from text.notes([*NOTES, *OVERALL_NOTES], "")
+            yield ""
+        yield self.counts
+        yield ""
+        if self.reported:
+            block = reported_block(entries(self.reported))
+            yield from text.render(block, [3, 7, 1])
+            yield from text.notes(block.notes, "  ")
+
+    def markdown(self) -> str:
+        """In GitHub's Markdown."""
+        return "\n".join(_clean_end(self._markdown()))
+
+    def _markdown(self) -> Iterator[str]:
+        yield from (f"# {TITLE}", "", markdown.escape(self.counts), "", "## As measured here", "")
+        for group in self.groups:
+            yield from markdown.render(group_block(group, FULL))
+        for block in self._summaries():
+            yield from markdown.render(block)
+        yield from markdown.notes([*NOTES, *OVERALL_NOTES])
+        if self.reported:
+            yield from markdown.render(reported_block(entries(self.reported)), 2)
+
+    def _summaries(self) -> list[Block]:
+        blocks = [
+            block
+            for standing in self.standings
+            for block in (overall_block(standing), volumes_block(standing))
+        ]
+        return [*blocks, cards_block(self.groups)] if self.groups else blocks
+
+    def latex(self) -> str:
+        """To be included in a paper that uses booktabs and graphicx."""
+        return "\n".join(_clean_end(self._latex()))
+
+    def _latex(self) -> Iterator[str]:
+        yield latex.HEADER
+        yield f"% {latex.escape(self.counts)}"
+        for group in self.groups:
+            yield from latex.render(group_block(group, MEDIUM))
+        for block in self._summaries():
+            yield from latex.render(block)
+        yield from latex.notes([*NOTES, *OVERALL_NOTES, self.counts])
+        yield ""
+        if self.reported:
+            yield from latex.render(reported_block(entries(self.reported)))
+
+    def csv(self) -> str:
+        """Unrounded, one row a framework and group, then the rest; see ``report/flat.py``."""
+        return flat.render(self.groups, self.standings, self.reported)
+
+    def html(self, title: str = TITLE) -> str:
+        """One self-contained page with plots."""
+        return html.render(title, self.counts, self.groups, self.standings, self.reported)
+
+
+def _clean_end(lines: Iterable[str]) -> list[str]:
+    """The lines without empty ones at the end, but with a final newline."""
+    kept = list(lines)
+    while kept and not kept[-1]:
+        kept.pop()
+    return [*kept, ""]
+
+
+def build(records: Iterable[Record], reported: Path | None = None) -> Table:
+    """Make the table.
+
+    Args:
+        records: any records; of several of the same cell, the newest counts.
+        reported: the published numbers; by default ``results/reported.csv`` of the checkout or the
+            one shipped with the package, and none if there is neither. The table shows those of
+            the frameworks that it measures.
+
+    Raises:
+        OSError, ValueError: ``reported`` cannot be read, or holds something else.
+    """
+    path = default_path() if reported is None else reported
+    cells, older = current(records)
+    groups = gather(cells)
+    numbers = read(path) if path else []
+    measured = {row.name for group in groups for row in group.rows}
+    kept = [n for n in numbers if not measured or n.framework in measured]
+    return Table(groups, overall(groups), kept, older)
+
+
+def write(table: Table, folder: Path) -> list[Path]:
+    """Write the table in every format; each file is whole or not there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "txt": table.text(),
+        "md": table.markdown(),
+        "csv": table.csv(),
+        "tex": table.latex(),
+        "html": table.html(),
+    }
+    paths = {folder / f"juxtaposition.{suffix}": content for suffix, content in contents.items()}
+    for path, content in paths.items():
+        _write(path, content)
+    return list(paths)
+
+
+def _write(path: Path, content: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,69 @@
+"""Off-policy correction of goals in two-level reinforcement learning (HIRO, arXiv 1805.08296, 3.3).
+
+A high-level transition is stored with the goal that a low-level controller then had. As that
+controller learns, the same goal comes to mean something else. The stored goal is therefore replaced
+by the one for which the recorded low-level actions are most likely now:
+
+    g = argmax over candidates of -1/2 sum_j |a_j - mu_low(s_j, g)|^2.
+
+Candidates: the stored goal, the goal that was in fact reached, and eight normal draws around it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from frameworks.core.solvers.ddpg import Actor
+from frameworks.core.solvers.replay import Array, Replay
+
+DRAWS = 8
+SPREAD = 0.25
+"""Standard deviation of the draws, as a share of the goals' range (HIRO: half a half-range)."""
+
+
+class GoalMemory:
+    """The low-level records behind the slots of a high-level replay memory.
+
+    Goals are actions of the high level, numbers in [0, 1].
+
+    Args:
+        capacity: slots of the replay memory.
+        states: columns of a low-level state.
+        column: which of them holds the goal.
+        steps: low-level steps kept per goal, evenly spaced among all of them.
+    """
+
+    def __init__(self, capacity: int, states: int, column: int, steps: int = 8) -> None:
+        self.column, self.steps = column, steps
+        self.states = np.zeros((capacity, steps, states), np.float32)
+        self.actions = np.zeros((capacity, steps), np.float32)
+        self.stored = np.full(capacity, np.nan, np.float32)
+        self.reached = np.full(capacity, np.nan, np.float32)
+
+    def store(self, slot: int, states: Array, actions: Array, reached: float) -> None:
+        """Record the low-level steps ``[n, S]``, ``[n]`` under a goal, and the goal reached."""
+        kept = np.linspace(0, len(states) - 1, self.steps).round().astype(np.int64)
+        self.states[slot], self.actions[slot] = states[kept], actions[kept]
+        self.stored[slot], self.reached[slot] = states[0, self.column], reached
+
+    def forget(self, slot: int) -> None:
+        """Mark a slot whose high-level action is not a goal."""
+        self.stored[slot] = np.nan
+
+    def correct(self, replay: Replay, low: Actor, count: int, rng: np.random.Generator) -> None:
+        """Replace the goals of up to ``count`` random transitions in the replay memory."""
+        known = np.flatnonzero(~np.isnan(self.stored))
+        if not count or not len(known):
+            return
+        slots = rng.choice(known, min(count, len(known)), replace=False)
+        draws = self.reached[slots, None] + SPREAD * rng.standard_normal((len(slots), DRAWS))
+        goals = np.hstack([self.stored[slots, None], self.reached[slots, None], draws])
+        goals = goals.clip(0, 1).astype(np.float32)
+        states = np.repeat(self.states[slots, None], goals.shape[1], axis=1)
+        states[..., self.column] = goals[..., None]
+        with torch.inference_mode():
+            flat = torch.from_numpy(states.reshape(-1, states.shape[-1]))
+            actions: Array = low(flat)[:, 0].numpy().reshape(states.shape[:-1])
+        error = ((self.actions[slots, None] - actions) ** 2).sum(-1)
+        replay.action[slots, 0] = goals[np.arange(len(slots)), error.argmin(1)]

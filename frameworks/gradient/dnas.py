@@ -1,0 +1,329 @@
+"""DNAS: Mixed Precision Quantization of ConvNets via Differentiable Neural Architecture Search.
+
+Wu, Wang, Zhang, Tian, Vajda and Keutzer, 2018, arXiv 1812.00090.
+
+- Stochastic super net (section 3): every block is K copies with their own weights and BatchNorm,
+  one per candidate precision; the block's output is sum_k m_k block_k(x).
+- Soft masks (section 4): m_k = softmax_k((theta_k + g_k) / tau) with Gumbel noise g, the noise
+  shared by a mini-batch, and the temperature tau = T_0 exp(-eta * epoch).
+- Loss (section 5): L = CE * C(Cost), C = beta (log Cost)^gamma, Cost = sum over blocks of
+  sum_k m_k cost_k. beta brings C to about 1 at the start; a larger gamma favours efficiency.
+- Algorithm: after some warm-up epochs of weights only, every epoch trains the weights by SGD on
+  80 % of the training images and then theta by Adam on the other 20 %.
+- Every few epochs, architectures are sampled from softmax(theta); the best ones are trained.
+
+Shorter searches: keep the last temperature by scaling ``anneal`` with 90 / ``epochs``, let the
+warm-up be about a ninth of the epochs, and raise ``theta_lr`` in proportion to the missing steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frameworks.core.card import Card
+from frameworks.core.framework import Framework
+from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.solution import Solution
+from frameworks.core.solvers.relaxations import Choices, ExpectedCost, temperature
+from frameworks.core.space import Space
+from frameworks.core.split import Split
+from frameworks.core.supernet import StochasticNet
+from frameworks.core.train import Loss, Recipe, train_epoch
+
+@dataclass(frozen=True)
+class Decision:
+    """One searched block (or several with tied layers) and its candidates."""
+
+    blocks: tuple[str, ...]
+    options: tuple[Mapping[str, LayerBits], ...]
+    """The bits of all layers of the blocks, per candidate."""
+    costs: tuple[float, ...]
+
+
+def default_pairs(space: Space) -> list[tuple[int, int]]:
+    """Candidate (weight, activation) bits: equal ones, and activations one step above weights.
+
+    Where only one kind is searched, the other stays at its pinned bits.
+    """
+    kinds = {choice.kind for choice in space.choices}
+    bits = sorted({b for choice in space.choices for b in choice.bits})
+    if kinds != {"weight", "act"}:
+        return [(b, b) for b in bits]
+    above = list(itertools.pairwise(bits))
+    return sorted({*((b, b) for b in bits), *above})
+
+
+def decisions(problem: Problem, pairs: Sequence[Sequence[int]] = ()) -> list[Decision]:
+    """The searched blocks with their distinct candidates; blocks with one candidate included."""
+    space, table = problem.space, problem.layer_costs()
+    policies = [space.nearest(space.reference(w, a)) for w, a in pairs or default_pairs(space)]
+    found = []
+    for blocks in _tied_blocks(space):
+        names = [layer.name for layer in space.layers if layer.block in blocks]
+        if not {layer.name for layer in space.free_layers} & set(names):
+            continue
+        options: dict[tuple[LayerBits, ...], float] = {}
+        for policy in policies:
+            entries = tuple(policy[name] for name in names)
+            costs = [table[n].get((e.weight, e.act)) for n, e in zip(names, entries, strict=True)]  # type: ignore[arg-type]
+            if None not in costs:
+                options[entries] = sum(c for c in costs if c is not None)
+        if not options:
+            raise ValueError(f"dnas: the hardware supports none of the pairs for {blocks}")
+        bits = tuple(dict(zip(names, entries, strict=True)) for entries in options)
+        found.append(Decision(blocks, bits, tuple(options.values())))
+    return found
+
+
+def _tied_blocks(space: Space) -> list[tuple[str, ...]]:
+    """The blocks in execution order, those with tied layers together."""
+    block = {layer.name: layer.block for layer in space.layers}
+    group = {b: {b} for b in block.values()}
+    for tied in space.groups:
+        merged = set().union(*(group[block[name]] for name in tied))
+        group.update(dict.fromkeys(merged, merged))
+    order = list(dict.fromkeys(block.values()))
+    together = [tuple(b for b in order if b in group[first]) for first in order]
+    return list(dict.fromkeys(together))
+
+
+def cost_factor(cost: Tensor, start: float, gamma: float) -> Tensor:
+    """``beta (log Cost)^gamma`` with the beta at which a cost of ``start`` gives 1."""
+    return (cost.log() / math.log(start)) ** gamma
+
+
+@register
+@dataclass
+class DNAS(Framework):
+    """Gumbel-softmax over copies of every block at several precisions.
+
+    Attributes:
+        epochs: passes over both parts of the training images.
+        warmup: first epochs, in which only the weights are trained.
+        share: share of the training images that trains weights; theta is trained on the rest.
+        images: training images an epoch, both parts together; None for all.
+        batch: batch size.
+        lr: peak learning rate of the weights, cosine to zero.
+        weight_decay: of the weights.
+        theta_lr: learning rate of the architecture's logits.
+        theta_decay: their weight decay.
+        start_temperature: T_0.
+        anneal: eta, the decay of the temperature an epoch.
+        gamma: exponent of the cost.
+        sample_every: epochs between samplings of architectures, after the warm-up.
+        samples: architectures sampled each time, and at the end.
+        pairs: candidate (weight, activation) bits of a block; by default see `default_pairs`.
+        range_lr: learning rate of learned quantization ranges, relative to ``lr``.
+        augment: whether images are augmented as the dataset says.
+    """
+
+    name: ClassVar[str] = "dnas"
+    card: ClassVar[Card] = Card(
+        title="Mixed Precision Quantization of ConvNets via Differentiable Neural Architecture "
+        "Search",
+        year=2018,
+        category="gradient",
+        quantizer="dorefa_pact",
+        granularity="block",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train", "valid", "separable_cost"}),
+        arxiv="1812.00090",
+        venue="arXiv",
+        hardware_aware=True,
+        deviations=(
+            "gamma is adjusted to meet the budget: in CE * beta (log Cost)^gamma, beta only scales "
+            "the loss, and the paper too names gamma as the weight of the cost; beta is what makes "
+            "the factor 1 at the start (the paper: about 1, 0.1 for its costs)",
+            "the unit of Cost is such that the cheapest architecture costs e, so that the "
+            "logarithm is positive on every metric; the paper does not name its unit",
+            "weights step on the cross-entropy alone: the cost factor does not depend on them and "
+            "would scale their learning rate with gamma",
+            "the candidates are short lists of (weight, activation) pairs, as in the paper, but "
+            "drawn from the protocol's bits: equal bits, and activations one step above weights; "
+            "0 and 32 bits only where the space has them",
+            "starts from the pretrained network; the paper does so on ImageNet, on CIFAR-10 it "
+            "starts from scratch",
+            "of the sampled architectures the most accurate within the budget by search-validation "
+            "accuracy is returned, untrained; the paper trains several and reports two",
+            "layers outside any block are searched as blocks of their own; tied blocks share one "
+            "distribution",
+            "temperature, learning rates, beta and gamma are quoted from secondary sources and "
+            "memory of the paper; the number of samples and the training of the found policy "
+            "are not known exactly",
+        ),
+    )
+    strength: ClassVar[str | None] = "gamma"
+    close: ClassVar[float] = 0.9
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=160, batch=128, lr=0.1, schedule="cosine", weight_decay=5e-4, augment=True
+    )
+
+    epochs: int = 90
+    warmup: int = 10
+    share: float = 0.8
+    images: int | None = None
+    batch: int = 512
+    lr: float = 0.2
+    weight_decay: float = 5e-4
+    theta_lr: float = 5e-3
+    theta_decay: float = 1e-3
+    start_temperature: float = 5.0
+    anneal: float = 0.025
+    gamma: float = 0.9
+    sample_every: int = 10
+    samples: int = 10
+    pairs: list[list[int]] = field(default_factory=list)
+    range_lr: float = 0.1
+    augment: bool = True
+
+    def skip(self, problem: Problem) -> str | None:
+        reason = super().skip(problem)
+        if reason is None and all(len(d.options) == 1 for d in decisions(problem, self.pairs)):
+            return f"{self.name} finds nothing to search: every block has one candidate"
+        return reason
+
+    def search(self, problem: Problem) -> Solution:
+        return _Search(self, problem).run()
+
+
+class _Search:
+    """The state of one search: super net, distributions, optimizers and the two parts of data."""
+
+    def __init__(self, settings: DNAS, problem: Problem) -> None:
+        self.settings, self.problem = settings, problem
+        self.generator = problem.generator(settings.name)
+        self.decisions = decisions(problem, settings.pairs)
+        self.net = StochasticNet(
+            problem,
+            {block: _within(d, problem, block) for d in self.decisions for block in d.blocks},
+            {block: row for row, d in enumerate(self.decisions) for block in d.blocks},
+        )
+        self.choices = Choices([len(d.options) for d in self.decisions])
+        self.cost = self._expected_cost()
+        self.start_cost = float(self.cost(self.choices.probabilities()).detach())
+        self.for_weights, self.for_theta = problem.train.halves(settings.share, self.generator)
+        weights, ranges = self.net.parts()
+        self.weights = [*weights, *ranges]
+        s = settings
+        self.sgd = torch.optim.SGD(weights, s.lr, momentum=0.9, weight_decay=s.weight_decay)
+        if ranges:
+            rate = s.lr * s.range_lr
+            self.sgd.add_param_group({"params": ranges, "lr": rate, "weight_decay": 0.0})
+        self.adam = torch.optim.Adam(
+            self.choices.parameters(), lr=s.theta_lr, weight_decay=s.theta_decay
+        )
+        self.best: tuple[tuple[bool, float, float], Policy] | None = None
+
+    def _expected_cost(self) -> ExpectedCost:
+        """The network's expected cost in units of 1/e of the cheapest architecture's."""
+        pinned = self.problem.cost(self.policy([0] * len(self.decisions)))
+        rest = pinned[self.problem.budget.metric] - sum(d.costs[0] for d in self.decisions)
+        cheapest = rest + sum(min(d.costs) for d in self.decisions)
+        columns = [torch.tensor(d.costs, dtype=torch.float64)[:, None] for d in self.decisions]
+        terms = [(row, None, column) for row, column in enumerate(columns)]
+        constant = torch.tensor([[rest]], dtype=torch.float64)
+        return ExpectedCost(
+            [*terms, (None, None, constant)], len(self.decisions), cheapest / math.e
+        )
+
+    def policy(self, picks: Sequence[int]) -> Policy:
+        """The policy with the given candidate of each decision."""
+        bits = dict(self.problem.space.lowest())
+        for decision, pick in zip(self.decisions, picks, strict=True):
+            bits.update(decision.options[pick])
+        return Policy(bits)
+
+    def run(self) -> Solution:
+        s = self.settings
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.sgd, max(s.epochs, 1))
+        tau = s.start_temperature
+        for epoch in range(s.epochs):
+            tau = temperature(s.start_temperature, s.anneal, epoch)
+            self.problem.progress(epoch, s.epochs, f"super net, gamma {s.gamma:.3g}")
+            self.train_weights(tau)
+            schedule.step()
+            if epoch < s.warmup:
+                continue
+            self.train_theta(tau)
+            if (epoch + 1 - s.warmup) % s.sample_every == 0 and epoch + 1 < s.epochs:
+                self.sample()
+        self.sample()
+        assert self.best is not None
+        notes = {
+            "gamma": s.gamma,
+            "temperature": tau,
+            "entropy": self.choices.entropy(),
+            "candidates": [len(d.options) for d in self.decisions],
+        }
+        return Solution(self.best[1], notes=notes)
+
+    def _batches(self, part: Split, share: float) -> Split:
+        images = self.settings.images
+        if images is None:
+            return part
+        return part.subset(max(round(share * images), 1), self.generator)
+
+    def train_weights(self, tau: float) -> None:
+        """One epoch of the weights on their part of the images; theta does not change."""
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.net.mask(self.choices.gumbel(tau, self.generator))
+            return functional.cross_entropy(model(x), y)
+
+        self._epoch(self._batches(self.for_weights, self.settings.share), self.sgd, loss)
+
+    def train_theta(self, tau: float) -> None:
+        """One epoch of theta on its part of the images; the weights do not change."""
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            masks = self.choices.gumbel(tau, self.generator)
+            self.net.mask(masks)
+            factor = cost_factor(self.cost(masks), self.start_cost, self.settings.gamma)
+            return functional.cross_entropy(model(x), y) * factor
+
+        for parameter in self.weights:
+            parameter.requires_grad_(False)
+        try:
+            self._epoch(self._batches(self.for_theta, 1 - self.settings.share), self.adam, loss)
+        finally:
+            for parameter in self.weights:
+                parameter.requires_grad_(True)
+
+    def _epoch(self, part: Split, optimizer: torch.optim.Optimizer, loss: Loss) -> None:
+        s = self.settings
+        batches = part.batches(s.batch, self.generator, augment=s.augment)
+        mean = train_epoch(self.net.train(), batches, [optimizer], loss)
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the super net's training diverged: loss {mean}")
+
+    def sample(self) -> None:
+        """Draw architectures and keep the most accurate within the budget, or the cheapest."""
+        problem = self.problem
+        for _ in range(self.settings.samples):
+            policy = self.policy(self.choices.sample(self.generator))
+            if problem.within(policy):
+                score = problem.evaluate(policy)
+                rank = (True, score.accuracy, -score.loss)
+            else:
+                rank = (False, -problem.cost(policy)[problem.budget.metric], 0.0)
+            if self.best is None or rank > self.best[0]:
+                self.best = (rank, policy)
+        assert self.best is not None
+        problem.checkpoint(self.best[1])
+
+
+def _within(decision: Decision, problem: Problem, block: str) -> list[Mapping[str, LayerBits]]:
+    """The candidates of a decision, for the layers of one of its blocks."""
+    names = [layer.name for layer in problem.layers if layer.block == block]
+    return [{name: option[name] for name in names} for option in decision.options]

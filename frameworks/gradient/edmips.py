@@ -1,0 +1,170 @@
+"""EdMIPS: Rethinking Differentiable Search for Mixed-Precision Neural Networks.
+
+Cai and Vasconcelos, CVPR 2020, arXiv 2004.05795; released code zhaoweicai/EdMIPS.
+
+- Composite convolution (section 4.2): the parallel branches of all bit widths collapse into one
+  convolution, because it is linear in its weight and in its input:
+      y = (sum_i pi^w_i Q_i(W)) * (sum_j pi^a_j Q_j(x)),   pi = softmax(alpha),
+  with one weight tensor W shared by all bits. alpha starts at 0.01 everywhere.
+- Loss (section 4.3): CE + eta * (1 / S_0) sum_l S_l E[b_w,l] E[b_a,l], with S_l the layer's
+  multiply-accumulates and S_0 those of the first searched layer.
+- Single level: weights and alpha step together on every mini-batch, each with its own SGD
+  (momentum 0.9, weight decay 1e-4, on alpha too); both learning rates are multiplied by 0.1 every
+  ``step`` epochs. No held-out data, no sampling noise.
+- The policy is the argmax of every alpha (section 4.4), and is trained anew afterwards.
+
+On other metrics than BOPs the penalty is the expectation of the target's own table of costs under
+pi^w and pi^a, which for BOPs is the product of expected bits above.
+
+Shorter searches: with N steps instead of the paper's 125,000, raise ``alpha_lr`` so that
+``alpha_lr * N`` stays of the order of 100, and set ``step`` to 0.4 of ``epochs``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frameworks.core.card import Card
+from frameworks.core.framework import Framework
+from frameworks.core.policy import Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.solution import Solution
+from frameworks.core.solvers.relaxations import Choices, ExpectedCost, choice_rows, expected_cost
+from frameworks.core.supernet import CompositeNet
+from frameworks.core.train import Recipe, train_epoch
+
+ALPHA_START = 0.01
+
+
+def complexity(problem: Problem) -> ExpectedCost:
+    """The expected cost in units of the first searched layer at one bit.
+
+    For BOPs the unit is the layer's MACs. For other metrics it is the layer's cost at its fewest
+    bits divided by the product of the bits that are searched.
+    """
+    space, costs = problem.space, problem.layer_costs()
+    weight, act = choice_rows(space)[space.free_layers[0].name]
+    (w_bits, a_bits), cheapest = min(costs[space.free_layers[0].name].items(), key=lambda x: x[1])
+    unit = cheapest / ((w_bits if weight is not None else 1) * (a_bits if act is not None else 1))
+    return expected_cost(space, costs, unit)
+
+
+@register
+@dataclass
+class EdMIPS(Framework):
+    """Softmax over the bits of every layer's weights and inputs, in one composite network.
+
+    Attributes:
+        epochs: passes over the training images.
+        images: training images an epoch; None for all.
+        batch: batch size.
+        lr: learning rate of the weights.
+        alpha_lr: learning rate of the logits.
+        step: epochs after which both learning rates are multiplied by 0.1.
+        eta: weight of the complexity penalty.
+        weight_decay: of weights and logits.
+        range_lr: learning rate of learned quantization ranges, relative to ``lr``.
+        augment: whether images are augmented as the dataset says.
+    """
+
+    name: ClassVar[str] = "edmips"
+    card: ClassVar[Card] = Card(
+        title="Rethinking Differentiable Search for Mixed-Precision Neural Networks",
+        year=2020,
+        category="gradient",
+        quantizer="hwgq",
+        granularity="layer",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train", "separable_cost"}),
+        arxiv="2004.05795",
+        venue="CVPR 2020",
+        hardware_aware=True,
+        deviations=(
+            "starts from the pretrained network; the paper starts the search from scratch",
+            "eta is adjusted to meet the budget; the paper tunes it by hand for each network",
+            "on targets other than BOPs the penalty is the expected cost of the target's table; "
+            "the paper only has bit operations, for which the two agree",
+            "pinned layers count in the penalty as a constant; the paper's first and last layers "
+            "are float and not counted",
+            "quantizers with learned ranges (not the paper's own) train one range per bit width "
+            "at a tenth of the weights' learning rate",
+            "the network's own order of convolution, BatchNorm and ReLU is kept; the paper "
+            "normalises the input of every quantized convolution",
+            "tied layers share one alpha; in spaces with equal weight and activation bits one "
+            "alpha decides both",
+        ),
+    )
+    strength: ClassVar[str | None] = "eta"
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=95, batch=256, lr=0.1, schedule="step", weight_decay=1e-4, augment=True
+    )
+
+    epochs: int = 25
+    images: int | None = None
+    batch: int = 256
+    lr: float = 0.1
+    alpha_lr: float = 0.01
+    step: int = 10
+    eta: float = 0.00335
+    weight_decay: float = 1e-4
+    range_lr: float = 0.1
+    augment: bool = True
+
+    def skip(self, problem: Problem) -> str | None:
+        if not problem.space.choices:
+            return f"{self.name} finds nothing to search: the space pins all of its decisions"
+        return super().skip(problem)
+
+    def search(self, problem: Problem) -> Solution:
+        choices = Choices([len(c.bits) for c in problem.space.choices], start=ALPHA_START)
+        net, cost = CompositeNet(problem), complexity(problem)
+        optimizers = self.optimizers(net, choices)
+        decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            p = choices.probabilities()
+            net.mix(p)
+            penalty: Tensor = self.eta * cost(p)
+            return functional.cross_entropy(model(x), y) + penalty
+
+        generator = problem.generator(self.name)
+        for epoch in range(self.epochs):
+            problem.progress(epoch, self.epochs, f"composite network, eta {self.eta:.3g}")
+            part = problem.train
+            if self.images is not None:
+                part = part.subset(self.images, generator)
+            batches = part.batches(self.batch, generator, augment=self.augment)
+            mean = train_epoch(net.train(), batches, optimizers, loss)
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            for schedule in decay:
+                schedule.step()
+            problem.checkpoint(self.extract(problem, choices))
+        notes = {"eta": self.eta, "entropy": choices.entropy()}
+        return Solution(self.extract(problem, choices), notes=notes)
+
+    def optimizers(self, net: CompositeNet, choices: Choices) -> list[torch.optim.Optimizer]:
+        """SGD for the weights and SGD for the logits."""
+        weights, ranges = net.parts()
+        decay = self.weight_decay
+        of_weights = torch.optim.SGD(weights, self.lr, momentum=0.9, weight_decay=decay)
+        if ranges:
+            rate = self.lr * self.range_lr
+            of_weights.add_param_group({"params": ranges, "lr": rate, "weight_decay": 0.0})
+        of_logits = torch.optim.SGD(
+            choices.parameters(), self.alpha_lr, momentum=0.9, weight_decay=decay
+        )
+        return [of_weights, of_logits]
+
+    @staticmethod
+    def extract(problem: Problem, choices: Choices) -> Policy:
+        """The most probable bits of every choice."""
+        picks = zip(problem.space.choices, choices.best(), strict=True)
+        return problem.space.decode([choice.bits[best] for choice, best in picks])

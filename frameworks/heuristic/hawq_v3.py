@@ -1,0 +1,221 @@
+"""HAWQ-V3: Dyadic Neural Network Quantization (Yao et al., ICML 2021), arXiv 2011.10680.
+
+Sensitivity of layer i at b bits, that of HAWQ-V2 (Dong et al., arXiv 1911.03852):
+
+    Omega_i(b) = Tr(H_i) / n_i * ||Q_b(W_i) - W_i||_2^2,    H_i = d^2 L / dW_i^2,
+
+with the trace by Hutchinson's estimator (Rademacher probes, about 50 over 512 images). The bits
+solve the integer linear programme of the paper's section on mixed precision,
+
+    minimise  sum_i Omega_i(b_i)   subject to   cost(b) <= limit,
+
+with the cost in size, BOPs or latency; the convolution on a block's shortcut takes the bits of the
+block's first convolution, and the first and the last layer stay outside (pinned by the protocol).
+
+The paper gives weights and activations of a layer the same bits, and only the weights a
+sensitivity; a paired space follows that. Where activation bits are free, HAWQ-V2's activation term
+is added, with the Hessian over the layer's input a and expectations over images:
+
+    Omega_i(w, a) = Omega_i(w) + E[Tr(H_a)] / n_a * E||Q_a(a) - a||_2^2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from frameworks.core.card import Card
+from frameworks.core.estimators.hessian import (
+    ActivationHessian,
+    Hessian,
+    WeightHessian,
+    twice_differentiable,
+)
+from frameworks.core.estimators.hutchinson import Trace, hutchinson
+from frameworks.core.estimators.perturbation import activation_error, weight_error
+from frameworks.core.framework import ScoringFramework
+from frameworks.core.layers import Layer
+from frameworks.core.policy import Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.milp import multiple_choice
+from frameworks.core.train import Recipe
+
+Pair = tuple[int, int]
+"""Weight and activation bits of a layer."""
+
+SHORTCUT = re.compile(r"down_?sample|short_?cut|skip|identity|residual", re.IGNORECASE)
+
+
+@register
+@dataclass
+class HAWQV3(ScoringFramework):
+    """Hessian-trace-weighted quantization errors and an exact integer programme.
+
+    Attributes:
+        images: training images behind the Hessian.
+        batch: images of one gradient graph.
+        probes: at most this many Hutchinson probes.
+        tolerance: relative change of the running mean at which the estimate stops earlier.
+        tie_downsample: a shortcut's convolution takes the bits of its block's first convolution.
+    """
+
+    name: ClassVar[str] = "hawq_v3"
+    card: ClassVar[Card] = Card(
+        title="HAWQ-V3: Dyadic Neural Network Quantization",
+        arxiv="2011.10680",
+        year=2021,
+        venue="ICML",
+        category="heuristic",
+        quantizer="minmax",
+        granularity="layer",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train", "second_order", "separable_cost"}),
+        hardware_aware=True,
+        deviations=(
+            "The paper ties activation to weight bits and has no activation sensitivity; a paired "
+            "space follows it. Where activation bits are free, the programme would always take the "
+            "fewest, so HAWQ-V2's activation term (same authors) is added to the objective.",
+            "Traces may come out negative (the theory assumes a minimum of the loss): the scores "
+            "keep the sign, and the magnitude weighs the errors.",
+            "The errors are those of the weights as stored, not folded with BatchNorm; the paper "
+            "does not say which it used.",
+            "The estimate's settings (512 images, 50 probes) are HAWQ-V2's; the V3 code starts "
+            "from given traces.",
+            "Integer-only inference, dyadic rescaling and distillation are left out: they are not "
+            "part of the search.",
+        ),
+    )
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=90, batch=128, lr=1e-4, momentum=0.9, weight_decay=1e-4, augment=True
+    )
+
+    images: int = 512
+    batch: int = 128
+    probes: int = 50
+    tolerance: float = 1e-3
+    tie_downsample: bool = True
+
+    def score(self, problem: Problem) -> Scores:
+        space = problem.space
+        free = [layer.name for layer in space.free_layers]
+        split = problem.train.subset(self.images, problem.generator("hessian"))
+        model = problem.float_model()
+        with twice_differentiable(model):
+            batches = list(split.batches(self.batch))
+            problem.progress(0, 2, "Hessian traces of the weights")
+            weights = self._traces(WeightHessian(model, {n: [n] for n in free}, batches), problem)
+            problem.progress(1, 2, "Hessian traces of the activations")
+            acts = self._activation_names(problem)
+            activations = (
+                self._traces(ActivationHessian(model, acts, batches), problem) if acts else {}
+            )
+        return Scores(
+            {
+                "weight_trace": {name: trace.average for name, trace in weights.items()},
+                "weight_error": {
+                    name: {str(b): weight_error(problem, name, b) for b in space.weight_bits[name]}
+                    for name in free
+                },
+                "act_trace": {name: trace.average for name, trace in activations.items()},
+                "act_error": {
+                    name: {
+                        str(b): trace.size * activation_error(problem, name, b)
+                        for b in space.act_bits[name]
+                    }
+                    for name, trace in activations.items()
+                },
+                "relative_error": {
+                    kind: {n: t.error / max(abs(t.value), 1e-30) for n, t in traces.items()}
+                    for kind, traces in (("weight", weights), ("act", activations))
+                },
+                "probes": {n: t.probes for n, t in weights.items()},
+            }
+        )
+
+    def _traces(self, hessian: Hessian, problem: Problem) -> dict[str, Trace]:
+        return hutchinson(
+            hessian,
+            problem.generator(f"probes of {type(hessian).__name__}"),
+            max_probes=self.probes,
+            min_probes=min(10, self.probes),
+            tolerance=self.tolerance,
+        )
+
+    @staticmethod
+    def _activation_names(problem: Problem) -> list[str]:
+        """The layers whose activation bits are a decision of their own."""
+        choices = [c for c in problem.space.choices if c.kind == "act"]
+        return [name for choice in choices for name in choice.layers]
+
+    def solve(self, problem: Problem, scores: Scores) -> Solution:
+        costs = problem.layer_costs()
+        ties = list(problem.space.groups)
+        if self.tie_downsample:
+            ties += [
+                (first, shortcut)
+                for first, shortcut in downsample_ties(problem.layers)
+                if costs[first].keys() == costs[shortcut].keys()
+            ]
+        bits = assign(scores.values, costs, problem.budget.metric, problem.budget.limit, ties)
+        policy = Policy({layer.name: bits[layer.name] for layer in problem.layers})
+        problem.checkpoint(policy)
+        total = sum(sensitivity(scores.values, name, *pair) for name, pair in bits.items())
+        negative = [n for n, t in scores.values["weight_trace"].items() if t < 0]
+        return Solution(policy, notes={"omega": total, "negative_traces": negative})
+
+
+def sensitivity(scores: Mapping[str, Any], name: str, weight: int, act: int) -> float:
+    """Omega of a layer at a pair of bits; a layer or activation without scores has none."""
+    total = 0.0
+    for kind, bits in (("weight", weight), ("act", act)):
+        trace = scores[f"{kind}_trace"].get(name)
+        if trace is not None:
+            total += abs(trace) * scores[f"{kind}_error"][name][str(bits)]
+    return total
+
+
+def assign(
+    scores: Mapping[str, Any],
+    costs: Mapping[str, Mapping[Pair, float]],
+    metric: str,
+    limit: float,
+    ties: Sequence[Sequence[str]],
+) -> dict[str, Pair]:
+    """The integer programme: the bits of least total Omega within the limit.
+
+    Raises:
+        InfeasibleBudget: no bits are within the limit.
+    """
+    table = {
+        name: {
+            pair: (sensitivity(scores, name, *pair), {metric: cost})
+            for pair, cost in options.items()
+        }
+        for name, options in costs.items()
+    }
+    return multiple_choice(table, {metric: limit}, ties=ties)
+
+
+def downsample_ties(layers: Sequence[Layer]) -> list[tuple[str, str]]:
+    """Each block's shortcut convolution with the block's first convolution.
+
+    A shortcut is told by its name and by reading the same input channels as the first convolution
+    of its block's main path.
+    """
+    blocks: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        if layer.kind == "conv":
+            blocks[layer.block].append(layer)
+    ties = []
+    for block, members in blocks.items():
+        shortcuts = [x for x in members if SHORTCUT.search(x.name.removeprefix(block))]
+        first = next((x for x in members if x not in shortcuts), None)
+        for shortcut in shortcuts:
+            if first is not None and shortcut.in_channels == first.in_channels:
+                ties.append((first.name, shortcut.name))
+    return ties

@@ -1,0 +1,302 @@
+"""AutoQ: Automated Kernel-Wise Neural Network Quantization (Lou et al., ICLR 2020).
+
+arXiv 1902.05690. Two DDPG agents (`frameworks.core.solvers.ddpg`) with different horizons:
+
+- the high-level controller (HLC) steps through the layers, weights then activations, and emits for
+  the weights a goal g_i, the mean weight bits of layer i (a real number), and for the activations
+  their bits;
+- the low-level controller (LLC) steps through the kernels (output channels) j of layer i and emits
+  each one's bits a_ij; 0 prunes the kernel.
+
+State (equation 1): layer i, kernel j, c_in, c_out, kernel size, stride, input size, depthwise flag,
+weight/activation flag, goal, previous action; all in [0, 1]. The HLC's has no j and holds the
+previous goal and the mean bits that the LLC made of it.
+
+Extrinsic reward (equation 2), in the manner of NetScore, with accuracy as a share and each cost
+metric of the target over that of uniform 8 bits:
+    eR = log(acc^psi_accuracy / prod_m cost_m^psi_cost).
+Resource-constrained search: (psi_accuracy, psi_cost) = (1, 0) with actions cut to the budget.
+Accuracy-guaranteed search: (2, 0.5).
+
+Intrinsic reward of the LLC (equation 3), here per kernel (divided by the number n_i of kernels):
+    iR_i = -(1 - zeta) * |g_i - sum_j a_ij / n_i| + zeta * eR,
+where zeta grows from 0.1 to 0.8 so that reaching the goals is learned first.
+
+Off-policy correction (HIRO, arXiv 1805.08296): the HLC learns from goals that the present LLC would
+have turned into the recorded actions: of the stored goal, the mean reached and eight draws around
+it, the one with the greatest -1/2 sum_j (a_ij - mu_LLC(s_ij, g))^2.
+
+Budget: a goal (or activation bits) is clipped to the most that the budget allows while all later
+decisions are at their fewest bits; between two candidates the cost is taken as linear. If the LLC
+overshoots its goals, the policy is lowered as by HAQ's action wall: from the last layer to the
+first, activations before weights, one step each, tested after each; in the layer that reaches the
+budget only as many kernels (from the last) are lowered as needed. Nothing is raised afterwards.
+
+Fewer episodes: keep explore : exploit at 1 : 3 and let sigma end near 0.02 by
+noise_decay = 0.04^(1 / exploit) (100 episodes: explore 25, exploit 75, noise_decay 0.958); zeta
+scales by itself. A low ``noise`` suits short searches, as independent noise on all kernels of a
+layer costs accuracy that no agent can win back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from frameworks.core.card import Card
+from frameworks.core.evaluate import Score
+from frameworks.core.policy import PRUNED, Bits, Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.solution import Solution
+from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
+from frameworks.core.solvers.hiro import GoalMemory
+from frameworks.core.solvers.replay import Array
+from frameworks.core.solvers.wall import action_wall, assign
+from frameworks.core.space import Choice
+from frameworks.core.train import Recipe
+
+SMALLEST_ACCURACY = 1e-3
+"""Stands in for an accuracy of 0 in the logarithm."""
+STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")
+KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11
+"""Further columns of the LLC's state; the HLC's has the same but for the kernel."""
+
+
+@dataclass
+class Episode:
+    """What one roll-out did, for learning."""
+
+    policy: Policy
+    states: Array
+    """HLC states ``[T, 10]``."""
+    actions: Array
+    """Clipped HLC actions ``[T, 1]``."""
+    low: dict[int, tuple[Array, Array, float, float]] = field(default_factory=dict)
+    """Per weight step: LLC states ``[n, 11]`` and actions ``[n, 1]``, the mean bits reached as an
+    HLC action, and the goal's distance from them in bits."""
+
+
+@register
+@dataclass
+class AutoQ(ActorCriticSearch):
+    """Kernel-wise weight bits and layer-wise activation bits by two controllers.
+
+    Attributes:
+        explore: episodes with constant exploration noise.
+        exploit: episodes after that, with decaying noise.
+        noise: sigma of the exploration noise of both controllers.
+        noise_decay: factor on sigma per exploiting episode.
+        prune: whether a kernel may get 0 bits (never all kernels of a layer).
+        psi_accuracy: exponent of the accuracy in the extrinsic reward.
+        psi_cost: exponent of each of the target's cost metrics.
+        zeta_start: weight of the extrinsic in the intrinsic reward, first episode.
+        zeta_end: the same, last episode; linear in between.
+        correct: goals corrected per episode; 0 for no correction.
+        updates: updates of each controller per episode, at most one per step.
+        low_discount: discount of the LLC's later rewards (within a layer).
+        low_replay: transitions that the LLC remembers.
+    """
+
+    name: ClassVar[str] = "autoq"
+    card: ClassVar[Card] = Card(
+        title="AutoQ: Automated Kernel-Wise Neural Network Quantization",
+        year=2020,
+        category="reinforcement",
+        quantizer="autoq",
+        granularity="kernel",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train", "valid"}),
+        arxiv="1902.05690",
+        venue="ICLR 2020",
+        hardware_aware=True,
+        deviations=(
+            "no official code is known and the paper's sections could not be checked: the order "
+            "of the state, the exponents, zeta's schedule, the controllers' hyper-parameters and "
+            "the fine-tuning recipes are reconstructed from summaries and from HAQ and HIRO",
+            "the intrinsic reward is divided by the number of kernels, so that layers compare",
+            "candidates end at the space's largest bits; the paper's reach 32",
+            "goals are corrected for a random part of the memory once an episode, by eight kernels "
+            "a layer, not at each draw by all: the same argmax at a small part of the cost",
+            "an episode makes a bounded number of updates, not one for each of its kernels",
+            "the budget is met for certain by an action wall after HAQ's if the LLC overshoots; "
+            "the paper cuts the actions only",
+            "costs are the target's metrics, not those of a fitted FPGA estimator; the binarized "
+            "variant (multi-bit bases) is not offered",
+            "tied layers share their kernels' bits; where the hardware wants equal weight and "
+            "activation bits, or tied layers differ in width, a layer counts as one kernel",
+            "policies of equal reward are ranked by their loss",
+        ),
+    )
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=30, batch=256, lr=0.01, weight_decay=4e-5, augment=True
+    )
+
+    explore: int = 100
+    exploit: int = 300
+    noise: float = 0.5
+    noise_decay: float = 0.99
+    prune: bool = True
+    psi_accuracy: float = 1.0
+    psi_cost: float = 0.0
+    zeta_start: float = 0.1
+    zeta_end: float = 0.8
+    correct: int = 64
+    updates: int = 16
+    low_discount: float = 1.0
+    low_replay: int = 20000
+
+    # --- rewards ---------------------------------------------------------------------------
+
+    def extrinsic(self, problem: Problem, policy: Policy, score: Score) -> float:
+        """The reward eR of a measured policy (equation 2)."""
+        reward = self.psi_accuracy * math.log(max(score.accuracy / 100, SMALLEST_ACCURACY))
+        if self.psi_cost:
+            uniform = problem.cost(problem.space.reference(8, 8))
+            for metric, cost in problem.cost(policy).items():
+                reward -= self.psi_cost * math.log(cost / uniform[metric])
+        return reward
+
+    def intrinsic(self, distance: float, extrinsic: float, zeta: float) -> float:
+        """The reward iR of a layer whose mean bits are ``distance`` from the goal (equation 3)."""
+        return -(1 - zeta) * distance + zeta * extrinsic
+
+    # --- roll-out --------------------------------------------------------------------------
+
+    def candidates(self, choice: Choice) -> tuple[int, ...]:
+        """What a kernel (or the layer's activations) may take, ascending."""
+        zero = {PRUNED} if self.prune and choice.kind != "act" else set()
+        return tuple(sorted({*choice.bits, *zero}))
+
+    def affordable(self, problem: Problem, policy: Policy, choice: Choice) -> float:
+        """The most (mean) bits of a decision within the budget, the rest as in ``policy``."""
+        limit, metric = problem.budget.limit, problem.budget.metric
+        above: tuple[int, float] | None = None
+        for bits in reversed(choice.bits):
+            trial = assign(policy, choice, bits)
+            if problem.within(trial):
+                if above is None or choice.kind == "act":
+                    return bits
+                cost = problem.cost(trial)[metric]
+                return bits + (above[0] - bits) * max(limit - cost, 0) / (above[1] - cost)
+            above = bits, problem.cost(trial)[metric]
+        return choice.bits[0]
+
+    def roll_out(self, problem: Problem, high: DDPG, low: DDPG, sigma: float) -> Episode:
+        """Decide all layers once."""
+        choices = problem.space.choices
+        static = layer_states(problem.layers, choices, STATIC)
+        states = np.zeros((len(choices), COLUMNS - 1), np.float32)
+        run = Episode(problem.space.lowest(), states, np.zeros((len(choices), 1), np.float32))
+        goal, reached, last = 1.0, 1.0, 1.0
+        for step, choice in enumerate(choices):
+            states[step] = [*static[step], float(choice.kind != "act"), goal, reached]
+            options = self.candidates(choice)
+            scale = options[-1] - options[0]
+            most = (self.affordable(problem, run.policy, choice) - options[0]) / scale
+            run.actions[step] = np.minimum(high.act(states[step], sigma), most)
+            wish = float(run.actions[step, 0])
+            if choice.kind == "act":
+                below = [b for b in choice.bits if b <= most * scale + options[0] + 1e-6]
+                bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
+            else:
+                goal = wish
+                count = self._kernels(problem, choice)
+                inputs, actions = self.step_kernels(low, static[step], goal, last, count, sigma)
+                bits = self.kernel_bits(actions[:, 0], options)
+                mean = float(np.mean(bits))
+                reached, last = (mean - options[0]) / scale, float(actions[-1, 0])
+                distance = abs(goal * scale + options[0] - mean)
+                run.low[step] = inputs, actions, reached, distance
+            run.policy = assign(run.policy, choice, bits)
+        run.policy = action_wall(problem, run.policy, choices)
+        return run
+
+    def step_kernels(
+        self, low: DDPG, static: Array, goal: float, last: float, count: int, sigma: float
+    ) -> tuple[Array, Array]:
+        """The LLC's steps in one layer: states ``[count, 11]`` and actions ``[count, 1]``."""
+        states = np.empty((count, COLUMNS), np.float32)
+        states[:, :KERNEL] = static
+        states[:, KERNEL] = np.linspace(0, 1, count)
+        states[:, FLAG], states[:, GOAL] = 1, goal
+        actions = np.empty((count, 1), np.float32)
+        for j in range(count):
+            states[j, PREVIOUS] = last
+            actions[j] = low.act(states[j], sigma)
+            last = actions[j, 0]
+        return states, actions
+
+    def kernel_bits(self, actions: Array, options: Sequence[int]) -> Bits:
+        """Bits of each kernel, the nearest option; the largest action is never pruned."""
+        table = np.array(options)
+        wishes = options[0] + actions * (options[-1] - options[0])
+        bits = table[np.abs(wishes[:, None] - table).argmin(1)]
+        if not bits.any():
+            bits[actions.argmax()] = table[table > PRUNED][0]
+        return tuple(bits.tolist()) if len(bits) > 1 else int(bits[0])
+
+    # --- search ----------------------------------------------------------------------------
+
+    def search(self, problem: Problem) -> Solution:
+        low_settings = replace(self.settings(), discount=self.low_discount, replay=self.low_replay)
+        high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
+        low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
+        goals = GoalMemory(self.replay, COLUMNS, GOAL)
+        episodes = self.explore + self.exploit
+        known: dict[Policy, Score] = {}
+        best: tuple[float, float, Policy] | None = None
+        rewards: list[float] = []
+        distances: list[float] = []
+        for episode in range(episodes):
+            problem.progress(episode, episodes, "episodes")
+            decay = self.noise_decay ** max(episode - self.explore, 0)
+            run = self.roll_out(problem, high, low, self.noise * decay)
+            score = self.measure(problem, run.policy, known)
+            rewards.append(self.extrinsic(problem, run.policy, score))
+            distances.append(float(np.mean([d for *_, d in run.low.values()] or [0.0])))
+            if best is None or (rewards[-1], -score.loss) > best[:2]:
+                best = (rewards[-1], -score.loss, run.policy)
+                problem.checkpoint(run.policy, rewards[-1])
+            share = episode / max(episodes - 1, 1)
+            zeta = self.zeta_start + share * (self.zeta_end - self.zeta_start)
+            self.learn(run, high, low, goals, rewards[-1], zeta)
+        assert best is not None
+        notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
+        return Solution(best[2], notes=notes)
+
+    def learn(
+        self,
+        run: Episode,
+        high: DDPG,
+        low: DDPG,
+        goals: GoalMemory,
+        extrinsic: float,
+        zeta: float,
+    ) -> None:
+        """Remember an episode and update both controllers."""
+        slots = high.replay.extend(
+            run.states, run.actions, extrinsic, np.roll(run.states, -1, axis=0)
+        )
+        kernels = 0
+        for step, slot in enumerate(slots):
+            goals.forget(slot)
+            if step in run.low:
+                states, actions, reached, distance = run.low[step]
+                goals.store(slot, states, actions[:, 0], reached)
+                reward = self.intrinsic(distance, extrinsic, zeta)
+                low.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
+                kernels += len(states)
+        goals.correct(high.replay, low.actor, self.correct, high.rng)
+        for agent, steps in ((high, len(slots)), (low, kernels)):
+            for _ in range(min(self.updates, steps)):
+                agent.update()
+
+    def _kernels(self, problem: Problem, choice: Choice) -> int:
+        widths = {x.out_channels for x in problem.layers if x.name in choice.layers}
+        return widths.pop() if choice.kind == "weight" and len(widths) == 1 else 1

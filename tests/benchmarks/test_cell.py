@@ -1,0 +1,159 @@
+import copy
+import json
+
+import pytest
+
+from benchmarks import cell as cells
+from benchmarks.cell import check, compute
+from benchmarks.config import cell_of, composed
+from benchmarks.identity import code_of, key_of
+from benchmarks.record import Record
+
+FAST = [
+    "dataset.pretrain.epochs=1",
+    "protocol.valid_images=60",
+    "protocol.calibration_images=60",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JUXTABIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+    for cached in (cells._splits, cells._checkpoint, cells._layers, cells._fingerprint):
+        cached.cache_clear()
+
+
+def cell(*overrides):
+    return cell_of(composed([*FAST, *overrides]))
+
+
+def done(c):
+    record = compute(c, key_of(c))
+    assert record.status == "done", record.error
+    return record
+
+
+def test_a_record_is_complete_and_readable():
+    record = done(cell("framework=random", "framework.evaluations=3", "hardware=bops"))
+    again = Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
+    assert again == record
+    assert record.budget["within"]
+    assert record.costs["bops"] <= record.budget["limit"] * (1 + 1e-9)
+    assert record.search["policies"] <= 3
+    assert record.accuracy["fine_tuned"] is None
+    assert record.accuracy["final"] == record.accuracy["ptq"]
+    assert record.float_costs["bops"] == 16 * record.int8_costs["bops"]
+    objectives = [point["objective"] for point in record.curve]
+    assert objectives == sorted(objectives)
+    assert record.data["checkpoint"]
+    assert record.card["category"] == "baseline"
+
+
+def test_same_cell_twice_is_byte_equal_and_seeds_differ():
+    runs = [
+        done(cell("framework=random", "framework.evaluations=4", "hardware=bops", f"seed={seed}"))
+        for seed in (0, 0, 1)
+    ]
+    same = [json.dumps([r.policy, r.accuracy, r.costs]) for r in runs]
+    assert same[0] == same[1]
+    assert runs[0].policy != runs[2].policy
+
+
+def test_the_controlled_protocol_trains_the_policy():
+    record = done(
+        cell("protocol=controlled", "budget.like=3", "protocol.fine_tune.epochs=1", "hardware=bops")
+    )
+    assert record.accuracy["final"] == record.accuracy["fine_tuned"]
+    assert record.accuracy["fine_tuned"] > record.accuracy["ptq"]
+
+
+def test_size_pins_activations_at_their_best():
+    record = done(cell("hardware=size", "budget.like=3"))
+    assert {bits["act"] for bits in record.policy.values()} == {8}
+
+
+def test_the_key_follows_what_matters():
+    base = cell()
+    key = key_of(base)
+    moved = copy.deepcopy(base)
+    moved["dataset"]["root"] = "/elsewhere"
+    moved["dataset"]["workers"] = 7
+    assert key_of(moved) == key
+    for path, value in (
+        (("seed",), 1),
+        (("budget", "like"), 3),
+        (("protocol", "valid_images"), 61),
+        (("framework", "paired"), True),
+        (("dataset", "pretrain", "epochs"), 2),
+    ):
+        other = copy.deepcopy(base)
+        node = other
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = value
+        assert key_of(other) != key, path
+
+
+def test_the_code_of_a_framework_is_in_the_key(monkeypatch):
+    base = cell()
+    key = key_of(base)
+    monkeypatch.setattr("benchmarks.identity._source_digest", lambda cls: "edited")
+    assert code_of("uniform")["source"] == "edited"
+    assert key_of(base) != key
+
+
+def test_a_checkpoint_file_is_known_by_its_content(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"weights")
+    second.write_bytes(b"weights")
+    keys = {key_of(cell(f"model.checkpoint={path}")) for path in (first, second)}
+    assert len(keys) == 1
+    second.write_bytes(b"others!")
+    assert key_of(cell(f"model.checkpoint={second}")) not in keys
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["protocol.weight_bits=[2,9]"], r"protocol\.weight_bits = \[2, 9\].*1\.\.8"),
+        (["protocol.act_bits=[]"], r"protocol\.act_bits"),
+        (["protocol.pinned_bits=9"], r"protocol\.pinned_bits"),
+        (["protocol.ties=[[conv1,nolayer]]"], "nolayer"),
+        (["protocol.name=magic"], "ptq"),
+        (["protocol.quantizer=magic"], "unknown quantizer 'magic'; choose from"),
+        (["protocol.fine_tune.lr=-1"], r"protocol\.fine_tune"),
+        (["dataset.pretrain.optimizer=magic"], "sgd or adam"),
+        (["budget.ratio=0.001"], "smallest cost of this space on size is"),
+        (["budget.metric=latency"], r"budget\.metric: size has no 'latency'"),
+        (["model=timm", "model.name=resnet9000"], "unknown model 'resnet9000'"),
+        (["dataset.name=magic"], "unknown dataset 'magic'; choose from"),
+        (["dataset.valid=99999"], r"dataset\.valid"),
+    ],
+)
+def test_bad_cells_are_refused_before_any_training(overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        check(cell(*overrides))
+
+
+def test_an_error_in_a_cell_becomes_a_failed_record(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("frameworks.baselines.uniform.Uniform.search", broken)
+    c = cell()
+    record = compute(c, key_of(c))
+    assert record.status == "failed"
+    assert "out of luck" in record.error
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_skip_carries_its_reason(monkeypatch):
+    monkeypatch.setattr(
+        "frameworks.baselines.uniform.Uniform.skip", lambda self, problem: "not today"
+    )
+    c = cell()
+    record = compute(c, key_of(c))
+    assert (record.status, record.reason) == ("skipped", "not today")

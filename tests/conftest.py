@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from frameworks import toy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_problem():
+    """Factory: a problem on a tiny trained net in milliseconds; see `frameworks.toy.make_problem`.
+
+    make_problem("size", like=2.5, seed=1, kind=toy.ToyViT, needs=("valid", "calibration"), ...)
+    """
+    return toy.make_problem
+
+
+@pytest.fixture(scope="session")
+def tiny_net():
+    """The trained convolutional net of `make_problem`; shared, never change it."""
+    return toy.network(toy.ToyConvNet)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit():
+    """The trained attention net of `make_problem`; it has no BatchNorm."""
+    return toy.network(toy.ToyViT)
+
+
+@pytest.fixture(scope="session")
+def tiny_train():
+    return toy.split("train", 256)
+
+
+@pytest.fixture(scope="session")
+def tiny_valid():
+    return toy.split("valid", 128)
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    """A cache of its own for the whole test session, as ``$JUXTABIT_CACHE``."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("JUXTABIT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def digits(cache_folder):
+    """Digits with a trained ResNet-8 (some seconds, once): ``config, splits, checkpoint``."""
+    from types import SimpleNamespace
+
+    from benchmarks.data import DatasetConfig, load
+    from benchmarks.models import ModelConfig
+    from benchmarks.pretrain import pretrained
+
+    recipe = dict(epochs=8, lr=0.1, batch=64, weight_decay=5e-4)
+    config = DatasetConfig(name="digits", pretrain=recipe)
+    splits = load(config)
+    checkpoint = pretrained(ModelConfig(), config, splits)
+    return SimpleNamespace(config=config, splits=splits, checkpoint=checkpoint)
+
+
+@pytest.fixture
+def digits_problem(digits):
+    """Factory of problems on real data: ``digits_problem(like=3, target="bops", **fields)``."""
+    from frameworks import BudgetSpec, Data, Problem, Space, describe, schemes, targets, torch_rng
+
+    def make(target="bops", like=3, bits=(2, 3, 4, 5, 6, 8), **fields):
+        splits = digits.splits
+        layers = describe(digits.checkpoint.model, splits.input_shape)
+        priced = targets.get(target)()
+        acts = bits if priced.prices_activations else (8,)
+        pinned = {layers[0].name: (8, 8), layers[-1].name: (8, 8)}
+        space = Space.build(layers, bits, acts, pinned=pinned)
+        images = splits.train.subset(256, torch_rng(0, "data")).images()
+        return Problem(
+            network=digits.checkpoint.model,
+            space=space,
+            target=priced,
+            budget=BudgetSpec(like=like).resolve(priced, space),
+            scheme=schemes.get("mse")(),
+            data=Data(splits.train, splits.valid, images),
+            **fields,
+        )
+
+    return make

@@ -1,0 +1,87 @@
+"""The public contracts, held against everything that the registries list."""
+
+import csv
+
+import pytest
+
+from frameworks import registry, schemes, targets, toy
+from frameworks.core.layers import describe
+from frameworks.testing import FrameworkContract, SchemeContract, TargetContract
+
+# Hyper-parameters that keep a search below a second or so; unknown names get their defaults.
+REDUCED = {
+    "random": {"evaluations": 8},
+    "greedy": {"evaluations": 40},
+    "exhaustive": {"limit": 20_000},
+    "haq": {"episodes": 6, "warmup": 2, "updates": 2, "batch": 8},
+    "haq_kmeans": {"episodes": 6, "warmup": 2, "updates": 2, "batch": 8},
+    "autoq": {"episodes": 6, "explore": 4, "batch": 8},
+    "dnas": {"epochs": 1, "images": 64, "batch": 32},
+    "edmips": {"epochs": 1, "images": 64, "batch": 32},
+    "hawq": {"probes": 2, "images": 32},
+    "hawq_v3": {"probes": 2, "images": 32},
+}
+RANDOM_SCHEMES = {"stochastic"}
+
+
+def reduced(name):
+    cls = registry.get(name)
+    fields = cls.__dataclass_fields__
+    return cls(**{k: v for k, v in REDUCED.get(name, {}).items() if k in fields})
+
+
+@pytest.fixture(params=registry.names())
+def framework(request):
+    return reduced(request.param)
+
+
+class TestFrameworks(FrameworkContract):
+    @pytest.fixture(autouse=True)
+    def _framework(self, framework):
+        self.framework = framework
+
+    def problem(self, target="bops", **changes):
+        if self.framework.name == "exhaustive":
+            changes = {"bits": (2, 8), **changes}
+        return super().problem(target, **changes)
+
+
+@pytest.fixture(params=targets.names())
+def target(request, tmp_path):
+    if request.param != "table":
+        return targets.get(request.param)()
+    path = tmp_path / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["layer", "w_bits", "a_bits", "cost"])
+        for layer in describe(toy.network(), toy.SHAPE):
+            for w in (2, 4, 8):
+                writer.writerows((layer.name, w, a, layer.macs * (w + a)) for a in (2, 4, 8))
+    return targets.get("table")(path=str(path))
+
+
+class TestTargets(TargetContract):
+    @pytest.fixture(autouse=True)
+    def _target(self, target):
+        self.target = target
+
+
+class TestPeak(TargetContract):
+    target = toy.Peak()
+
+
+@pytest.fixture(params=schemes.names())
+def scheme(request):
+    return schemes.get(request.param)()
+
+
+class TestSchemes(SchemeContract):
+    @pytest.fixture(autouse=True)
+    def _scheme(self, scheme):
+        self.scheme = scheme
+        self.random = scheme.name in RANDOM_SCHEMES
+
+
+def test_nothing_built_in_is_unavailable():
+    for kind in (registry, targets, schemes):
+        assert kind.unavailable() == []
