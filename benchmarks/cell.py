@@ -239,6 +239,13 @@ class _Run:
         self.network: nn.Module = self.checkpoint.model
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
+        record.budget = {
+            "metric": self.budget.metric,
+            "limit": self.budget.limit,
+            "unit": self.budget.unit,
+            "label": self.budget.label,
+            "kind": self.setting.target.kind,
+        }
         record.data = {
             "dataset": _fingerprint(dataset),
             "checkpoint": self.checkpoint.fingerprint,
@@ -327,10 +334,7 @@ class _Run:
             "act": sum(x.in_elements * policy[x.name].act for x in layers) / elements,
         }
         self.record.budget = {
-            "metric": self.budget.metric,
-            "limit": self.budget.limit,
-            "unit": self.budget.unit,
-            "label": self.budget.label,
+            **self.record.budget,
             "within": self.budget.allows(costs),
         }
         self.record.float_costs = _costs(problem, Policy.uniform(layers, 32, 32))

@@ -32,7 +32,7 @@ from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.layers import Layer, describe
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
-from frameworks.core.quantizers.base import Quantizer, Scheme
+from frameworks.core.quantizers.base import Float, Quantizer, Scheme
 from frameworks.core.registry import frameworks as registry
 from frameworks.core.registry import schemes
 from frameworks.core.solution import Scores, Solution
@@ -346,11 +346,9 @@ class SchemeContract:
 
     Attributes:
         scheme: an instance.
-        random: whether training rounds at random; the tests then quantize in eval mode only.
     """
 
     scheme: ClassVar[Scheme]
-    random: ClassVar[bool] = False
 
     def weight(self) -> Tensor:
         """A weight ``[8, 6, 3, 3]`` whose channels have different ranges."""
@@ -364,11 +362,14 @@ class SchemeContract:
         return [x.relu(), x]
 
     def quantizers(self, bits: int) -> list[tuple[Quantizer, Tensor]]:
-        """Quantizers of weights and of activations, each with its data, in eval mode."""
+        """Quantizers of weights and of activations, each with its data, in eval mode.
+
+        What the scheme leaves at float (activations, in a scheme for weights) is left out.
+        """
         weight = self.weight()
         pairs = [(self.scheme.weight(weight, bits), weight)]
         pairs += [(self.scheme.activation(x, bits), x) for x in self.samples()]
-        return [(quantizer.eval(), x) for quantizer, x in pairs]
+        return [(q.eval(), x) for q, x in pairs if bits == FLOAT or not isinstance(q, Float)]
 
     def test_is_registered(self) -> None:
         assert schemes.get(self.scheme.name) is type(self.scheme)
@@ -395,7 +396,7 @@ class SchemeContract:
             assert torch.isfinite(quantizer(x)).all()
 
     def test_more_bits_say_more(self) -> None:
-        for position in range(3):
+        for position in range(len(self.quantizers(2))):
             errors = []
             for bits in (2, 4, 8):
                 quantizer, x = self.quantizers(bits)[position]
@@ -418,13 +419,22 @@ class SchemeContract:
             for quantizer, x in self.quantizers(bits):
                 assert not any(p.requires_grad for p in quantizer.parameters())
                 quantizer.learn_range()
-                assert all(p.requires_grad for p in quantizer.parameters())
+                learned = [p for p in quantizer.parameters() if p.requires_grad]
                 leaf = x.clone().requires_grad_()
                 quantizer(leaf).square().sum().backward()
                 assert leaf.grad is not None
                 assert torch.isfinite(leaf.grad).all()
                 assert leaf.grad.abs().sum() > 0
-                assert all(p.grad is not None for p in quantizer.parameters())
+                assert all(p.grad is not None for p in learned)
+                quantizer.learn_range(False)
+                assert not any(p.requires_grad for p in quantizer.parameters())
+
+    def test_works_in_a_network(self) -> None:
+        problem = toy.make_problem(scheme=self.scheme.name)
+        policy = problem.space.reference(4, 4)
+        first, second = (problem.evaluate(policy), problem.at().evaluate(policy))
+        assert first == second
+        assert problem.fine_tune(policy).policy == policy
 
     def test_zero_bits_prune_and_float_passes(self) -> None:
         for quantizer, x in self.quantizers(PRUNED):

@@ -13,15 +13,17 @@ REDUCED = {
     "random": {"evaluations": 8},
     "greedy": {"evaluations": 40},
     "exhaustive": {"limit": 20_000},
-    "haq": {"episodes": 6, "warmup": 2, "updates": 2, "batch": 8},
-    "haq_kmeans": {"episodes": 6, "warmup": 2, "updates": 2, "batch": 8},
-    "autoq": {"episodes": 6, "explore": 4, "batch": 8},
-    "dnas": {"epochs": 1, "images": 64, "batch": 32},
+    "haq": {"episodes": 6, "warmup": 2},
+    "haq_kmeans": {"episodes": 6, "warmup": 2},
+    "autoq": {"explore": 3, "exploit": 3, "correct": 8, "updates": 2},
+    "dnas": {
+        **{"epochs": 3, "warmup": 1, "images": 128, "batch": 32},
+        **{"theta_lr": 0.5, "sample_every": 1, "samples": 4},
+    },
     "edmips": {"epochs": 1, "images": 64, "batch": 32},
-    "hawq": {"probes": 2, "images": 32},
-    "hawq_v3": {"probes": 2, "images": 32},
+    "hawq": {"images": 32, "batch": 32, "iterations": 8},
+    "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
 }
-RANDOM_SCHEMES = {"stochastic"}
 
 
 def reduced(name):
@@ -42,7 +44,7 @@ class TestFrameworks(FrameworkContract):
 
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
-            changes = {"bits": (2, 8), **changes}
+            changes = {"bits": (2, 8), "paired": True, **changes}
         return super().problem(target, **changes)
 
 
@@ -79,7 +81,6 @@ class TestSchemes(SchemeContract):
     @pytest.fixture(autouse=True)
     def _scheme(self, scheme):
         self.scheme = scheme
-        self.random = scheme.name in RANDOM_SCHEMES
 
 
 def test_nothing_built_in_is_unavailable():

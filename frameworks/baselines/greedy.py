@@ -69,7 +69,9 @@ class Greedy(Framework):
             problem.progress(min(int(1000 * done), 1000), 1000, "greedy")
             lowered = dict(_steps(problem, values))
             saved = {i: cost - _cost(problem, trial) for i, trial in lowered.items()}
-            saved = {i: amount for i, amount in saved.items() if amount > 0}
+            # Where no single step saves anything (a cost that is a maximum, say), harm decides.
+            saving = {i: amount for i, amount in saved.items() if amount > 0}
+            saved = saving or dict.fromkeys(lowered, 1.0)
             if not saved:
                 break
             chosen = self._pick(saved, harms, self._evaluation(problem, values))

@@ -40,6 +40,7 @@ from frameworks.core.split import Split
 from frameworks.core.supernet import StochasticNet
 from frameworks.core.train import Loss, Recipe, train_epoch
 
+
 @dataclass(frozen=True)
 class Decision:
     """One searched block (or several with tied layers) and its candidates."""

@@ -140,6 +140,7 @@ class AutoQ(ActorCriticSearch):
     explore: int = 100
     exploit: int = 300
     noise: float = 0.5
+    low_noise: float = 0.5
     noise_decay: float = 0.99
     prune: bool = True
     psi_accuracy: float = 1.0
@@ -187,8 +188,10 @@ class AutoQ(ActorCriticSearch):
             above = bits, problem.cost(trial)[metric]
         return choice.bits[0]
 
-    def roll_out(self, problem: Problem, high: DDPG, low: DDPG, sigma: float) -> Episode:
-        """Decide all layers once."""
+    def roll_out(
+        self, problem: Problem, high: DDPG, low: DDPG, sigma: float, low_sigma: float
+    ) -> Episode:
+        """Decide all layers once, with exploration noise of these sigmas."""
         choices = problem.space.choices
         static = layer_states(problem.layers, choices, STATIC)
         states = np.zeros((len(choices), COLUMNS - 1), np.float32)
@@ -199,15 +202,15 @@ class AutoQ(ActorCriticSearch):
             options = self.candidates(choice)
             scale = options[-1] - options[0]
             most = (self.affordable(problem, run.policy, choice) - options[0]) / scale
-            run.actions[step] = np.minimum(high.act(states[step], sigma), most)
-            wish = float(run.actions[step, 0])
+            run.actions[step] = high.act(states[step], sigma)
+            wish = min(float(run.actions[step, 0]), most)
             if choice.kind == "act":
                 below = [b for b in choice.bits if b <= most * scale + options[0] + 1e-6]
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
             else:
                 goal = wish
                 count = self._kernels(problem, choice)
-                inputs, actions = self.step_kernels(low, static[step], goal, last, count, sigma)
+                inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
                 bits = self.kernel_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
                 reached, last = (mean - options[0]) / scale, float(actions[-1, 0])
@@ -256,7 +259,7 @@ class AutoQ(ActorCriticSearch):
         for episode in range(episodes):
             problem.progress(episode, episodes, "episodes")
             decay = self.noise_decay ** max(episode - self.explore, 0)
-            run = self.roll_out(problem, high, low, self.noise * decay)
+            run = self.roll_out(problem, high, low, self.noise * decay, self.low_noise * decay)
             score = self.measure(problem, run.policy, known)
             rewards.append(self.extrinsic(problem, run.policy, score))
             distances.append(float(np.mean([d for *_, d in run.low.values()] or [0.0])))
@@ -265,12 +268,14 @@ class AutoQ(ActorCriticSearch):
                 problem.checkpoint(run.policy, rewards[-1])
             share = episode / max(episodes - 1, 1)
             zeta = self.zeta_start + share * (self.zeta_end - self.zeta_start)
-            self.learn(run, high, low, goals, rewards[-1], zeta)
+            self.remember(run, high, low, goals, rewards[-1], zeta)
+            if episode >= self.explore:
+                self.learn(high, low, goals, run)
         assert best is not None
         notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
         return Solution(best[2], notes=notes)
 
-    def learn(
+    def remember(
         self,
         run: Episode,
         high: DDPG,
@@ -279,11 +284,9 @@ class AutoQ(ActorCriticSearch):
         extrinsic: float,
         zeta: float,
     ) -> None:
-        """Remember an episode and update both controllers."""
-        slots = high.replay.extend(
-            run.states, run.actions, extrinsic, np.roll(run.states, -1, axis=0)
-        )
-        kernels = 0
+        """Put an episode into the memories of both controllers."""
+        later = np.roll(run.states, -1, axis=0)
+        slots = high.replay.extend(run.states, run.actions, extrinsic, later)
         for step, slot in enumerate(slots):
             goals.forget(slot)
             if step in run.low:
@@ -291,9 +294,12 @@ class AutoQ(ActorCriticSearch):
                 goals.store(slot, states, actions[:, 0], reached)
                 reward = self.intrinsic(distance, extrinsic, zeta)
                 low.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
-                kernels += len(states)
+
+    def learn(self, high: DDPG, low: DDPG, goals: GoalMemory, run: Episode) -> None:
+        """Correct stored goals and update both controllers after an episode."""
         goals.correct(high.replay, low.actor, self.correct, high.rng)
-        for agent, steps in ((high, len(slots)), (low, kernels)):
+        kernels = sum(len(states) for states, *_ in run.low.values())
+        for agent, steps in ((high, len(run.states)), (low, kernels)):
             for _ in range(min(self.updates, steps)):
                 agent.update()
 

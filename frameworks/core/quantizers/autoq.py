@@ -1,8 +1,8 @@
 """AutoQ's quantizers: linear, and multi-bit binary, both per kernel.
 
 Lou et al., "AutoQ: Automated Kernel-Wise Neural Network Quantization", arXiv 1902.05690 (ICLR
-2020), section 3. A kernel is the weights of one output channel; the activations of a layer share one
-width.
+2020), section 3. A kernel is the weights of one output channel; the activations of a layer share
+one width.
 
 Quantized network: linear quantization with a scale per kernel for weights and per layer for
 activations,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 
-PIECE = 2**16
-"""Elements of an intermediate, over all branches: 256 KiB, the size of a small cache."""
+PIECE = 2**17
+"""Elements of an intermediate, over all branches: half a MiB, a part of the second-level cache."""
 
 
 def _rows(x: Tensor, channels: int) -> Tensor:
@@ -116,8 +116,10 @@ class _Grids(torch.autograd.Function):
                 codes[:, rows] += q.mul_(g).sum(2)
                 insides[:, rows] += (inside * gx).sum(2)
                 torch.mul(inside.mul_(share).sum(0), g, out=target[rows])
-        # Equation 3 of LSQ is q + o - (x / s where not clipped), times its gradient scale.
-        for_step = (codes - insides / steps) * (p * scale)[:, None]
+        for_step = None
+        if ctx.needs_input_grad[2]:
+            # Equation 3 of LSQ is q + o - (x / s where not clipped), times its gradient scale.
+            for_step = (codes - insides / steps) * (p * scale)[:, None]
         for_x = target.view(x.shape) if channels > 1 else back
         return for_x, (codes * steps).sum(1), for_step, None, None, None, None
 
@@ -130,19 +132,20 @@ class Composite(nn.Module):
             the fused kernel is used; otherwise each branch is computed on its own.
     """
 
-    low: Tensor
-    high: Tensor
+    q_min: Tensor
+    q_max: Tensor
     offset: Tensor
 
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(quantizers)
-        grids = [q for q in quantizers if type(q) is UniformQuantizer]
-        self.fused = len(grids) == len(quantizers) and len({q.step.shape for q in grids}) == 1
+        self.grids = [q for q in quantizers if type(q) is UniformQuantizer]
+        shapes = {q.step.shape for q in self.grids}
+        self.fused = len(self.grids) == len(quantizers) and len(shapes) == 1
         if self.fused:
-            self.register_buffer("low", torch.stack([q.q_min for q in grids])[:, None, None])
-            self.register_buffer("high", torch.stack([q.q_max for q in grids])[:, None, None])
-            self.register_buffer("offset", torch.stack([q.offset for q in grids])[:, None, None])
+            for name in ("q_min", "q_max", "offset"):
+                values = torch.stack([getattr(q, name) for q in self.grids])
+                self.register_buffer(name, values[:, None, None])
             self.shifted = bool((self.offset != 0).any())
 
     def forward(self, x: Tensor, p: Tensor) -> Tensor:
@@ -154,13 +157,11 @@ class Composite(nn.Module):
         )
 
     def _grids(self, x: Tensor, p: Tensor) -> Tensor:
-        steps = torch.stack([q.step.reshape(-1) for q in self.branches])  # type: ignore[union-attr, operator]
-        steps = steps.clamp_min(SMALLEST_STEP)
-        per_step = x.numel() / steps.shape[1]
+        steps = torch.stack([q.step.reshape(-1) for q in self.grids]).clamp_min(SMALLEST_STEP)
         offset = self.offset if self.shifted else None
         # LSQ's gradient scale, as in UniformQuantizer.
-        scale = (self.high.flatten().clamp_min(1) * per_step).rsqrt()
-        out: Tensor = _Grids.apply(x, p, steps, self.low, self.high, offset, scale)  # type: ignore[no-untyped-call]
+        scale = (self.q_max.flatten().clamp_min(1) * (x.numel() / steps.shape[1])).rsqrt()
+        out: Tensor = _Grids.apply(x, p, steps, self.q_min, self.q_max, offset, scale)
         return out
 
     def learn_range(self, learn: bool = True) -> None:

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.quantizers.base import Codes, Quantizer
-from frameworks.core.quantizers.uniform import SMALLEST_STEP, mse_step, on_grid
+from frameworks.core.quantizers.grid import on_grid
+from frameworks.core.quantizers.uniform import SMALLEST_STEP, mse_step
 
 
 def pact_grid(bits: int, signed: bool) -> tuple[float, float, float, float]:

@@ -15,53 +15,17 @@ arXiv 1902.08153, equations 3 and 4), scaled by g = 1 / sqrt(n * q_max).
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from frameworks.core.quantizers.base import Codes, Quantizer, Scheme
+from frameworks.core.quantizers.grid import fake_quantize, on_grid
 from frameworks.core.registry import register_scheme
 
 SMALLEST_STEP = 1e-8
 MSE_STEPS = 64
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """The grid of this module with the straight-through gradient for x and LSQ's for the step.
-
-    Only x / s - o is kept for the backward pass; the rest is cheaper to compute again than to keep.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, low: float, high: float, offset: float, grad: float
-    ) -> Tensor:
-        v = x / step
-        if offset:
-            v -= offset
-        ctx.save_for_backward(v)
-        ctx.low, ctx.high, ctx.offset = low, high, offset
-        ctx.step_shape, ctx.grad = step.shape, grad
-        q = torch.clamp(v, low, high).round_()
-        if offset:
-            q += offset
-        return q.mul_(step)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad, (v,) = grads[0], ctx.saved_tensors
-        q = torch.clamp(v, ctx.low, ctx.high)
-        for_x = grad * (q == v)
-        if not ctx.needs_input_grad[1]:
-            return for_x, None, None, None, None, None
-        # q + o where clipped, q + o - x/s where not (equation 3 of LSQ).
-        q.round_().mul_(grad)
-        if ctx.offset:
-            q += grad * ctx.offset - for_x * ctx.offset
-        q.addcmul_(for_x, v, value=-1)
-        for_step = q.sum_to_size(ctx.step_shape).mul_(ctx.grad)
-        return for_x, for_step, None, None, None, None
 
 
 class UniformQuantizer(Quantizer):
@@ -107,29 +71,13 @@ class UniformQuantizer(Quantizer):
             return on_grid(x, step, *self._grid)
         elements = x.numel() / step.numel()
         gradient_scale = 1 / math.sqrt(elements * max(self._grid[1], 1.0))
-        out: Tensor = _FakeQuantize.apply(x, step, *self._grid, gradient_scale)
-        return out
+        return fake_quantize(x, step, *self._grid, gradient_scale)
 
     def codes(self, x: Tensor) -> Codes:
         step = self.step.detach().clamp_min(SMALLEST_STEP)
         low, high, offset = self._grid
         code = torch.clamp(x.detach() / step - offset, low, high).round()
         return Codes(code, step, self.offset)
-
-
-def on_grid(x: Tensor, step: Tensor, low: float, high: float, offset: float = 0.0) -> Tensor:
-    """The nearest values of a grid, without a graph: ``s (clip(round(x/s - o), low, high) + o)``.
-
-    The limits are whole numbers, so clipping may come before rounding; in place but for the first
-    operation.
-    """
-    q = x / step
-    if offset:
-        q -= offset
-    q.clamp_(low, high).round_()
-    if offset:
-        q += offset
-    return q.mul_(step)
 
 
 def symmetric_grid(bits: int) -> tuple[int, int, float]:

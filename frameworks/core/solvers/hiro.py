@@ -66,4 +66,6 @@ class GoalMemory:
             flat = torch.from_numpy(states.reshape(-1, states.shape[-1]))
             actions: Array = low(flat)[:, 0].numpy().reshape(states.shape[:-1])
         error = ((self.actions[slots, None] - actions) ** 2).sum(-1)
-        replay.action[slots, 0] = goals[np.arange(len(slots)), error.argmin(1)]
+        best = error.argmin(1)
+        moved = best > 0
+        replay.action[slots[moved], 0] = goals[moved, best[moved]]
