@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+# Tests use one thread a process.
+WORKERS := --numprocesses auto --maxprocesses 4
+
 .PHONY: juxtapose test test-all lint perf clean
 
 # The stamp is remade when the dependencies change, so a second `make` installs nothing.
@@ -21,10 +24,10 @@ juxtapose: $(VENV)/.installed
 	$(BIN)/juxtabit run +suite=quick
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -103,7 +103,7 @@ class _TensorGrid(torch.autograd.Function):
         ctx.step, ctx.step_shape, ctx.grad = float(step), step.shape, grad
         # The ends belong to the inside, also where x / s rounds down to them.
         ctx.ends = [
-            end + side * (abs(end) * 2.0**-24 + 1e-37)
+            end + side * (abs(end) * 2.0**-23 + 1e-37)
             for end, side in (((low + offset) * ctx.step, -1), ((high + offset) * ctx.step, 1))
         ]
         return y
