@@ -25,7 +25,11 @@ FORMATS = ("text", "markdown", "csv", "latex", "html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 1 if a cell failed, 2 for a bad request."""
+    """Entry point; returns the exit code.
+
+    0: all went well; 1: a cell failed or a record is corrupt, the rest is there; 2: the request
+    cannot be carried out as it stands.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _warn
     parser = _parser()
@@ -90,7 +94,7 @@ def _explained(error: BaseException) -> str:
         if isinstance(inner, MissingConfigException) and inner.missing_cfg_file:
             group, _, name = inner.missing_cfg_file.rpartition("/")
             choices = ", ".join(x for x in inner.options or () if x != "schema")
-            return f"unknown {group} {name!r}; choose from {choices}"
+            return _unavailable(group, name) or f"unknown {group} {name!r}; choose from {choices}"
         if isinstance(inner, OmegaConfBaseException):
             text = (inner.msg or str(inner)).splitlines()[0]
             parent = inner.parent_node
@@ -101,7 +105,24 @@ def _explained(error: BaseException) -> str:
             return f"{text}{where}" + (f"; the keys are {', '.join(keys)}" if keys else "")
         inner = inner.__cause__ or inner.__context__
     text = str(error).strip()
-    return text or f"{type(error).__name__} without a message"
+    if not text:
+        return f"{type(error).__name__} without a message"
+    # What is raised on purpose explains itself; of anything else the type says more.
+    meant = isinstance(error, ValueError | OSError)
+    return text if meant else f"{type(error).__name__}: {text} (JUXTABIT_DEBUG=1 shows where)"
+
+
+def _unavailable(group: str, name: str) -> str | None:
+    """Why a plugin that is installed is no option of a group."""
+    from frameworks import UnknownName, registry, targets
+
+    known = {"framework": registry, "hardware": targets}.get(group)
+    try:
+        if known is not None:
+            known.get(name)
+    except UnknownName as unknown:
+        return str(unknown)
+    return None
 
 
 # --- run -----------------------------------------------------------------------------------
@@ -214,7 +235,8 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.store import find_records
     from benchmarks.table import build, write
 
-    table = build(find_records(Path(options.records).expanduser()))
+    corrupt: list[str] = []
+    table = build(find_records(Path(options.records).expanduser(), corrupt))
     if options.out:
         write(table, Path(options.out).expanduser())
     render = {
@@ -225,7 +247,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
         "html": table.html,
     }
     print(render[options.format]())
-    return 0
+    return 1 if corrupt else 0
 
 
 def _frameworks(options: argparse.Namespace, _: list[str]) -> int:

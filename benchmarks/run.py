@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -68,6 +69,8 @@ def run(
     store = Store(folder / "records")
     store.folder.mkdir(parents=True, exist_ok=True)
     have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
+    for fault in store.corrupt.values():
+        warnings.warn(f"a corrupt record is computed again: {fault}", stacklevel=2)
     todo = {key: cell for key, cell in keyed.items() if key not in have}
     mirror = tracker or NoTracker()
     count = min(workers or os.cpu_count() or 1, max(len(todo), 1))

@@ -84,13 +84,14 @@ class Store:
                 yield record
 
 
-def find_records(root: Path) -> list[Record]:
+def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
     """All records in a folder, at any depth below ``records/`` folders, or in one file.
 
-    Corrupt ones are left out with a warning that names each.
+    Corrupt ones are left out with a warning that names each; it is added to ``faults``, too.
 
     Raises:
         FileNotFoundError: there is nothing there.
+        CorruptRecord: the one file cannot be read.
     """
     if root.is_file():
         return [read_record(root)]
@@ -103,6 +104,8 @@ def find_records(root: Path) -> list[Record]:
         found += store.records()
         for fault in store.corrupt.values():
             warnings.warn(f"left out a corrupt record: {fault}", stacklevel=2)
+            if faults is not None:
+                faults.append(fault)
     if not found:
         raise FileNotFoundError(f"no records in {root}: run 'juxtabit run' first, or name a folder")
     return found

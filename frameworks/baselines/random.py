@@ -42,6 +42,10 @@ class Random(Framework):
 
     evaluations: int = 100
 
+    def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise ValueError(f"evaluations = {self.evaluations}: at least one policy is needed")
+
     def draw(self, problem: Problem, rng: np.random.Generator) -> Policy:
         """One random policy that fits the budget and to which no single step can be added."""
         choices = problem.space.choices

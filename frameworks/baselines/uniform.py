@@ -45,7 +45,9 @@ class Uniform(Framework):
         """The distinct uniform policies within the budget that no other one dominates."""
         weights = sorted({b for bits in problem.space.weight_bits.values() for b in bits})
         acts = sorted({b for bits in problem.space.act_bits.values() for b in bits})
-        pairs = [(w, a) for w, a in product(weights, acts) if w == a or not self.paired]
+        # Pinned activations stay as they are in a pair of equal bits.
+        equal = [(b, b) for b in sorted({*weights, *acts})]
+        pairs = equal if self.paired else list(product(weights, acts))
         fitting: dict[Policy, tuple[int, int]] = {}
         for w, a in pairs:
             policy = problem.space.nearest(problem.space.reference(w, a))

@@ -10,7 +10,8 @@ Granularity = Literal["layer", "block", "kernel"]
 Need = Literal["calibration", "train", "valid", "second_order", "separable_cost", "batchnorm"]
 """What a search must have. ``calibration``: a few unlabelled training images; ``train``: the
 labelled training split; ``valid``: the labelled search-validation split; ``second_order``: a
-twice differentiable network; ``separable_cost``: a cost that is a sum over layers."""
+twice differentiable network; ``separable_cost``: a cost that is a sum over layers; ``batchnorm``:
+a network with BatchNorm statistics."""
 
 CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baseline")
 NEEDS = ("calibration", "train", "valid", "second_order", "separable_cost", "batchnorm")

@@ -85,7 +85,7 @@ class Meter:
 
 
 def _reset_peak_memory() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -94,7 +94,7 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> int:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()

@@ -245,11 +245,14 @@ class Problem:
             weights: a state dict of the float network to start from; the pretrained one by default.
             axis: names the random draw of images and order.
         """
-        network = self.network
-        if weights is not None:
-            network = copy.deepcopy(network)
+        if weights is None:
+            network, calibration = self.network, self.observe()
+        else:
+            network = self.float_model()
             network.load_state_dict(weights)
-        qmodel = QModel(network, self.layers, self.scheme, self.observe())
+            generator = self.generator("calibration")
+            calibration = observe(network, self.layers, self.images, generator)
+        qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)
         qmodel.free(policy)
         reestimate_batchnorm(qmodel, self.images)

@@ -57,7 +57,8 @@ class QLayer(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # Some models read sizes, the bias or the weight of a layer without calling it.
-            if name in ("inner", "__setstate__"):
+            # (An AttributeError inside the property below must not end in the float weight.)
+            if name in ("inner", "weight", "__setstate__"):
                 raise
             return getattr(super().__getattr__("inner"), name)
 
@@ -68,13 +69,16 @@ class QLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight as the network sees it, quantized."""
+        return self._weight()
+
+    def _weight(self) -> Tensor:
         if self._fixed_weight is not None:
             return self._fixed_weight
         out: Tensor = self.weight_quantizer(self._raw)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_layer(self.inner, self.act_quantizer(x), self.weight)
+        return run_layer(self.inner, self.act_quantizer(x), self._weight())
 
     def _quantized(self, bits: int) -> Tensor:
         if bits not in self._weights:

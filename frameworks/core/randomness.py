@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,20 @@ def torch_rng(seed: int, *axes: str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *axes: str) -> Iterator[None]:
-    """Seed torch's global generator for code that takes no generator, and put it back after."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(derive(seed, *axes))
-        yield
+    """Seed the global generators for code that takes no generator, and put them back after.
+
+    Those of torch, NumPy and Python.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if started else ()
+    number = derive(seed, *axes)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(number)
+            np.random.seed(number % 2**32)  # noqa: NPY002
+            random.seed(number)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002

@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from frameworks.core.card import Card
 
 if TYPE_CHECKING:
     from frameworks.core.framework import Framework
@@ -63,10 +66,18 @@ class Registry(Generic[T]):
         kind: the word for an entry in messages.
         group: entry-point group of third-party entries.
         packages: built-in packages whose modules register themselves on import.
+        check: raises if something cannot be an entry, before it can break a listing.
     """
 
-    def __init__(self, kind: str, group: str, packages: Sequence[str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        packages: Sequence[str],
+        check: Callable[[T], None] = lambda entry: None,
+    ) -> None:
         self.kind, self.group, self.packages = kind, group, tuple(packages)
+        self._check = check
         self._entries: dict[str, T] = {}
         self._origins: dict[str, Origin] = {}
         self._unavailable: dict[str, Unavailable] = {}
@@ -78,7 +89,9 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: another entry has the name.
+            TypeError: it is not what the registry holds.
         """
+        self._check(entry)
         known = self._entries.get(name)
         if known is not None and _qualified(known) != _qualified(entry):
             raise ValueError(f"{self.kind} {name!r} is already taken by {_qualified(known)}")
@@ -138,14 +151,21 @@ class Registry(Generic[T]):
         known = set(self._entries)
         try:
             load()
-        except Exception:
+        except (Exception, SystemExit):  # a plugin that exits must not end the command
             for half_made in set(self._entries) - known:
-                del self._entries[half_made]
+                # A module that failed is gone; whole ones that it imported on its way stay.
+                if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
+                    del self._entries[half_made]
             self._unavailable[name] = Unavailable(name, traceback.format_exc(), self._origin)
 
 
 def _qualified(entry: object) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+
+
+def _check_framework(cls: type[Framework]) -> None:
+    if not is_dataclass(cls) or not isinstance(getattr(cls, "card", None), Card):
+        raise TypeError(f"framework {_qualified(cls)} must be a dataclass with a card")
 
 
 frameworks: Registry[type[Framework]] = Registry(
@@ -155,6 +175,7 @@ frameworks: Registry[type[Framework]] = Registry(
         f"frameworks.{p}"
         for p in ("baselines", "gradient", "reinforcement", "heuristic", "metaheuristic")
     ],
+    _check_framework,
 )
 targets: Registry[type[Target]] = Registry("hardware", "juxtabit.hardware", ["frameworks.hardware"])
 schemes: Registry[type[Scheme]] = Registry(

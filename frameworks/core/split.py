@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from frameworks.core.randomness import seeded
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -162,14 +164,21 @@ class DatasetSplit(Split):
         self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
     ) -> Iterator[Batch]:
         source = self.augmented if augment and self.augmented is not None else self.dataset
-        loader = DataLoader(
+        shuffle = generator is not None
+        generator = generator or torch.Generator()
+        seed = int(torch.randint(2**62, (), generator=generator))
+        loader: DataLoader[Any] = DataLoader(
             source,
             batch_size=size,
-            shuffle=generator is not None,
+            shuffle=shuffle,
             generator=generator,
             num_workers=self.workers,
         )
-        for x, y in loader:
+        batches = iter(loader)
+        for number in range(len(loader)):
+            # Transforms draw from the global generators, which only worker processes seed.
+            with seeded(seed, "batch", str(number)):
+                x, y = next(batches)
             yield x.contiguous(memory_format=torch.channels_last), torch.as_tensor(y)
 
     def fingerprint(self) -> str:

@@ -1,0 +1,183 @@
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from frameworks import toy
+from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget
+from frameworks.core.layers import describe
+from frameworks.core.policy import Policy
+from frameworks.core.space import Space
+from frameworks.core.target import SeparableTarget
+from frameworks.hardware.bops import Bops
+from frameworks.hardware.size import Size
+
+# 27, 36 and 60 weights; 972, 1,296 and 60 multiply-accumulates.
+LAYERS = describe(
+    nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(),
+                  nn.AvgPool1d(12, 12), nn.Linear(12, 5)),
+    (3, 6, 6),
+)  # fmt: skip
+BITS = (2, 4, 8)
+SPACE = Space.build(LAYERS, BITS, BITS, pinned={LAYERS[0].name: (8, 8)})
+
+
+@dataclass(frozen=True)
+class Plain(SeparableTarget):
+    """Two metrics, of which the second is the first plus the activation bits."""
+
+    name: ClassVar[str] = "plain"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"weights": "bits", "both": "bits"}
+
+    def layer_cost(self, layer, bits):
+        return {"weights": bits.mean_weight, "both": bits.mean_weight + bits.act}
+
+
+def test_layers_are_those_of_the_hand_worked_numbers():
+    assert [(x.params, x.macs) for x in LAYERS] == [(27, 972), (36, 1296), (60, 60)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "limit"),
+    [
+        (BudgetSpec(like=4), 972 * 64 + 1356 * 16),
+        (BudgetSpec(like=4.0), 972 * 64 + 1356 * 16),
+        (BudgetSpec(like=3), 972 * 64 + 1356 * 9),
+        (BudgetSpec(like=2.25), 972 * 64 + 1356 * (4 + 0.25 * (9 - 4))),
+        (BudgetSpec(like=8), (972 + 1356) * 64),
+        (BudgetSpec(ratio=0.75), 0.75 * (972 + 1356) * 64),
+        (BudgetSpec(ratio=2), 2 * (972 + 1356) * 64),
+        (BudgetSpec(limit=123456.5), 123456.5),
+        (BudgetSpec(like=4, metric="size"), 27 + 96 * 4 / 8),
+        (BudgetSpec(ratio=0.5, metric="size"), 0.5 * 123),
+    ],
+)
+def test_limits(spec, limit):
+    budget = spec.resolve(Bops(), SPACE)
+    assert budget.limit == pytest.approx(limit, rel=1e-12)
+    assert budget.metric == (spec.metric or "bops")
+    assert budget.unit == ("bytes" if spec.metric else "bit operations")
+    assert budget.label == spec.label
+
+
+def test_default_metric_is_the_targets_first():
+    assert BudgetSpec(like=4).resolve(Plain(), SPACE).metric == "weights"
+    assert BudgetSpec(like=4, metric="both").resolve(Plain(), SPACE).limit == 16 + 2 * 8
+
+
+def test_bits_of_a_budget_need_not_be_candidates():
+    assert BudgetSpec(like=5).resolve(Size(), SPACE).limit == 27 + 96 * 5 / 8
+
+
+def test_the_smallest_cost_is_allowed_and_less_is_not():
+    smallest = 972 * 64 + 1356 * 4
+    assert BudgetSpec(limit=smallest).resolve(Bops(), SPACE).limit == smallest
+    with pytest.raises(InfeasibleBudget) as error:
+        BudgetSpec(limit=smallest - 1).resolve(Bops(), SPACE)
+    assert f"{smallest:.6g}" in str(error.value)
+    assert f"at most {smallest - 1:.6g} bit operations" in str(error.value)
+    assert "bops" in str(error.value)
+    assert "limit=" in str(error.value)
+
+
+def test_infeasible_like_and_ratio():
+    with pytest.raises(InfeasibleBudget, match="like=1"):
+        BudgetSpec(like=1).resolve(Bops(), SPACE)
+    with pytest.raises(InfeasibleBudget, match=r"ratio=0\.1.*smallest cost.*on size is 51"):
+        BudgetSpec(ratio=0.1).resolve(Size(), SPACE)
+
+
+def test_a_cost_that_is_no_sum():
+    space = Space.build(LAYERS, BITS, (8,), pinned={LAYERS[0].name: (8, 8)})
+    assert BudgetSpec(like=4).resolve(toy.Peak(), space).limit == 30
+    with pytest.raises(InfeasibleBudget, match="is 27"):
+        BudgetSpec(limit=26).resolve(toy.Peak(), space)
+
+
+def test_unknown_metric_lists_the_choices():
+    with pytest.raises(ValueError, match=r"bops has no 'latency'; choose from \['bops', 'size'\]"):
+        BudgetSpec(like=4, metric="latency").resolve(Bops(), SPACE)
+
+
+@pytest.mark.parametrize("fields", [{}, {"like": 4, "ratio": 0.5}, {"limit": 1.0, "like": 2}])
+def test_exactly_one_request(fields):
+    with pytest.raises(ValueError, match="exactly one of like, ratio and limit"):
+        BudgetSpec(**fields)
+
+
+@pytest.mark.parametrize("name", ["like", "ratio", "limit"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_numbers_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=rf"budget\.{name}.*positive number"):
+        BudgetSpec(**{name: value})
+
+
+@pytest.mark.parametrize("bits", [0.5, 8.01, 16, 32])
+def test_like_is_a_bit_width(bits):
+    with pytest.raises(ValueError, match=r"outside 1\.\.8 bits"):
+        BudgetSpec(like=bits)
+
+
+def test_labels():
+    assert BudgetSpec(like=4).label == "like=4"
+    assert BudgetSpec(ratio=0.25, metric="size").label == "ratio=0.25 size"
+    assert BudgetSpec(limit=1.5e9).label == "limit=1.5e+09"
+
+
+@given(
+    st.floats(1e-3, 1e15),
+    st.floats(0, 2e15) | st.sampled_from([0.0]),
+)
+def test_allows_what_costs_no_more_than_the_limit(limit, cost):
+    budget = Budget("x", limit)
+    if cost <= limit:
+        assert budget.allows({"x": cost})
+    if cost > limit * (1 + 2 * TOLERANCE):
+        assert not budget.allows({"x": cost})
+
+
+def test_allows_looks_at_its_metric_only_and_forgives_rounding():
+    budget = Budget("x", 0.3)
+    assert budget.allows({"x": 0.1 + 0.2, "y": 1e9})
+    assert not budget.allows({"x": 0.3001, "y": 0})
+    assert not budget.allows({"x": math.nan})
+
+
+policies = st.lists(
+    st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=3, max_size=3
+).map(lambda bits: Policy(dict(zip((x.name for x in LAYERS), bits, strict=True))))  # fmt: skip
+
+
+@given(policies, st.integers(0, 2), st.integers(1, 8), st.integers(1, 8))
+def test_costs_never_fall_as_bits_rise(policy, index, weight, act):
+    name = LAYERS[index].name
+    low = policy[name]
+    more = policy.replace(name, weight=max(low.weight, weight), act=max(low.act, act))
+    for target in (Bops(), Size(), toy.Peak()):
+        before, after = target.cost(LAYERS, policy), target.cost(LAYERS, more)
+        assert all(after[metric] >= before[metric] for metric in before)
+
+
+@given(policies)
+def test_a_policys_own_cost_is_within_its_budget(policy):
+    cost = Bops().cost(LAYERS, policy)["bops"]
+    assert Budget("bops", cost).allows({"bops": cost})
+    direct = sum(x.macs * policy[x.name].weight * policy[x.name].act for x in LAYERS)
+    assert cost == direct
+    assert not Budget("bops", cost - 1).allows({"bops": cost})
+
+
+@given(st.floats(2, 8), st.floats(2, 8))
+def test_more_bits_never_mean_a_smaller_budget(one, other):
+    low, high = sorted((one, other))
+    limits = [BudgetSpec(like=b).resolve(Bops(), SPACE).limit for b in (low, high)]
+    assert limits[0] <= limits[1] * (1 + TOLERANCE)
+    assert Bops().cost(LAYERS, SPACE.reference(math.floor(low), math.floor(low)))["bops"] <= limits[
+        0
+    ] * (1 + TOLERANCE)

@@ -1,0 +1,66 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from torch import nn
+
+from frameworks import toy
+from frameworks.core.layers import describe
+from frameworks.core.policy import Policy
+from frameworks.core.target import SeparableTarget, Target
+
+LAYERS = describe(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)), (2,))
+
+
+@dataclass(frozen=True)
+class Two(SeparableTarget):
+    """Metrics ``energy`` and ``time``; a layer without weights takes no time."""
+
+    name: ClassVar[str] = "two"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"energy": "mJ", "time": "ms"}
+    scale: float = 1.0
+
+    def layer_cost(self, layer, bits):
+        costs = {"energy": self.scale * layer.params * bits.weight}
+        return {**costs, "time": layer.macs * bits.act} if bits.weight else costs
+
+
+def test_costs_add_up_in_every_metric():
+    policy = Policy({"0": (2, 8), "1": (4, 3)})
+    assert Two().cost(LAYERS, policy) == {"energy": 6 * 2 + 15 * 4, "time": 6 * 8 + 15 * 3}
+    assert Two(0.5).cost(LAYERS, policy)["energy"] == 36
+    assert Two().cost(LAYERS[:1], policy) == {"energy": 12, "time": 48}
+    assert Two().cost(LAYERS, policy.replace("1", weight=0)) == {"energy": 12, "time": 48}
+
+
+def test_a_layer_may_not_bring_a_metric_of_its_own():
+    class Odd(Two):
+        def layer_cost(self, layer, bits):
+            return {"size": 1.0}
+
+    with pytest.raises(KeyError):
+        Odd().cost(LAYERS, Policy.uniform(LAYERS, 4, 4))
+
+
+def test_defaults():
+    target = Two()
+    assert target.metric == "energy"
+    assert target.separable
+    assert target.per_channel
+    assert target.prices_activations
+    assert target.supports(LAYERS[0], 3, 5) is True
+    assert target.prepare(LAYERS) is None
+
+
+def test_interfaces_cannot_be_made():
+    for cls in (Target, SeparableTarget):
+        with pytest.raises(TypeError, match="abstract"):
+            cls()
+
+
+def test_peak_is_the_largest_layer():
+    policy = Policy({"0": (8, 8), "1": (2, 8)})
+    assert toy.Peak().cost(LAYERS, policy) == {"peak": 6.0}
+    assert toy.Peak().cost(LAYERS, policy.replace("1", weight=4)) == {"peak": 7.5}
