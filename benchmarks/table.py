@@ -80,9 +80,15 @@ class Table:
             yield from text.notes([*NOTES, *OVERALL_NOTES], "")
             yield ""
         yield self.counts
-        yield ""
-        if self.reported:
+        if self.reported and self.groups:
+            # Long, and of other networks and data than those above.
+            yield (
+                f"{len(self.reported)} published numbers of these frameworks are in the Markdown, "
+                "CSV, LaTeX and HTML forms."
+            )
+        elif self.reported:
             block = reported_block(entries(self.reported))
+            yield ""
             yield from text.render(block, [3, 7, 1])
             yield from text.notes(block.notes, "  ")
 
