@@ -5,199 +5,48 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from torch import nn
 
+from benchmarks.assets import (
+    Progress,
+    Reporter,
+    checkpoint_of,
+    entry_text,
+    fingerprint_of,
+    splits_of,
+)
 from benchmarks.budgets import budget_spec
-from benchmarks.config import PROTOCOLS, Cell
-from benchmarks.data import DatasetConfig, Splits, load
-from benchmarks.identity import BadCell, code_of, environment, git_state
-from benchmarks.models import ModelConfig, create
-from benchmarks.pretrain import Checkpoint, pretrained, recipe_for
-from benchmarks.recipes import recipe_of
+from benchmarks.config import Cell
+from benchmarks.identity import code_of, environment, git_state
 from benchmarks.record import Record, digest
+from benchmarks.setting import setting_of
 from benchmarks.store import write_json
 from frameworks import (
     Data,
     Framework,
-    Layer,
     Meter,
     Policy,
     Problem,
     QModel,
-    Recipe,
-    Scheme,
     Scores,
     ScoringFramework,
     Solution,
-    Space,
     Spent,
-    Target,
     describe,
     measure,
     reestimate_batchnorm,
     registry,
-    schemes,
     steer,
-    targets,
     torch_rng,
 )
 
-Progress = Callable[[int, int, str], None]
 CURVE_POINTS = 12
 """At most this many points of a convergence picture are scored after the search."""
-
-# --- building ------------------------------------------------------------------------------
-
-
-def _params(entry: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in entry.items() if k != "name"}
-
-
-def _instance(cls: type, entry: dict[str, Any], axis: str) -> Any:
-    try:
-        return cls(**_params(entry))
-    except (TypeError, ValueError) as error:
-        raise BadCell(f"{axis}={entry['name']}: {error}") from error
-
-
-@lru_cache(maxsize=2)
-def _splits(text: str) -> Splits:
-    return load(DatasetConfig(**json.loads(text)))
-
-
-@lru_cache(maxsize=2)
-def _fingerprint(text: str) -> str:
-    return _splits(text).fingerprint()
-
-
-@lru_cache(maxsize=2)
-def _checkpoint(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
-    splits = _splits(dataset)
-    checkpoint = pretrained(
-        ModelConfig(**json.loads(model)),
-        DatasetConfig(**json.loads(dataset)),
-        splits,
-        reporter.progress,
-    )
-    return checkpoint, measure(checkpoint.model, splits.test).accuracy
-
-
-@dataclass(frozen=True, eq=False)
-class Reporter:
-    """A progress callback that does not take part in the caches' keys."""
-
-    progress: Progress
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reporter)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a cell's configuration stands for, before any training."""
-
-    framework: Framework
-    target: Target
-    scheme: Scheme
-    space: Space
-    recipe: Recipe
-
-
-def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
-    """Check a cell against a model's layers.
-
-    Raises:
-        ValueError: a name, key, bit width or recipe is not valid (`BadCell` and its kin).
-    """
-    protocol = cell["protocol"]
-    if protocol["name"] not in PROTOCOLS:
-        raise BadCell(f"protocol.name: {protocol['name']!r}; choose from {list(PROTOCOLS)}")
-    cls = registry.get(cell["framework"]["name"])
-    framework = _instance(cls, cell["framework"], "framework")
-    target = _instance(targets.get(cell["hardware"]["name"]), cell["hardware"], "hardware")
-    target.prepare(layers)
-    paper = protocol["name"] == "paper"
-    scheme = schemes.get(cls.card.quantizer if paper else protocol["quantizer"])()
-    recipe = recipe_of(protocol["fine_tune"], "protocol.fine_tune")
-    return Setting(framework, target, scheme, _space(protocol, target, layers), recipe)
-
-
-def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:
-    for key in ("weight_bits", "act_bits"):
-        bits = protocol[key]
-        if not bits or any(not 1 <= b <= 8 for b in bits):
-            raise BadCell(f"protocol.{key} = {bits}: bits must lie within 1..8")
-    pinned_bits, acts = protocol["pinned_bits"], protocol["act_bits"]
-    if pinned_bits and not 1 <= pinned_bits <= 8:
-        raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
-    if not target.prices_activations:
-        # Searching what costs nothing is no search: activations stay at their best.
-        acts = [max(acts)]
-    ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
-    weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
-    acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
-    try:
-        return Space.build(
-            layers,
-            weights,
-            acts,
-            pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
-            groups=protocol["ties"],
-            paired=protocol["paired"] and target.prices_activations,
-        )
-    except ValueError as error:
-        raise BadCell(f"protocol: {error}") from error
-
-
-def _supported(
-    weights: list[int], acts: list[int], target: Target, layers: tuple[Layer, ...], axis: int
-) -> list[int]:
-    """The candidates of one kind that every layer can run with every candidate of the other."""
-    inner = layers[1:-1] or layers
-    pairs = [(w, a) for w in weights for a in acts if all(target.supports(x, w, a) for x in inner)]
-    kept = sorted({pair[axis] for pair in pairs})
-    if not kept:
-        raise BadCell(
-            f"hardware={target.name} supports none of the bits in protocol.weight_bits = {weights} "
-            f"and protocol.act_bits = {acts}"
-        )
-    return kept
-
-
-@lru_cache(maxsize=8)
-def _layers(model: str, dataset: str) -> tuple[Layer, ...]:
-    splits = _splits(dataset)
-    network = create(ModelConfig(**json.loads(model)), splits.classes, splits.input_shape)
-    return describe(network, splits.input_shape)
-
-
-def check(cell: Cell) -> None:
-    """Everything that can be wrong with a cell, found without training anything.
-
-    Raises:
-        ValueError, FileNotFoundError: with a message that names the field and the choices.
-    """
-    layers = _layers(_text(cell["model"]), _text(cell["dataset"]))
-    setting = setting_of(cell, layers)
-    budget_spec(cell).resolve(setting.target, setting.space)
-    recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
-
-
-def _text(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, sort_keys=True)
-
-
-# --- running -------------------------------------------------------------------------------
 
 
 def compute(
@@ -233,9 +82,9 @@ class _Run:
         self.progress = progress
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
-        model, dataset = _text(cell["model"]), _text(cell["dataset"])
-        self.splits = _splits(dataset)
-        self.checkpoint, self.float_accuracy = _checkpoint(model, dataset, Reporter(progress))
+        model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
+        self.splits = splits_of(dataset)
+        self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
         self.network: nn.Module = self.checkpoint.model
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
@@ -247,7 +96,7 @@ class _Run:
             "kind": self.setting.target.kind,
         }
         record.data = {
-            "dataset": _fingerprint(dataset),
+            "dataset": fingerprint_of(dataset),
             "checkpoint": self.checkpoint.fingerprint,
         }
 

@@ -116,10 +116,11 @@ def _unavailable(group: str, name: str) -> str | None:
     """Why a plugin that is installed is no option of a group."""
     from frameworks import UnknownName, registry, targets
 
-    known = {"framework": registry, "hardware": targets}.get(group)
     try:
-        if known is not None:
-            known.get(name)
+        if group == "framework":
+            registry.get(name)
+        elif group == "hardware":
+            targets.get(name)
     except UnknownName as unknown:
         return str(unknown)
     return None
@@ -253,7 +254,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
 def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
     from frameworks import registry
 
-    entries = []
+    entries: list[dict[str, Any]] = []
     for name in registry.names():
         cls, origin = registry.get(name), registry.origin(name)
         entries.append(
@@ -280,9 +281,9 @@ def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
             f"{entry['name']:<12} {card['category']:<14} {card['year']}  "
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
-    for entry in missing:
-        reason = str(entry["error"]).strip().splitlines()[-1]
-        print(f"{entry['name']:<12} unavailable    {reason}  [{entry['distribution']}]")
+    for broken in missing:
+        reason = broken["error"].strip().splitlines()[-1]
+        print(f"{broken['name']:<12} unavailable    {reason}  [{broken['distribution']}]")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import timm
@@ -48,11 +49,11 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
     """
     make = models.get(config.name) if config.name in models.names() else None
     if make is None and not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name[:5]}*")[:8]
+        near = get_close_matches(config.name, timm.list_models(), 8)
         raise UnknownName(
             f"unknown model {config.name!r}; juxtabit's own are resnet8, resnet20, resnet56 and "
             "mobilenetv2_small, and any name of timm.list_models() works"
-            + (f" ({', '.join(near)}, ...)" if near else "")
+            + (f" (the nearest are {', '.join(near)})" if near else "")
         )
     with seeded(0, "init", config.name):
         try:
@@ -190,7 +191,7 @@ def _small(kind: type[nn.Module], kwargs: dict[str, Any], **fixed: Any) -> nn.Mo
 
 @_registered
 def resnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """CIFAR-style ResNet-8: one block a stage, 78 thousand weights."""
+    """CIFAR-style ResNet-8: one block a stage, 77 thousand weights."""
     return _small(SmallResNet, kwargs, blocks=1)
 
 

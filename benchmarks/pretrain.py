@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -76,13 +78,11 @@ def pretrained(
         path = _path(model_config, dataset_config, splits, recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if path.exists():
-                _load(model, path)
-            else:
+            if not _cached(model, path):
+                # Anew, as a broken file may have been loaded in part.
+                model = create(model_config, splits.classes, splits.input_shape)
                 _train(model, splits, recipe, progress)
-                part = path.with_suffix(f".{os.getpid()}.part")
-                save_file(_contiguous(model), part)
-                os.replace(part, path)
+                _keep(model, path)
     model.eval()
     accuracy = measure(model, splits.valid).accuracy
     return Checkpoint(model, accuracy, fingerprint(model))
@@ -112,6 +112,31 @@ def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Re
     return cache_folder() / "checkpoints" / f"{model.name}-{dataset.name}-{digest}.safetensors"
 
 
+def _cached(model: nn.Module, path: Path) -> bool:
+    """Load the cache's file, if it is there and whole; a broken one is made again."""
+    if not path.exists():
+        return False
+    try:
+        _load(model, path)
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made again", stacklevel=3)
+        return False
+    return True
+
+
+def _keep(model: nn.Module, path: Path) -> None:
+    """Write a checkpoint so that it is either whole or not there."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(_contiguous(model), part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def _contiguous(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone(memory_format=torch.contiguous_format)
             for k, v in model.state_dict().items()}  # fmt: skip
@@ -123,4 +148,6 @@ def _load(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:
-        raise ValueError(f"checkpoint {path} does not fit the model: {error}") from error
+        # torch lists every key, on a line each.
+        fault = shorten(str(error), 200, placeholder=" ...")
+        raise ValueError(f"checkpoint {path} does not fit the model: {fault}") from error

@@ -10,7 +10,6 @@ from benchmarks.budgets import label_of
 from benchmarks.config import Cell
 from benchmarks.record import Record
 
-
 QUIET_SECONDS = 30
 """Where the stream is no terminal, what is under way is shown after this long without a line."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -101,10 +100,24 @@ class Record:
         if data["status"] not in STATUSES:
             raise CorruptRecord(f"{where}: status {data['status']!r} is none of {list(STATUSES)}")
         record = cls(**data)
+        record._check_kinds(where)
         if record.status == "done":
             final = record.accuracy.get("final")
-            if not isinstance(final, int | float) or not 0 <= final <= 100 or math.isnan(final):
+            if (
+                isinstance(final, bool)
+                or not isinstance(final, int | float)
+                or not 0 <= final <= 100  # false for nan, too
+            ):
                 raise CorruptRecord(f"{where}: accuracy.final is {final!r}, not a percentage")
             if not record.policy:
                 raise CorruptRecord(f"{where}: a finished cell needs a policy")
         return record
+
+    def _check_kinds(self, where: str) -> None:
+        blank = Record(key="", cell={}, status="failed")
+        optional = {"reason": str, "error": str, "policy": dict}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            kind = optional.get(entry.name) or type(getattr(blank, entry.name))
+            if not (isinstance(value, kind) or (value is None and entry.name in optional)):
+                raise CorruptRecord(f"{where}: field {entry.name} is no {kind.__name__}")

@@ -20,6 +20,7 @@ from benchmarks.config import Cell
 from benchmarks.identity import key_of
 from benchmarks.progress import Display, title
 from benchmarks.record import Record
+from benchmarks.setting import check
 from benchmarks.store import Store
 from benchmarks.tracking import NoTracker, Tracker
 
@@ -65,7 +66,7 @@ def run(
     """
     keyed = {key_of(cell): cell for cell in cells}
     for cell in _distinct(list(keyed.values())):
-        cells_module.check(cell)
+        check(cell)
     store = Store(folder / "records")
     store.folder.mkdir(parents=True, exist_ok=True)
     have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
@@ -120,13 +121,24 @@ def _compute(
         messages = manager.Queue()
         listener = threading.Thread(target=_listen, args=(messages, display), daemon=True)
         listener.start()
-        left = _pooled(dict(todo), scores, workers, threads, keep, messages)
-        # A worker died (out of memory, killed): what it took with it is tried again one by one.
-        for key, cell in left.items():
-            if _pooled({key: cell}, scores, 1, threads, keep, messages):
-                keep(_died(key, cell))
+        _persistent(todo, scores, workers, threads, keep, messages)
         messages.put(None)
         listener.join(timeout=5)
+
+
+def _persistent(
+    todo: dict[str, Cell],
+    scores: Path,
+    workers: int,
+    threads: int,
+    keep: Callable[[Record], None],
+    messages: Any,
+) -> None:
+    """Compute cells; what a dead worker (killed, out of memory) left is tried again one by one."""
+    left = _pooled(todo, scores, workers, threads, keep, messages)
+    for key, cell in left.items():
+        if _pooled({key: cell}, scores, 1, threads, keep, messages):
+            keep(_died(key, cell))
 
 
 def _pooled(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from frameworks.core.policy import Policy
 from frameworks.core.space import Space
 from frameworks.core.target import Target
 
@@ -81,13 +82,39 @@ class BudgetSpec:
             assert self.limit is not None
             limit = self.limit
         budget = Budget(metric, limit, target.metrics[metric], self.label)
-        smallest = target.cost(space.layers, space.lowest())[metric]
+        smallest = _smallest(target, space, metric)
         if not budget.allows({metric: smallest}):
             raise InfeasibleBudget(
                 f"budget {self.label}: no policy costs at most {limit:.6g} {budget.unit}; "
                 f"the smallest cost of this space on {target.name} is {smallest:.6g}"
             )
         return budget
+
+
+def _smallest(target: Target, space: Space, metric: str) -> float:
+    """The least cost of a policy of the space; that of the fewest bits, if it is no sum.
+
+    Of a table of measurements fewer bits are not always cheaper.
+    """
+    if not target.separable:
+        return target.cost(space.layers, space.lowest())[metric]
+    tied = {name: group for group in space.groups for name in group}
+    layers = {layer.name: layer for layer in space.layers}
+    total = 0.0
+    for names in dict.fromkeys(tied.get(name, (name,)) for name in space.names):
+        members = [layers[name] for name in names]
+        every = [
+            (w, a)
+            for w in space.weight_bits[names[0]]
+            for a in space.act_bits[names[0]]
+            if w == a or not space.paired
+        ]
+        pairs = [pair for pair in every if all(target.supports(x, *pair) for x in members)]
+        total += min(
+            target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
+            for pair in pairs or every  # a target names what it lacks when asked for its cost
+        )
+    return total
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,10 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: another entry has the name.
-            TypeError: it is not what the registry holds.
+            TypeError: it is not what the registry holds, or its name is no text.
         """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"{self.kind} {_qualified(entry)} needs a name, not {name!r}")
         self._check(entry)
         known = self._entries.get(name)
         if known is not None and _qualified(known) != _qualified(entry):

@@ -7,7 +7,7 @@ is bisected in the logarithm, a bounded number of runs in all. Every run is sear
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 
 from frameworks.core.framework import Framework
 from frameworks.core.problem import Problem
@@ -46,7 +46,8 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
     best: tuple[bool, float, Solution] | None = None
     for run in range(max_runs):
         problem.progress(run, max_runs, f"{name}={strength:.3g}")
-        attempt = replace(framework, **{name: strength})  # type: ignore[type-var]
+        assert is_dataclass(framework)
+        attempt: Framework = replace(framework, **{name: strength})
         solution = attempt.search(problem)
         cost = problem.cost(solution.policy)[problem.budget.metric]
         within = problem.within(solution.policy)

@@ -60,7 +60,9 @@ class CompositeLayer(nn.Module):
         self.act_shares: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _mixed(self.weights, self.inner.weight, self.weight_shares)  # type: ignore[arg-type]
+        raw = self.inner.weight
+        assert isinstance(raw, Tensor)
+        weight = _mixed(self.weights, raw, self.weight_shares)
         return run_layer(self.inner, _mixed(self.acts, x, self.act_shares), weight)
 
 

@@ -18,9 +18,7 @@ warm-up be about a ninth of the epochs, and raise ``theta_lr`` in proportion to 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,73 +27,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.card import Card
+from frameworks.core.decisions import (
+    block_candidates,
+    block_decisions,
+    block_rows,
+    decided,
+    decision_cost,
+)
 from frameworks.core.framework import Framework
-from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.relaxations import Choices, ExpectedCost, temperature
-from frameworks.core.space import Space
+from frameworks.core.solvers.relaxations import Choices, temperature
 from frameworks.core.split import Split
 from frameworks.core.supernet import StochasticNet
 from frameworks.core.train import Loss, Recipe, train_epoch
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One searched block (or several with tied layers) and its candidates."""
-
-    blocks: tuple[str, ...]
-    options: tuple[Mapping[str, LayerBits], ...]
-    """The bits of all layers of the blocks, per candidate."""
-    costs: tuple[float, ...]
-
-
-def default_pairs(space: Space) -> list[tuple[int, int]]:
-    """Candidate (weight, activation) bits: equal ones, and activations one step above weights.
-
-    Where only one kind is searched, the other stays at its pinned bits.
-    """
-    kinds = {choice.kind for choice in space.choices}
-    bits = sorted({b for choice in space.choices for b in choice.bits})
-    if kinds != {"weight", "act"}:
-        return [(b, b) for b in bits]
-    above = list(itertools.pairwise(bits))
-    return sorted({*((b, b) for b in bits), *above})
-
-
-def decisions(problem: Problem, pairs: Sequence[Sequence[int]] = ()) -> list[Decision]:
-    """The searched blocks with their distinct candidates; blocks with one candidate included."""
-    space, table = problem.space, problem.layer_costs()
-    policies = [space.nearest(space.reference(w, a)) for w, a in pairs or default_pairs(space)]
-    found = []
-    for blocks in _tied_blocks(space):
-        names = [layer.name for layer in space.layers if layer.block in blocks]
-        if not {layer.name for layer in space.free_layers} & set(names):
-            continue
-        options: dict[tuple[LayerBits, ...], float] = {}
-        for policy in policies:
-            entries = tuple(policy[name] for name in names)
-            costs = [table[n].get((e.weight, e.act)) for n, e in zip(names, entries, strict=True)]  # type: ignore[arg-type]
-            if None not in costs:
-                options[entries] = sum(c for c in costs if c is not None)
-        if not options:
-            raise ValueError(f"dnas: the hardware supports none of the pairs for {blocks}")
-        bits = tuple(dict(zip(names, entries, strict=True)) for entries in options)
-        found.append(Decision(blocks, bits, tuple(options.values())))
-    return found
-
-
-def _tied_blocks(space: Space) -> list[tuple[str, ...]]:
-    """The blocks in execution order, those with tied layers together."""
-    block = {layer.name: layer.block for layer in space.layers}
-    group = {b: {b} for b in block.values()}
-    for tied in space.groups:
-        merged = set().union(*(group[block[name]] for name in tied))
-        group.update(dict.fromkeys(merged, merged))
-    order = list(dict.fromkeys(block.values()))
-    together = [tuple(b for b in order if b in group[first]) for first in order]
-    return list(dict.fromkeys(together))
 
 
 def cost_factor(cost: Tensor, start: float, gamma: float) -> Tensor:
@@ -189,7 +136,9 @@ class DNAS(Framework):
 
     def skip(self, problem: Problem) -> str | None:
         reason = super().skip(problem)
-        if reason is None and all(len(d.options) == 1 for d in decisions(problem, self.pairs)):
+        if reason is None and all(
+            len(d.options) == 1 for d in block_decisions(problem, self.pairs)
+        ):
             return f"{self.name} finds nothing to search: every block has one candidate"
         return reason
 
@@ -203,14 +152,11 @@ class _Search:
     def __init__(self, settings: DNAS, problem: Problem) -> None:
         self.settings, self.problem = settings, problem
         self.generator = problem.generator(settings.name)
-        self.decisions = decisions(problem, settings.pairs)
-        self.net = StochasticNet(
-            problem,
-            {block: _within(d, problem, block) for d in self.decisions for block in d.blocks},
-            {block: row for row, d in enumerate(self.decisions) for block in d.blocks},
-        )
+        self.decisions = block_decisions(problem, settings.pairs)
+        candidates = block_candidates(self.decisions, problem.space)
+        self.net = StochasticNet(problem, candidates, block_rows(self.decisions))
         self.choices = Choices([len(d.options) for d in self.decisions])
-        self.cost = self._expected_cost()
+        self.cost = decision_cost(problem, self.decisions, math.e)
         self.start_cost = float(self.cost(self.choices.probabilities()).detach())
         self.for_weights, self.for_theta = problem.train.halves(settings.share, self.generator)
         weights, ranges = self.net.parts()
@@ -224,25 +170,6 @@ class _Search:
             self.choices.parameters(), lr=s.theta_lr, weight_decay=s.theta_decay
         )
         self.best: tuple[tuple[bool, float, float], Policy] | None = None
-
-    def _expected_cost(self) -> ExpectedCost:
-        """The network's expected cost in units of 1/e of the cheapest architecture's."""
-        pinned = self.problem.cost(self.policy([0] * len(self.decisions)))
-        rest = pinned[self.problem.budget.metric] - sum(d.costs[0] for d in self.decisions)
-        cheapest = rest + sum(min(d.costs) for d in self.decisions)
-        columns = [torch.tensor(d.costs, dtype=torch.float64)[:, None] for d in self.decisions]
-        terms = [(row, None, column) for row, column in enumerate(columns)]
-        constant = torch.tensor([[rest]], dtype=torch.float64)
-        return ExpectedCost(
-            [*terms, (None, None, constant)], len(self.decisions), cheapest / math.e
-        )
-
-    def policy(self, picks: Sequence[int]) -> Policy:
-        """The policy with the given candidate of each decision."""
-        bits = dict(self.problem.space.lowest())
-        for decision, pick in zip(self.decisions, picks, strict=True):
-            bits.update(decision.options[pick])
-        return Policy(bits)
 
     def run(self) -> Solution:
         s = self.settings
@@ -312,7 +239,8 @@ class _Search:
         """Draw architectures and keep the most accurate within the budget, or the cheapest."""
         problem = self.problem
         for _ in range(self.settings.samples):
-            policy = self.policy(self.choices.sample(self.generator))
+            picks = self.choices.sample(self.generator)
+            policy = decided(problem.space, self.decisions, picks)
             if problem.within(policy):
                 score = problem.evaluate(policy)
                 rank = (True, score.accuracy, -score.loss)
@@ -322,9 +250,3 @@ class _Search:
                 self.best = (rank, policy)
         assert self.best is not None
         problem.checkpoint(self.best[1])
-
-
-def _within(decision: Decision, problem: Problem, block: str) -> list[Mapping[str, LayerBits]]:
-    """The candidates of a decision, for the layers of one of its blocks."""
-    names = [layer.name for layer in problem.layers if layer.block == block]
-    return [{name: option[name] for name in names} for option in decision.options]

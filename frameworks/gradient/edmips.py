@@ -51,7 +51,10 @@ def complexity(problem: Problem) -> ExpectedCost:
     """
     space, costs = problem.space, problem.layer_costs()
     weight, act = choice_rows(space)[space.free_layers[0].name]
-    (w_bits, a_bits), cheapest = min(costs[space.free_layers[0].name].items(), key=lambda x: x[1])
+    table = costs[space.free_layers[0].name]
+    (w_bits, a_bits), cheapest = min(
+        ((bits, cost) for bits, cost in table.items() if cost > 0), key=lambda x: x[1]
+    )
     unit = cheapest / ((w_bits if weight is not None else 1) * (a_bits if act is not None else 1))
     return expected_cost(space, costs, unit)
 

@@ -3,11 +3,12 @@ import json
 
 import pytest
 
-from benchmarks import cell as cells
-from benchmarks.cell import check, compute
+from benchmarks import assets
+from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
 from benchmarks.identity import code_of, key_of
 from benchmarks.record import Record
+from benchmarks.setting import check
 
 FAST = [
     "dataset.pretrain.epochs=1",
@@ -22,8 +23,7 @@ def _cache(tmp_path_factory):
     patch.setenv("JUXTABIT_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
-    for cached in (cells._splits, cells._checkpoint, cells._layers, cells._fingerprint):
-        cached.cache_clear()
+    assets.forget()
 
 
 def cell(*overrides):

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import pytest
@@ -98,6 +99,48 @@ def test_a_cost_that_is_no_sum():
     assert BudgetSpec(like=4).resolve(toy.Peak(), space).limit == 30
     with pytest.raises(InfeasibleBudget, match="is 27"):
         BudgetSpec(limit=26).resolve(toy.Peak(), space)
+
+
+@dataclass(frozen=True)
+class Odd(SeparableTarget):
+    """Two bits are slower than four in the first and last layer; 4/2 does not exist."""
+
+    name: ClassVar[str] = "odd"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"time": "ms"}
+
+    def supports(self, layer, weight, act):
+        return (weight, act) != (4, 2)
+
+    def layer_cost(self, layer, bits):
+        assert self.supports(layer, bits.weight, bits.act)
+        slow = bits.weight == 2 and layer.index != 1
+        return {"time": 10 * bits.weight + bits.act + 100 * slow}
+
+
+@pytest.mark.parametrize(
+    ("options", "smallest"),
+    [
+        ({}, 44 + 22 + 44),  # 4/4, 2/2, 4/4
+        ({"paired": True}, 44 + 22 + 44),
+        ({"groups": [("0", "1")]}, 88 + 44),  # both at 4/4, as 2/2 takes 122 + 22
+        ({"groups": [("1", "4")], "pinned": {"0": (8, 8)}}, 88 + 88),
+    ],
+)
+def test_the_smallest_cost_where_fewer_bits_may_cost_more(options, smallest):
+    space = Space.build(LAYERS, BITS, BITS, **options)
+    policies = [
+        space.decode(values) for values in product(*(choice.bits for choice in space.choices))
+    ]
+    able = [p for p in policies if all(Odd().supports(x, *_pair(p[x.name])) for x in LAYERS)]
+    assert min(Odd().cost(LAYERS, policy)["time"] for policy in able) == smallest
+    assert BudgetSpec(limit=smallest).resolve(Odd(), space).limit == smallest
+    with pytest.raises(InfeasibleBudget, match=f"on odd is {smallest}$"):
+        BudgetSpec(limit=smallest - 1).resolve(Odd(), space)
+
+
+def _pair(entry):
+    return entry.weight, entry.act
 
 
 def test_unknown_metric_lists_the_choices():

@@ -138,6 +138,7 @@ class Composite(nn.Module):
 
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         super().__init__()
+        self.quantizers = tuple(quantizers)
         self.branches = nn.ModuleList(quantizers)
         self.grids = [q for q in quantizers if type(q) is UniformQuantizer]
         shapes = {q.step.shape for q in self.grids}
@@ -153,7 +154,7 @@ class Composite(nn.Module):
         if self.fused:
             return self._grids(x, p)
         return sum(
-            (share * q(x) for share, q in zip(p, self.branches, strict=True)), x.new_zeros(())
+            (share * q(x) for share, q in zip(p, self.quantizers, strict=True)), x.new_zeros(())
         )
 
     def _grids(self, x: Tensor, p: Tensor) -> Tensor:
@@ -166,5 +167,5 @@ class Composite(nn.Module):
 
     def learn_range(self, learn: bool = True) -> None:
         """Let the ranges of all branches be trained, or not."""
-        for branch in self.branches:
-            branch.learn_range(learn)  # type: ignore[operator]
+        for quantizer in self.quantizers:
+            quantizer.learn_range(learn)

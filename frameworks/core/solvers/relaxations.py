@@ -70,10 +70,16 @@ class Choices(nn.Module):
         return [int(i) for i in torch.multinomial(p, 1, generator=generator)[:, 0]]
 
     def entropy(self) -> float:
-        """Mean entropy of the choices relative to uniform: 1 at the start, 0 when decided."""
-        p = self.probabilities().detach()
+        """Mean entropy of the choices relative to uniform: 1 at the start, 0 when decided.
+
+        Choices of a single candidate are left out.
+        """
+        p = self.probabilities().detach().cpu()
+        open_ones = torch.tensor(self.counts) > 1
+        if not bool(open_ones.any()):
+            return 0.0
         each = -(p * p.clamp_min(1e-30).log()).sum(1)
-        return float((each / torch.tensor(self.counts, device=p.device).log()).mean())
+        return float((each / torch.tensor(self.counts).log())[open_ones].mean())
 
 
 class ExpectedCost(nn.Module):

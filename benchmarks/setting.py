@@ -1,0 +1,111 @@
+"""Settings: what a cell's configuration stands for, checked before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.assets import entry_text, layers_of
+from benchmarks.budgets import budget_spec
+from benchmarks.config import PROTOCOLS, Cell
+from benchmarks.data import DatasetConfig
+from benchmarks.identity import BadCell
+from benchmarks.models import ModelConfig
+from benchmarks.pretrain import recipe_for
+from benchmarks.recipes import recipe_of
+from frameworks import Framework, Layer, Recipe, Scheme, Space, Target, registry, schemes, targets
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell's configuration stands for, before any training."""
+
+    framework: Framework
+    target: Target
+    scheme: Scheme
+    space: Space
+    recipe: Recipe
+
+
+def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
+    """Check a cell against a model's layers.
+
+    Raises:
+        ValueError: a name, key, bit width or recipe is not valid (`BadCell` and its kin).
+    """
+    protocol = cell["protocol"]
+    if protocol["name"] not in PROTOCOLS:
+        raise BadCell(f"protocol.name: {protocol['name']!r}; choose from {list(PROTOCOLS)}")
+    cls = registry.get(cell["framework"]["name"])
+    framework = _instance(cls, cell["framework"], "framework")
+    target = _instance(targets.get(cell["hardware"]["name"]), cell["hardware"], "hardware")
+    target.prepare(layers)
+    paper = protocol["name"] == "paper"
+    scheme = schemes.get(cls.card.quantizer if paper else protocol["quantizer"])()
+    recipe = recipe_of(protocol["fine_tune"], "protocol.fine_tune")
+    return Setting(framework, target, scheme, _space(protocol, target, layers), recipe)
+
+
+def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:
+    for key in ("weight_bits", "act_bits"):
+        bits = protocol[key]
+        if not bits or any(not 1 <= b <= 8 for b in bits):
+            raise BadCell(f"protocol.{key} = {bits}: bits must lie within 1..8")
+    pinned_bits, acts = protocol["pinned_bits"], protocol["act_bits"]
+    if pinned_bits and not 1 <= pinned_bits <= 8:
+        raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
+    if not target.prices_activations:
+        # Searching what costs nothing is no search: activations stay at their best.
+        acts = [max(acts)]
+    ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
+    weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
+    acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
+    try:
+        return Space.build(
+            layers,
+            weights,
+            acts,
+            pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
+            groups=protocol["ties"],
+            paired=protocol["paired"] and target.prices_activations,
+        )
+    except ValueError as error:
+        raise BadCell(f"protocol: {error}") from error
+
+
+def _supported(
+    weights: list[int], acts: list[int], target: Target, layers: tuple[Layer, ...], axis: int
+) -> list[int]:
+    """The candidates of one kind that every layer can run with every candidate of the other."""
+    inner = layers[1:-1] or layers
+    pairs = [(w, a) for w in weights for a in acts if all(target.supports(x, w, a) for x in inner)]
+    kept = sorted({pair[axis] for pair in pairs})
+    if not kept:
+        raise BadCell(
+            f"hardware={target.name} supports none of the bits in protocol.weight_bits = {weights} "
+            f"and protocol.act_bits = {acts}"
+        )
+    return kept
+
+
+def check(cell: Cell) -> None:
+    """Everything that can be wrong with a cell, found without training anything.
+
+    Raises:
+        ValueError, FileNotFoundError: with a message that names the field and the choices.
+    """
+    layers = layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    setting = setting_of(cell, layers)
+    budget_spec(cell).resolve(setting.target, setting.space)
+    recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
+
+
+def _params(entry: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in entry.items() if k != "name"}
+
+
+def _instance(cls: type, entry: dict[str, Any], axis: str) -> Any:
+    try:
+        return cls(**_params(entry))
+    except (TypeError, ValueError) as error:
+        raise BadCell(f"{axis}={entry['name']}: {error}") from error

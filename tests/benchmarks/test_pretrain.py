@@ -1,0 +1,210 @@
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks import pretrain
+from benchmarks.data import DatasetConfig, load
+from benchmarks.models import ModelConfig
+from benchmarks.pretrain import cache_folder, fingerprint, pretrained, recipe_for
+from benchmarks.recipes import RecipeConfig
+
+SHORT = {"epochs": 1, "images": 128, "batch": 64, "lr": 0.1}
+DATA = DatasetConfig(pretrain=SHORT)
+MODEL = ModelConfig()
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load(DATA)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """How often a model was trained."""
+    counted, train = [], pretrain._train
+
+    def counting(*arguments):
+        counted.append(1)
+        train(*arguments)
+
+    monkeypatch.setattr(pretrain, "_train", counting)
+    return counted
+
+
+def files(cache):
+    return sorted(p.name for p in cache.iterdir() if p.suffix != ".lock")
+
+
+def test_a_checkpoint_is_made_once(splits, cache, trainings):
+    first = pretrained(MODEL, DATA, splits)
+    second = pretrained(MODEL, DATA, splits)
+    assert len(trainings) == 1
+    assert first.fingerprint == second.fingerprint == fingerprint(second.model)
+    assert first.accuracy == second.accuracy
+    assert not first.model.training
+    (name,) = files(cache)
+    assert name.startswith("resnet8-digits-")
+    assert name.endswith(".safetensors")
+
+
+def test_training_anew_gives_the_same_bytes(splits, cache):
+    first = pretrained(MODEL, DATA, splits)
+    shutil.rmtree(cache)
+    assert pretrained(MODEL, DATA, splits).fingerprint == first.fingerprint
+
+
+def test_model_recipe_and_data_have_checkpoints_of_their_own(splits, cache, trainings):
+    pretrained(MODEL, DATA, splits)
+    pretrained(replace(MODEL, pretrain={"lr": 0.05}), DATA, splits)
+    pretrained(MODEL, DATA, load(replace(DATA, valid=0.1)))
+    assert len(trainings) == len(files(cache)) == 3
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from benchmarks import pretrain
+from benchmarks.data import DatasetConfig, load
+from benchmarks.models import ModelConfig
+import torch
+torch.set_num_threads(1)
+train = pretrain._train
+def told(*arguments):
+    print("trained", flush=True)
+    train(*arguments)
+pretrain._train = told
+data = DatasetConfig(pretrain={"epochs": 1, "images": 128, "batch": 64, "lr": 0.1})
+splits = load(data)
+print("ready", flush=True)
+sys.stdin.readline()
+print(pretrain.pretrained(ModelConfig(), data, splits).fingerprint)
+"""
+
+
+def test_two_processes_that_need_the_same_checkpoint_make_it_once(splits, cache, trainings):
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("go\n")
+    other.stdin.flush()
+    mine = pretrained(MODEL, DATA, splits)
+    lines = other.communicate(timeout=120)[0].split()
+    assert other.returncode == 0
+    assert len(trainings) + lines.count("trained") == 1
+    assert lines[-1] == mine.fingerprint
+    assert len(files(cache)) == 1
+
+
+def test_an_interrupted_training_leaves_nothing_behind(splits, cache, monkeypatch, trainings):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrained(MODEL, DATA, splits)
+    assert files(cache) == []
+    pretrained(MODEL, DATA, splits)
+    assert len(trainings) == 1
+
+
+def test_an_interrupted_write_leaves_nothing_behind(splits, cache, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            pretrained(MODEL, DATA, splits)
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another model's"])
+def test_a_broken_file_in_the_cache_is_made_again(splits, cache, trainings, damage):
+    whole = pretrained(MODEL, DATA, splits).fingerprint
+    path = cache / files(cache)[0]
+    if damage == "another model's":
+        pretrained(replace(MODEL, name="resnet20"), DATA, splits)
+        (other,) = set(files(cache)) - {path.name}
+        (cache / other).replace(path)
+    else:
+        path.write_bytes(path.read_bytes()[: 1000 if damage == "truncated" else 0])
+    before = len(trainings)
+    with pytest.warns(UserWarning, match=r"does not fit the model.*made again"):
+        again = pretrained(MODEL, DATA, splits)
+    assert again.fingerprint == whole
+    assert len(trainings) == before + 1
+    assert pretrained(MODEL, DATA, splits).fingerprint == whole
+
+
+def test_a_file_of_the_users_own(splits, cache, tmp_path, trainings):
+    made = pretrained(MODEL, DATA, splits)
+    own = tmp_path / "own.safetensors"
+    shutil.copy(cache / files(cache)[0], own)
+    shutil.rmtree(cache)
+    used = pretrained(replace(MODEL, checkpoint=str(own)), DATA, splits)
+    assert used.fingerprint == made.fingerprint
+    assert len(trainings) == 1
+    own.write_bytes(b"not safetensors")
+    with pytest.raises(ValueError, match=r"own\.safetensors does not fit the model"):
+        pretrained(replace(MODEL, checkpoint=str(own)), DATA, splits)
+    assert own.read_bytes() == b"not safetensors", "what is the user's is never replaced"
+    with pytest.raises(FileNotFoundError, match=r"model\.checkpoint: there is no file"):
+        pretrained(replace(MODEL, checkpoint="nowhere"), DATA, splits)
+
+
+def test_the_fingerprint_follows_every_weight_and_buffer(splits, cache):
+    model = pretrained(MODEL, DATA, splits).model
+    before = fingerprint(model)
+    model.bn1.running_mean[3] += 1
+    after = fingerprint(model)
+    assert after != before
+    model.bn1.running_mean[3] -= 1
+    with torch.no_grad():
+        model.fc.bias[0].copy_(model.fc.bias[0] + 1)
+    assert fingerprint(model) not in (before, after)
+
+
+def test_files_are_plain_contiguous_tensors(splits, cache):
+    model = pretrained(MODEL, DATA, splits).model
+    kept = load_file(cache / files(cache)[0])
+    assert set(kept) == set(model.state_dict())
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_model_may_change_the_datasets_recipe():
+    base = DatasetConfig(pretrain=RecipeConfig(epochs=7, lr=0.5))
+    recipe = recipe_for(ModelConfig(pretrain={"lr": 0.25}), base)
+    assert (recipe.epochs, recipe.lr) == (7, 0.25)
+    with pytest.raises(ValueError, match=r"pretrain: .*the entries are epochs"):
+        recipe_for(ModelConfig(pretrain={"epoch": 1}), base)
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("JUXTABIT_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache/juxtabit"
+
+
+def test_progress_is_told(splits, cache):
+    told = []
+    pretrained(MODEL, DATA, splits, lambda *state: told.append(state))
+    assert told[-1][:2] == (1, 1)
+    assert told[-1][2].startswith("pretraining, loss ")

@@ -1,0 +1,113 @@
+"""Runs, with cells computed in this process: what happens around them is what is tested."""
+
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from benchmarks import run as runs
+from benchmarks.config import cell_of, composed
+from benchmarks.record import Record
+from benchmarks.store import Store
+
+
+@pytest.fixture(scope="module")
+def three():
+    base = cell_of(composed([]))
+    return [{**base, "seed": seed} for seed in range(3)]
+
+
+class Pool:
+    """Runs what is submitted at once; a cell of a seed in ``deadly`` kills the worker."""
+
+    deadly = ()
+    computed = ()
+
+    def __init__(self, *_, **__):
+        self.broken = False
+
+    def submit(self, work, key, cell, scores):
+        future = Future()
+        if cell["seed"] in Pool.deadly:
+            self.broken = True
+        if self.broken:
+            future.set_exception(BrokenProcessPool("gone"))
+        else:
+            Pool.computed.append(cell["seed"])
+            future.set_result(Record(key=key, cell=cell, status="skipped", reason="not today"))
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def pool(monkeypatch):
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runs, "check", lambda cell: None)
+    monkeypatch.setattr(Pool, "deadly", ())
+    monkeypatch.setattr(Pool, "computed", [])
+
+    def without_manager(todo, scores, workers, threads, keep, display):
+        runs._persistent(todo, scores, workers, threads, keep, None)
+
+    monkeypatch.setattr(runs, "_compute", without_manager)
+    return Pool
+
+
+def test_only_what_is_missing_is_computed(three, tmp_path, pool):
+    first = runs.run(three[:2], tmp_path)
+    assert (first.computed, pool.computed) == (2, [0, 1])
+    second = runs.run([*three, three[0]], tmp_path)
+    assert (second.computed, pool.computed) == (1, [0, 1, 2])
+    assert [record.cell["seed"] for record in second.records] == [0, 1, 2]
+    assert runs.run(three, tmp_path, rerun=True).computed == 3
+
+
+def test_failures_are_tried_again_and_what_is_done_is_kept(three, tmp_path, pool):
+    pool.deadly = (1,)
+    outcome = runs.run(three, tmp_path)
+    assert [r.status for r in outcome.records] == ["skipped", "failed", "skipped"]
+    assert "worker process died" in outcome.failed[0].error
+    pool.deadly = ()
+    again = runs.run(three, tmp_path)
+    assert again.computed == 1
+    assert again.failed == []
+
+
+def test_a_corrupt_record_is_computed_again_with_a_warning(three, tmp_path, pool):
+    key = runs.run(three, tmp_path).records[1].key
+    Store(tmp_path / "records").path(key).write_text("{")
+    with pytest.warns(UserWarning, match=rf"computed again: .*{key}\.json"):
+        outcome = runs.run(three, tmp_path)
+    assert outcome.computed == 1
+    assert pool.computed[3:] == [1]
+
+
+def test_records_are_mirrored_once_each(three, tmp_path):
+    class Tracker:
+        seen = ()
+
+        def record(self, record):
+            self.seen += (record.cell["seed"],)
+
+    tracker = Tracker()
+    runs.run(three[:2], tmp_path, tracker=tracker)
+    runs.run(three, tmp_path, tracker=tracker)
+    assert tracker.seen == (0, 1, 2)
+
+
+def test_a_bad_cell_stops_the_run_before_anything_is_computed(three, tmp_path, pool, monkeypatch):
+    def refused(cell):
+        raise ValueError("budget.like = 9")
+
+    monkeypatch.setattr(runs, "check", refused)
+    with pytest.raises(ValueError, match=r"budget\.like"):
+        runs.run(three, tmp_path)
+    assert pool.computed == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_cells_that_differ_in_the_seed_are_checked_once(three):
+    other = {**three[0], "budget": {"like": 3}}
+    assert len(runs._distinct([*three, other])) == 2

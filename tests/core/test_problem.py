@@ -1,0 +1,320 @@
+import copy
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from frameworks import toy
+from frameworks.core.calibrate import observe
+from frameworks.core.evaluate import Score
+from frameworks.core.policy import FLOAT, Policy
+from frameworks.core.problem import Data, DataForbidden, Problem
+from frameworks.core.randomness import derive, torch_rng
+from frameworks.core.train import Recipe
+
+
+@pytest.fixture
+def problem():
+    return toy.make_problem()
+
+
+def state(net):
+    return {name: x.clone() for name, x in net.state_dict().items()}
+
+
+def equal(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def naive(problem, policy):
+    """Quantize weights in place and inputs by hooks, re-estimate BatchNorm, count."""
+    net = copy.deepcopy(problem.network)
+    inputs = observe(net, problem.layers, problem.images, torch_rng(problem.seed, "calibration"))
+    for layer in problem.layers:
+        module, bits = net.get_submodule(layer.name), policy[layer.name]
+        with torch.no_grad():
+            weight = problem.scheme.weight(module.weight.detach(), bits.weight)(module.weight)
+            module.weight.copy_(weight)
+        quantizer = problem.scheme.activation(inputs.samples[layer.name], bits.act)
+        module.register_forward_pre_hook(lambda module, args, q=quantizer: (q(args[0]),))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = 1.0
+            module.train()
+    with torch.no_grad():
+        net(problem.images)
+        logits = net.eval()(problem.valid.x)
+    right = (logits.argmax(1) == problem.valid.y).sum()
+    loss = functional.cross_entropy(logits, problem.valid.y)
+    return Score(100 * int(right) / len(problem.valid), float(loss))
+
+
+@pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT])
+@pytest.mark.parametrize("scheme", ["mse", "minmax"])
+def test_evaluation_equals_the_naive_way(kind, scheme):
+    problem = toy.make_problem(kind=kind, scheme=scheme)
+    rng = problem.rng()
+    for policy in [problem.space.reference(3, 3)] + [problem.space.sample(rng) for _ in range(3)]:
+        score, expected = problem.evaluate(policy), naive(problem, policy)
+        # The last bits of the logits may differ, so one image may be a tie.
+        assert abs(score.accuracy - expected.accuracy) < 1
+        assert score.loss == pytest.approx(expected.loss, rel=1e-3)
+
+
+def test_evaluation_of_channel_bits_equals_the_naive_way(problem):
+    bits = (2, 4, 8, 0, 2, 4, 8, 3)
+    policy = problem.space.reference(4, 4).replace("blocks.0.conv2", weight=bits)
+    assert problem.evaluate(policy).loss == pytest.approx(naive(problem, policy).loss, rel=1e-3)
+
+
+def test_evaluation_is_metered_and_cached(problem):
+    policy = problem.space.lowest()
+    score = problem.evaluate(policy)
+    spent = problem.meter.read()
+    assert (spent.policies, spent.images_backward) == (1, 0)
+    assert spent.images_forward == 64 + 64 + 128
+    assert problem.evaluate(Policy(dict(policy))) == score
+    assert problem.meter.images_forward == spent.images_forward
+    problem.evaluate(problem.space.highest())
+    assert problem.meter.policies == 2
+    assert problem.meter.images_forward == spent.images_forward + 64 + 128
+
+
+def test_evaluation_refuses_policies_outside_the_space(problem):
+    for policy in (
+        Policy.uniform(problem.layers, 4, 4),
+        problem.space.reference(7, 7),
+        Policy({"stem": (8, 8)}),
+    ):
+        with pytest.raises(ValueError, match="policy:"):
+            problem.evaluate(policy)
+    assert problem.meter.policies == 0
+
+
+def test_retraining_happens_only_where_the_protocol_trains():
+    recipe, count = Recipe(epochs=0.5, batch=32), 128
+    for retrains in (False, True):
+        problem = toy.make_problem(retrains=retrains)
+        policy = problem.space.reference(3, 3)
+        scores = [problem.evaluate(policy, recipe) for _ in range(2)]
+        assert scores[0] == scores[1]
+        assert problem.meter.images_backward == (2 * count if retrains else 0)
+        assert problem.meter.policies == (2 if retrains else 1)
+    assert problem.evaluate(policy) != scores[0]
+
+
+def test_fine_tuning(problem):
+    policy, before = problem.space.reference(3, 3), state(problem.network)
+    recipe = Recipe(epochs=2, batch=32, lr=0.02)
+    tuned = problem.fine_tune(policy, recipe)
+    assert tuned.policy == policy
+    assert not tuned.training
+    assert equal(state(problem.network), before)
+    assert problem.meter.images_backward == 2 * 256
+    assert problem.meter.images_forward == 64 + 64 + 2 * 256
+    start = problem.quantized().free(policy)
+    for name, layer in tuned.qlayers():
+        assert not torch.equal(layer.inner.weight, start.qlayer(name).inner.weight)
+        assert not torch.equal(layer.act_quantizer.step, start.qlayer(name).act_quantizer.step)
+    assert problem.score_model(tuned).loss < problem.evaluate(policy).loss
+
+
+def test_fine_tuning_repeats_and_axes_differ(problem):
+    policy = problem.space.reference(4, 4)
+    one, two = problem.fine_tune(policy), toy.make_problem().fine_tune(policy)
+    assert equal(state(one), state(two))
+    assert not equal(state(one), state(problem.fine_tune(policy, axis="other")))
+    assert not equal(state(one), state(toy.make_problem(seed=1).fine_tune(policy)))
+
+
+def test_fine_tuning_from_other_weights(problem):
+    """Ranges and statistics are those of the weights that it starts from."""
+    weights = {name: x.clone() for name, x in problem.network.state_dict().items()}
+    weights["bn.weight"] *= 10  # the inputs of all that follows are ten times larger
+    weights["bn.bias"] *= 10
+    policy, still = problem.space.reference(8, 8), Recipe(epochs=0)
+    plain = problem.fine_tune(policy, still)
+    other = problem.fine_tune(policy, still, weights=weights)
+    assert torch.equal(other.model.bn.weight, 10 * plain.model.bn.weight)
+    ratio = [float(q.qlayer("blocks.0.conv1").act_quantizer.step.detach()) for q in (other, plain)]
+    assert ratio[0] / ratio[1] == pytest.approx(10, rel=1e-4)
+    assert torch.equal(problem.network.bn.weight * 10, weights["bn.weight"])
+    same = problem.fine_tune(policy, still, weights=problem.network.state_dict())
+    assert equal(state(same), state(plain))
+
+
+def test_networks_are_fresh_metered_copies(problem):
+    before = state(problem.network)
+    one, two = problem.float_model(), problem.float_model()
+    assert one is not two
+    assert one is not problem.network
+    with torch.no_grad():
+        for net in (one, problem.quantized().model):
+            for p in net.parameters():
+                p.zero_()
+    assert equal(state(problem.network), before)
+    assert equal(state(two), before)
+    spent = problem.meter.images_forward
+    two(problem.images)
+    problem.quantized(problem.space.lowest())(problem.images)
+    assert problem.meter.images_forward == spent + 2 * 64
+
+
+def test_calibration_happens_once(problem):
+    assert problem.observe() is problem.observe()
+    problem.quantized()
+    problem.quantized()
+    assert problem.meter.images_forward == 64
+    other = problem.observe(problem.images[:8])
+    assert problem.meter.images_forward == 72
+    assert other.samples["fc"].numel() == 8 * 16
+    assert problem.quantized(images=problem.images[:8]).calibration.samples["fc"].numel() == 8 * 16
+
+
+def test_calibration_is_the_same_for_every_search(problem):
+    one, two = problem.observe().samples, toy.make_problem("size", 5).observe().samples
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4, 32])
+def test_quantizers_are_fresh_and_calibrated(problem, bits):
+    name = "blocks.0.conv1"
+    weight = problem.network.get_submodule(name).weight.detach()
+    sample = problem.observe().samples[name]
+    for kind, x, expected in (
+        ("weight", weight, problem.scheme.weight(weight, bits)),
+        ("act", sample, problem.scheme.activation(sample, bits)),
+    ):
+        one, two = (problem.quantizer(name, kind, bits) for _ in range(2))
+        assert torch.equal(one(x), expected(x))
+        assert one is not two
+        with torch.no_grad():
+            for p in one.parameters():
+                p.mul_(2)
+        assert torch.equal(two(x), expected(x))
+        assert torch.equal(problem.quantizer(name, kind, bits)(x), expected(x))
+
+
+def test_costs_and_budget(problem):
+    policy = problem.space.reference(3, 3)
+    direct = sum(x.macs * policy[x.name].weight * policy[x.name].act for x in problem.layers)
+    assert problem.cost(policy)["bops"] == direct == problem.budget.limit
+    assert problem.within(policy)
+    assert not problem.within(problem.space.reference(3, 4))
+    assert problem.layers is problem.space.layers
+
+
+@pytest.mark.parametrize("metric", [None, "size"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_layer_costs_add_up_to_the_cost_of_any_policy(metric, paired):
+    problem = toy.make_problem(paired=paired)
+    table, rng = problem.layer_costs(metric), problem.rng()
+    assert list(table) == list(problem.space.names)
+    assert list(table["stem"]) == [(8, 8)]
+    assert len(table["blocks.0.conv1"]) == (6 if paired else 36)
+    for _ in range(10):
+        policy = problem.space.sample(rng)
+        total = sum(table[name][bits.weight, bits.act] for name, bits in policy.items())
+        assert total == pytest.approx(problem.cost(policy)[metric or "bops"], rel=1e-12)
+
+
+def test_layer_costs_leave_out_what_the_hardware_cannot_do(problem):
+    class Even(type(problem.target)):
+        def supports(self, layer, weight, act):
+            return weight >= act and weight % 2 == 0
+
+    table = problem.at(target=Even()).layer_costs()
+    assert list(table["fc"]) == [(8, 8)]
+    expected = [(w, a) for w in (2, 4, 6, 8) for a in (2, 3, 4, 5, 6, 8) if a <= w]
+    assert list(table["blocks.0.conv1"]) == expected
+
+
+def test_layer_costs_need_a_sum():
+    with pytest.raises(ValueError, match="the cost of peak is not a sum over layers"):
+        toy.make_problem(toy.Peak()).layer_costs()
+
+
+def test_data_that_the_card_does_not_name_is_forbidden():
+    problem = toy.make_problem(needs=())
+    for name, need in (("train", "train"), ("valid", "valid"), ("images", "calibration")):
+        with pytest.raises(DataForbidden, match=f"may not read '{need}'"):
+            getattr(problem, name)
+    for use in (
+        problem.observe,
+        problem.quantized,
+        problem.float_score,
+        lambda: problem.evaluate(problem.space.lowest()),
+        lambda: problem.fine_tune(problem.space.lowest()),
+    ):
+        with pytest.raises(DataForbidden):
+            use()
+    assert len(toy.make_problem(needs=("valid",)).valid) == 128
+
+
+def test_the_test_split_is_no_part_of_a_problem():
+    assert [f.name for f in fields(Data)] == ["train", "valid", "calibration"]
+    assert not any("test" in name for name in dir(Problem))
+
+
+def test_float_score(problem):
+    score = problem.float_score()
+    with torch.no_grad():
+        logits = problem.network(problem.valid.x)
+    right = int((logits.argmax(1) == problem.valid.y).sum())
+    assert score.accuracy == 100 * right / 128
+    assert problem.float_score() is score
+    assert problem.meter.images_forward == 128
+    assert problem.meter.policies == 0
+
+
+def test_checkpoints_note_changes_and_what_was_spent(problem):
+    low, high = problem.space.lowest(), problem.space.highest()
+    problem.checkpoint(low, 0.5)
+    problem.evaluate(low)
+    problem.checkpoint(low)
+    problem.checkpoint(high)
+    problem.checkpoint(low)
+    assert [c.policy for c in problem.checkpoints] == [low, high, low]
+    assert [c.spent.policies for c in problem.checkpoints] == [0, 1, 1]
+    assert [c.objective for c in problem.checkpoints] == [0.5, None, None]
+    assert problem.checkpoints[1].spent.images_forward == 256
+
+
+def test_at_gives_a_fresh_meter_and_history_and_keeps_the_rest(problem):
+    problem.evaluate(problem.space.lowest())
+    problem.checkpoint(problem.space.lowest())
+    other = problem.at(seed=3)
+    assert (other.seed, problem.seed) == (3, 0)
+    assert other.network is problem.network
+    assert other.space is problem.space
+    assert other.checkpoints == []
+    assert (other.meter.policies, other.meter.images_forward) == (0, 0)
+    assert len(problem.checkpoints) == problem.meter.policies == 1
+    other.evaluate(problem.space.lowest())
+    assert other.meter.images_forward == 256
+    assert problem.meter.images_forward == 256
+
+
+def test_progress_is_silent_by_default_and_can_be_heard(problem):
+    assert problem.progress(1, 2, "text") is None
+    heard = []
+    problem.at(progress=lambda *args: heard.append(args)).progress(1, 2, "text")
+    assert heard == [(1, 2, "text")]
+
+
+def test_randomness_comes_from_seed_and_axis():
+    one, two, other = toy.make_problem(seed=1), toy.make_problem(seed=1), toy.make_problem(seed=2)
+    assert one.rng("a").random() == two.rng("a").random()
+    assert one.rng("a").random() == one.rng("a").random()
+    assert len({one.rng("a").random(), one.rng("b").random(), other.rng("a").random()}) == 3
+    assert one.generator("a").initial_seed() == derive(1, "a") == one.derive("a")
+    assert one.generator().initial_seed() == derive(1, "search")
+
+
+def test_float_bits_cost_nothing_in_accuracy():
+    problem = toy.make_problem(kind=toy.ToyViT)
+    float_net = problem.quantized(Policy.uniform(problem.layers, FLOAT, FLOAT))
+    assert problem.score_model(float_net) == problem.float_score()
