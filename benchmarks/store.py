@@ -13,18 +13,17 @@ from typing import Any
 from benchmarks.record import CorruptRecord, Record
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_text(path: Path, content: str) -> None:
     """Write a file so that it is either whole or not there: temporary file, fsync, rename.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, allow_nan=False)
-            file.write("\n")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -32,6 +31,11 @@ def write_json(path: Path, data: Any) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as `write_text` does; NaN and infinities are refused."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def read_record(path: Path) -> Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from benchmarks.report.cells import current
 from benchmarks.report.groups import Group, gather
 from benchmarks.report.overall import Overall, overall
 from benchmarks.report.reported import Reported, default_path, entries, read, reported_block
+from benchmarks.store import write_text
 
 TITLE = "Juxtaposition of mixed-precision quantization frameworks"
 
@@ -184,19 +183,5 @@ def write(table: Table, folder: Path) -> list[Path]:
     }
     paths = {folder / f"juxtaposition.{suffix}": content for suffix, content in contents.items()}
     for path, content in paths.items():
-        _write(path, content)
+        write_text(path, content)
     return list(paths)
-
-
-def _write(path: Path, content: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -165,7 +165,7 @@ def cards_block(groups: Sequence[Group]) -> Block:
             str(card.get("quantizer", "")),
             str(card.get("granularity", "")),
             "+".join(card.get("searches", ())),
-            {True: "yes", False: "no"}.get(card.get("hardware_aware"), ""),
+            show.AWARE.get(card.get("hardware_aware"), ""),
             f"arXiv {card['arxiv']}" if card.get("arxiv") else str(card.get("venue", "")),
         ]
         for name, card in sorted(cards.items(), key=lambda c: (str(c[1].get("category")), c[0]))

@@ -6,6 +6,8 @@ import math
 
 from benchmarks.statistics import Difference, Estimate
 
+AWARE: dict[object, str] = {True: "yes", False: "no"}
+"""How a card's ``hardware_aware`` is shown."""
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -172,8 +172,12 @@ def _group(
     budgets = [cell.record.budget for cell in cells if cell.record.budget]
     budget = next((b for b in budgets if b.get("limit") is not None), {})
     asked = json.loads(axes[4])
+    model, dataset, hardware, protocol = (names[axis][axes[i]] for i, axis in enumerate(AXES[:-1]))
     return Group(
-        *(names[axis][axes[i]] for i, axis in enumerate(AXES[:-1])),
+        model=model,
+        dataset=dataset,
+        hardware=hardware,
+        protocol=protocol,
         budget=str(budget.get("label") or budget_label(asked)),
         protocol_name=str(json.loads(axes[3]).get("name")),
         kind=_kind(cell.record for cell in cells),

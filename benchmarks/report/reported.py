@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report.blocks import Block
 
@@ -75,8 +76,8 @@ def _checked(row: dict[str, str], where: str) -> Reported:
         float_value = float(row["float_value"]) if row["float_value"] else None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    texts = (row[name] for name in ("framework", "model", "dataset", "metric", "setting"))
-    return Reported(*texts, value, float_value, row["source"], row["mark"])
+    numbers: dict[str, Any] = {"value": value, "float_value": float_value}
+    return Reported(**{**row, **numbers})
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Entry:
 
 def entries(numbers: Sequence[Reported]) -> list[Entry]:
     """Published numbers by operating point, in order of appearance."""
-    found: dict[tuple[str, ...], list[Reported]] = {}
+    found: dict[tuple[str, str, str, str, str, str], list[Reported]] = {}
     for n in numbers:
         point = (n.framework, n.model, n.dataset, n.setting, n.source, n.mark)
         found.setdefault(point, []).append(n)

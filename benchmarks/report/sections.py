@@ -74,7 +74,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str, str]]:
     for key in ("category", "quantizer", "granularity"):
         yield key, "left", cell(str(card.get(key, "")), None, "left")
     yield "searches", "left", cell("+".join(card.get("searches", ())), None, "left")
-    aware = {True: "yes", False: "no"}.get(card.get("hardware_aware"), "")
+    aware = show.AWARE.get(card.get("hardware_aware"), "")
     yield "hw-aware", "left", cell(aware, None, "left")
     yield "year", "", cell(str(card.get("year", "")))
 

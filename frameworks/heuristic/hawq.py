@@ -9,9 +9,8 @@ Dong et al., ICCV 2019. For each block i with n_i weights and Hessian H_i = d^2 
   others are still float.
 
 The ranking gives relative bits only. The paper chose the numbers by hand under the order; here
-they are those of least total Omega among all assignments that respect the order and the budget
-(exact, by an integer programme with the order as constraints), once for each uniform activation
-bit width.
+they are those of least total Omega under the order and the budget (an exact integer programme),
+once for each uniform activation bit width.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any, ClassVar
 from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.calibrate import reestimate_batchnorm
 from frameworks.core.card import Card
+from frameworks.core.decisions import tied_blocks
 from frameworks.core.estimators.hessian import WeightHessian, twice_differentiable
 from frameworks.core.estimators.perturbation import weight_error
 from frameworks.core.estimators.power_iteration import power_iteration
@@ -50,7 +50,7 @@ class HAWQ(ScoringFramework):
         images: training images behind the Hessian.
         batch: images of one gradient graph.
         iterations: at most this many power iterations.
-        tolerance: relative change of the eigenvalue at which the iteration stops.
+        tolerance: relative change of the eigenvalue that ends them.
         act_bits: uniform activation bits (4 for the paper's ResNet-20, 8 for SqueezeNext); 0: each
             candidate is tried, and the one with the best search-validation accuracy is taken.
         freeze_done: in the stages, stop training the layers of blocks quantized before.
@@ -68,17 +68,14 @@ class HAWQ(ScoringFramework):
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "valid", "second_order", "separable_cost"}),
         deviations=(
-            "The paper ranks the blocks and chooses the bits by hand. Here: the assignment of "
+            "The paper ranks the blocks and chooses the bits by hand; here it is the assignment of "
             "least total Omega among those that respect the ranking and the budget.",
-            "The activation bits are uniform, and chosen by hand in the paper (4 or 8). Here: of "
-            "the candidates that leave room for the weights, the one whose policy does best on the "
-            "search-validation split; act_bits fixes them.",
-            "A negative eigenvalue counts by its magnitude; the scores keep the sign.",
-            "The number of images is not known for certain; 256 in batches of 128.",
-            "Accounts differ on whether blocks quantized in earlier stages are frozen or only stay "
-            "quantized while everything trains; the latter is the default (freeze_done).",
-            "The schedule is not published in full; the recipe's epochs are divided equally among "
-            "the stages.",
+            "Activation bits are uniform as in the paper, which sets them by hand; here they are "
+            "those whose policy does best on the search-validation split (act_bits fixes them).",
+            "A negative eigenvalue counts by its magnitude. The number of images is not known.",
+            "Accounts differ on whether blocks of earlier stages are frozen or keep training while "
+            "quantized; they train (freeze_done). The stages share the recipe's epochs equally, as "
+            "the schedule is not published in full.",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -130,11 +127,7 @@ class HAWQ(ScoringFramework):
         return Solution(best[2], notes=self._notes(values, best[2]))
 
     def _policies(self, problem: Problem, values: Mapping[str, Any]) -> list[Policy]:
-        """The assignment for each uniform activation bit width that leaves room for the weights.
-
-        Raises:
-            InfeasibleBudget: none does.
-        """
+        """The assignment for each uniform activation bit width that leaves room for the weights."""
         found: dict[Policy, None] = {}
         error: InfeasibleBudget | None = None
         costs = problem.layer_costs()
@@ -151,9 +144,7 @@ class HAWQ(ScoringFramework):
         candidates = sorted({b for bits in space.act_bits.values() if len(bits) > 1 for b in bits})
         if space.paired or not candidates:
             return [FLOAT]  # no choice: pairs decide, or every layer's are pinned
-        if self.act_bits:
-            return [min(candidates, key=lambda bits: (abs(bits - self.act_bits), bits))]
-        return candidates
+        return [nearest(candidates, self.act_bits)] if self.act_bits else candidates
 
     def _assignment(
         self, problem: Problem, values: Mapping[str, Any], costs: LayerCosts, act: int
@@ -224,15 +215,11 @@ class HAWQ(ScoringFramework):
 def free_blocks(space: Space) -> Blocks:
     """The layers with free weight bits by block; blocks with tied layers are put together."""
     free = {n for choice in space.choices if choice.kind != "act" for n in choice.layers}
-    home = {layer.name: layer.block for layer in space.layers}
-    for group in space.groups:
-        joined = {home[name] for name in group}
-        home = {name: home[group[0]] if b in joined else b for name, b in home.items()}
-    blocks: Blocks = {}
-    for name in space.names:
-        if name in free:
-            blocks.setdefault(home[name], []).append(name)
-    return blocks
+    blocks = {
+        group[0]: [x.name for x in space.layers if x.block in group and x.name in free]
+        for group in tied_blocks(space)
+    }
+    return {block: names for block, names in blocks.items() if names}
 
 
 def block_errors(problem: Problem, names: Sequence[str]) -> dict[str, float]:
@@ -255,6 +242,6 @@ def omega(values: Mapping[str, Any], block: str, bits: object) -> float:
     return float(abs(values["eigenvalue"][block]) * values["error"][block][str(bits)])
 
 
-def nearest(candidates: Sequence[int], bits: int) -> int:
+def nearest(candidates: Sequence[int], wish: int) -> int:
     """The candidate nearest to the wish, the lower of two."""
-    return min(candidates, key=lambda candidate: (abs(candidate - bits), candidate))
+    return min(candidates, key=lambda bits: (abs(bits - wish), bits))

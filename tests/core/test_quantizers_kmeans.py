@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,7 @@ def test_as_good_as_scikit_learn(k):
 def test_error_never_rises_with_iterations():
     data = values()
     errors = [error(data, kmeans(data, 16, rng(), iterations=i)) for i in range(12)]
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(errors))
 
 
 def test_error_falls_with_bits_and_codebooks_fit():
@@ -83,7 +85,7 @@ def test_error_falls_with_bits_and_codebooks_fit():
         assert codes.codebook.shape == (2**bits,)
         assert codes.code.unique().numel() == 2**bits
         errors.append(float((codes.dequantize() - weight).square().sum()))
-    assert all(b < 0.5 * a for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b < 0.5 * a for a, b in itertools.pairwise(errors))
 
 
 def test_fewer_values_than_levels():
