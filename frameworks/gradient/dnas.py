@@ -26,14 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frameworks.core import decisions as blocks
 from frameworks.core.card import Card
-from frameworks.core.decisions import (
-    block_candidates,
-    block_decisions,
-    block_rows,
-    decided,
-    decision_cost,
-)
 from frameworks.core.framework import Framework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
@@ -111,7 +105,7 @@ class DNAS(Framework):
         ),
     )
     strength: ClassVar[str | None] = "gamma"
-    close: ClassVar[float] = 0.9
+    close: ClassVar[float] = 0.8  # whole blocks make coarse steps
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=160, batch=128, lr=0.1, schedule="cosine", weight_decay=5e-4, augment=True
     )
@@ -137,7 +131,7 @@ class DNAS(Framework):
     def skip(self, problem: Problem) -> str | None:
         reason = super().skip(problem)
         if reason is None and all(
-            len(d.options) == 1 for d in block_decisions(problem, self.pairs)
+            len(d.options) == 1 for d in blocks.block_decisions(problem, self.pairs)
         ):
             return f"{self.name} finds nothing to search: every block has one candidate"
         return reason
@@ -152,11 +146,11 @@ class _Search:
     def __init__(self, settings: DNAS, problem: Problem) -> None:
         self.settings, self.problem = settings, problem
         self.generator = problem.generator(settings.name)
-        self.decisions = block_decisions(problem, settings.pairs)
-        candidates = block_candidates(self.decisions, problem.space)
-        self.net = StochasticNet(problem, candidates, block_rows(self.decisions))
+        self.decisions = blocks.block_decisions(problem, settings.pairs)
+        candidates = blocks.block_candidates(self.decisions, problem.space)
+        self.net = StochasticNet(problem, candidates, blocks.block_rows(self.decisions))
         self.choices = Choices([len(d.options) for d in self.decisions])
-        self.cost = decision_cost(problem, self.decisions, math.e)
+        self.cost = blocks.decision_cost(problem, self.decisions, math.e)
         self.start_cost = float(self.cost(self.choices.probabilities()).detach())
         self.for_weights, self.for_theta = problem.train.halves(settings.share, self.generator)
         weights, ranges = self.net.parts()
@@ -240,7 +234,7 @@ class _Search:
         problem = self.problem
         for _ in range(self.settings.samples):
             picks = self.choices.sample(self.generator)
-            policy = decided(problem.space, self.decisions, picks)
+            policy = blocks.decided(problem.space, self.decisions, picks)
             if problem.within(policy):
                 score = problem.evaluate(policy)
                 rank = (True, score.accuracy, -score.loss)

@@ -1,0 +1,205 @@
+"""Bayesian Bits: Unifying Quantization and Pruning.
+
+van Baalen, Louizos, Nagel, Amjad, Wang, Blankevoort and Welling, NeurIPS 2020, arXiv 2005.07093;
+released code Qualcomm-AI-research/BayesianBits.
+
+- Nested residual quantization (section 2.1, equations 1 to 6): every doubling of the bits adds the
+  rounded residual of the level below, each behind a gate,
+      x_q = z_2 (x_2 + z_4 (e_4 + z_8 (e_8 + z_16 (e_16 + z_32 e_32)))).
+  z_4 and up are one gate a tensor; z_2 is one gate per output channel of a weight: 0 bits, pruned.
+- Gates (section 2.2): hard-concrete, sampled anew in every forward pass. P(z > 0) has the closed
+  form q = sigmoid(phi - tau log(-gamma / zeta)). A level whose phi is below -2 is shut, and with
+  it all above.
+- Objective: the KL divergence to an autoregressive prior that shuts gates amounts to
+      CE + mu sum_k R_k,   R_k = (1/G) sum_g [B_2 q_2 + B_4 q_2 q_4 + B_8 q_2 q_4 q_8 + ...]
+  over all quantizers k with G channel gates, B_b = b MACs_k / max MACs, so that a gate pays for the
+  bit operations it lets through.
+- Weights, ranges and gates train together, each with an optimizer of its own.
+- At the end a gate is open if P(z = 0) < 0.34 (section 2.2); gates are then fixed and weights and
+  ranges fine-tuned. Without training (section 4.2) gates and ranges are learned, weights stay.
+
+Shorter searches: Adam moves a gate by about ``gate_lr`` a step and it has 7 to go, so keep
+``gate_lr`` * steps above 10; and raise ``range_lr`` alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frameworks.core.card import Card
+from frameworks.core.framework import Framework
+from frameworks.core.policy import PRUNED, Bits, LayerBits, Policy
+from frameworks.core.problem import Problem
+from frameworks.core.qmodel import QModel
+from frameworks.core.quantizers.residual import LEVELS, GatedResidual, RangeQuantizer
+from frameworks.core.registry import register
+from frameworks.core.solution import Solution
+from frameworks.core.solvers.gates import HardConcrete, nested_cost
+from frameworks.core.solvers.relaxations import choice_rows
+from frameworks.core.train import Recipe, train_epoch
+
+OPEN, SHUT = 6.0, -6.0
+"""First logits of gates that start open, and of the 32-bit gate."""
+CUT = -2.0
+"""Logit below which a level and all above it are left out while training."""
+THRESHOLD = 0.34
+"""A gate is open at the end if its probability of being 0 is below this."""
+
+
+@register
+@dataclass
+class BayesianBits(Framework):
+    """Hard-concrete gates on the levels of residual quantizers and on output channels.
+
+    Attributes:
+        epochs: passes over the training images.
+        images: training images an epoch; None for all.
+        batch: batch size.
+        lr: learning rate of the weights (SGD with Nesterov momentum 0.9).
+        gate_lr: learning rate of the gates' logits (Adam).
+        range_lr: learning rate of the quantization ranges (Adam).
+        step: epochs after which all three are multiplied by 0.1.
+        mu: weight of the gates' penalty.
+        prune: whether output channels have gates, where the target prices channels apart.
+        augment: whether images are augmented as the dataset says.
+    """
+
+    name: ClassVar[str] = "bayesian_bits"
+    card: ClassVar[Card] = Card(
+        title="Bayesian Bits: Unifying Quantization and Pruning",
+        year=2020,
+        category="gradient",
+        quantizer="bayesian_bits",
+        granularity="layer",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train"}),
+        arxiv="2005.07093",
+        venue="NeurIPS 2020",
+        hardware_aware=True,
+        deviations=(
+            "mu is adjusted to meet the budget; the paper sweeps it",
+            "levels are the powers of two among the space's candidates; 16 and 32 bits take part "
+            "only where the space has them",
+            "under quantizers that do not share one range the residual of a level is the "
+            "difference between the protocol's quantizers at successive bits; on the paper's "
+            "nested grids the two agree",
+            "the paper's B_b counts multiply-accumulates; on targets whose cost is a sum over "
+            "layers their cost at the most bits takes the place, which for BOPs is the same",
+            "activation quantizers sit at the inputs of layers, one a layer; the paper's sit at "
+            "outputs and are shared by all consumers",
+            "a pruned output channel is not counted out of the next layer's inputs: after "
+            "BatchNorm it is a constant and not zero, and residual sums fill it again",
+            "where the protocol does not train, weights are kept and gates and ranges are "
+            "learned, as in the paper's post-training experiment",
+            "pinned layers keep their bits and have no gates; tied layers share the gates of "
+            "their bits, and so do weights and activations in spaces of equal bits",
+        ),
+    )
+    strength: ClassVar[str | None] = "mu"
+    close: ClassVar[float] = 0.95
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=10, batch=384, lr=1e-4, schedule="cosine", weight_decay=0.0, augment=True
+    )
+
+    epochs: int = 30
+    images: int | None = None
+    batch: int = 384
+    lr: float = 3e-3
+    gate_lr: float = 1e-3
+    range_lr: float = 1e-3
+    step: int = 10
+    mu: float = 0.01
+    prune: bool = True
+    augment: bool = True
+
+    def skip(self, problem: Problem) -> str | None:
+        for choice in problem.space.choices:
+            if not set(choice.bits) & set(LEVELS):
+                return f"{self.name} needs 2, 4, 8, 16 or 32 among the bits, not {choice.bits}"
+        if not problem.space.choices:
+            return f"{self.name} finds nothing to search: the space pins all of its decisions"
+        return super().skip(problem)
+
+    def search(self, problem: Problem) -> Solution:
+        net = GatedNet(problem, self.prune and problem.target.per_channel)
+        generator = problem.generator(self.name)
+        optimizers = self.optimizers(problem, net)
+        decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            net.sample(generator)
+            return functional.cross_entropy(model(x), y) + self.mu * net.penalty()
+
+        for epoch in range(self.epochs):
+            problem.progress(epoch, self.epochs, f"gated quantizers, mu {self.mu:.3g}")
+            part = problem.train
+            if self.images is not None:
+                part = part.subset(self.images, generator)
+            batches = part.batches(self.batch, generator, augment=self.augment)
+            mean = train_epoch(net.qmodel.train(), batches, optimizers, loss)
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            for schedule in decay:
+                schedule.step()
+            problem.checkpoint(net.policy())
+        notes = {"mu": self.mu, "ranges": net.ranges()}
+        return Solution(net.policy(), weights=net.qmodel.float_state(), notes=notes)
+
+    def optimizers(self, problem: Problem, net: GatedNet) -> list[torch.optim.Optimizer]:
+        """Of gates and of ranges, and of weights where the protocol trains."""
+        found: list[torch.optim.Optimizer] = [
+            torch.optim.Adam([gate.logits for gate in net.all_gates], lr=self.gate_lr)
+        ]
+        if ranges := net.qmodel.range_parameters():
+            found.append(torch.optim.Adam(ranges, lr=self.range_lr))
+        if problem.retrains:
+            weights = net.qmodel.weight_parameters()
+            found.append(torch.optim.SGD(weights, self.lr, momentum=0.9, nesterov=True))
+        return found
+
+    def finish(self, problem: Problem, solution: Solution) -> QModel:
+        """Fine-tune weights and ranges of the search with the gates as decided."""
+
+        def keep_ranges(qmodel: QModel) -> None:
+            for (name, q), betas in zip(
+                qmodel.qlayers(), solution.notes["ranges"].values(), strict=True
+            ):
+                assert name in solution.policy
+                for quantizer, beta in zip(
+                    (q.weight_quantizer, q.act_quantizer), betas, strict=True
+                ):
+                    for module in quantizer.modules():
+                        if isinstance(module, RangeQuantizer) and beta is not None:
+                            module.beta.data.fill_(beta)
+
+        return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_ranges)
+
+
+class GatedNet:
+    """The problem's network with gated residual quantizers, and all of its gates."""
+
+    def __init__(self, problem: Problem, prune: bool) -> None:
+        self.problem = problem
+        self.qmodel = problem.quantized()
+        self.rows = choice_rows(problem.space)
+        self.levels = [
+            [b for b in LEVELS if b in choice.bits] for choice in problem.space.choices
+        ]
+        self.bit_gates = [
+            HardConcrete([SHUT if b == 32 else OPEN for b in levels[1:]]) for levels in self.levels
+        ]
+        self.channel_gates: dict[str, HardConcrete] = {}
+        for name, qlayer in self.qmodel.qlayers():
+            weight, act = self.rows[name]
+            qlayer.weight_quantizer = self._quantizer(name, "weight", weight)
+            qlayer.act_quantizer = self._quantizer(name, "act", act)
+            if prune and weight is not None:
+                self.channel_gates[name] = HardConcrete([OPEN] * qlayer.layer.out_channels)
+        self.all_gates = [*self.bit_gates, *self.channel_gates.values()]
+        self.shares = _shares(problem)

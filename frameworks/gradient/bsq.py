@@ -1,0 +1,254 @@
+"""BSQ: Exploring Bit-Level Sparsity for Mixed-Precision Neural Network Quantization.
+
+Yang, Duan, Chen and Li, ICLR 2021, arXiv 2102.10462; released code yanghr/BSQ.
+
+- Bit representation (section 3.1): the pretrained weights are quantized to 8 bits and each bit
+  becomes a trained number in [0, 2], positive and negative parts apart,
+      W = s round(sum_b (p_b - n_b) 2^b) / (2^n - 1),
+  with the straight-through gradient dL/dp_b = s 2^b / (2^n - 1) dL/dW (equation 3).
+- Bit-level group Lasso (section 3.2, equation 4): B_GL(l) = sum_b ||[p_b; n_b]||_2 over the planes
+  of a layer, which drives whole planes to 0.
+- Objective with memory consumption-aware reweighing (equation 5):
+      L = CE + alpha sum_l (#Para_l #Bit_l / #Para) B_GL(l).
+- Re-quantization and precision adjustment (section 3.3), every ``interval`` epochs, at the first
+  epoch and at the end: sums are rounded to exact binary planes, planes of zeros at both ends are
+  stripped and s is corrected so that the weights stay as they are; a new optimizer starts. What is
+  left of a layer's planes is its precision; nothing left is 0 bits.
+- The found precision is fine-tuned with DoReFa-like rounding under the kept scales.
+
+Shorter searches: a plane's pull adds up to about alpha * lr * steps, so keep that product; the
+paper's 137,000 steps need 5e-3. ``interval`` and ``step`` scale with ``epochs``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frameworks.core.card import Card
+from frameworks.core.framework import Framework
+from frameworks.core.policy import PRUNED, LayerBits, Policy
+from frameworks.core.problem import Problem
+from frameworks.core.qmodel import QModel
+from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
+from frameworks.core.registry import register
+from frameworks.core.solution import Solution
+from frameworks.core.train import Recipe, train_epoch
+
+MOMENTUM = 0.9
+
+
+@register
+@dataclass
+class BSQ(Framework):
+    """Trained bit planes under a group Lasso; what planes are left is a layer's weight bits.
+
+    Attributes:
+        epochs: passes over the training images.
+        interval: epochs between re-quantizations with precision adjustment.
+        step: epochs after which the learning rate is multiplied by 0.1.
+        images: training images an epoch; None for all.
+        batch: batch size.
+        lr: learning rate of planes, scales and all else but ranges.
+        alpha: strength of the bit-level group Lasso.
+        act_bits: activation bits of all layers; fewer where the budget asks for it (see the card).
+        weight_decay: of all that ``lr`` trains.
+        range_lr: learning rate of learned activation ranges, relative to ``lr``.
+        augment: whether images are augmented as the dataset says.
+    """
+
+    name: ClassVar[str] = "bsq"
+    card: ClassVar[Card] = Card(
+        title="BSQ: Exploring Bit-Level Sparsity for Mixed-Precision Neural Network Quantization",
+        year=2021,
+        category="gradient",
+        quantizer="bsq",
+        granularity="layer",
+        searches=("weight",),
+        needs=frozenset({"calibration", "train"}),
+        arxiv="2102.10462",
+        venue="ICLR 2021",
+        deviations=(
+            "a layer's bits count the sign: n planes have the levels of n + 1 bits, and start at "
+            "one less than the most bits allowed; the paper starts at 8 and does not count signs",
+            "alpha is adjusted to meet the budget; the paper sweeps it",
+            "activation bits are not searched; where the target prices them, they are the most "
+            "candidates up to act_bits at which the uniform policy of equal bits is within the "
+            "budget; the paper sets them by hand",
+            "bits that are no candidate are raised to the next one; tied layers get the most bits "
+            "among them, and in spaces of equal weight and activation bits activations follow",
+            "planes start as the codes of the protocol's quantizer at the most bits where that is "
+            "a uniform grid with a zero, else from s = max|W| as in the paper",
+            "pinned layers are quantized as pinned and have no planes; biases stay float; the "
+            "released code gives both planes",
+            "activation ranges are the protocol's, at a tenth of the learning rate where learned; "
+            "the network's own ReLU is kept where the released code puts a ReLU6",
+        ),
+    )
+    strength: ClassVar[str | None] = "alpha"
+    close: ClassVar[float] = 0.95
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=300, batch=128, lr=0.01, schedule="step", weight_decay=1e-4, augment=True
+    )
+
+    epochs: int = 350
+    interval: int = 100
+    step: int = 250
+    images: int | None = None
+    batch: int = 128
+    lr: float = 0.1
+    alpha: float = 5e-3
+    act_bits: int = 4
+    weight_decay: float = 1e-4
+    range_lr: float = 0.1
+    augment: bool = True
+
+    def skip(self, problem: Problem) -> str | None:
+        if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
+            return f"{self.name} finds nothing to search: the space pins all weight bits"
+        return super().skip(problem)
+
+    def search(self, problem: Problem) -> Solution:
+        acts = self.activations(problem)
+        net = problem.quantized()
+        planes = represent(problem, net, acts)
+        optimizer = self.optimizer(net, 0)
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            value = functional.cross_entropy(model(x), y)
+            return value + self.alpha * reweighed_lasso(problem, planes)
+
+        def clamp() -> None:
+            for each in planes.values():
+                each.clamp_()
+
+        generator = problem.generator(self.name)
+        for epoch in range(self.epochs):
+            problem.progress(epoch, self.epochs, f"bit planes, alpha {self.alpha:.3g}")
+            if epoch % self.interval == 0:
+                self.adjust(problem, net, planes, acts)
+                optimizer = self.optimizer(net, epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = group["share"] * self.rate(epoch)
+            part = problem.train
+            if self.images is not None:
+                part = part.subset(self.images, generator)
+            batches = part.batches(self.batch, generator, augment=self.augment)
+            mean = train_epoch(net.train(), batches, [optimizer], loss, after_step=clamp)
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+        policy = self.adjust(problem, net, planes, acts)
+        for name, each in planes.items():
+            net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[union-attr,operator]
+        steps = {name: each.step.flatten().tolist() for name, each in planes.items()}
+        notes = {"alpha": self.alpha, "steps": steps}
+        return Solution(policy, weights=net.float_state(), notes=notes)
+
+    def finish(self, problem: Problem, solution: Solution) -> QModel:
+        """Fine-tune the weights of the search at their precision, from the scales of the search."""
+
+        def keep_scales(qmodel: QModel) -> None:
+            for name, steps in solution.notes["steps"].items():
+                quantizer = qmodel.qlayer(name).weight_quantizer
+                if isinstance(quantizer, SignMagnitude) and len(steps) == 1:
+                    quantizer.set_step(steps[0])
+
+        return problem.fine_tune(
+            solution.policy, weights=solution.weights, prepare=keep_scales
+        )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, from 0."""
+        return self.lr * 0.1 ** (epoch // self.step)
+
+    def activations(self, problem: Problem) -> dict[str, int]:
+        """The activation bits of every layer during the search."""
+        space = problem.space
+        wanted = max(max(bits) for bits in space.act_bits.values())
+        if problem.target.prices_activations and not space.paired:
+            free = sorted({b for bits in space.act_bits.values() if len(bits) > 1 for b in bits})
+            fit = [b for b in free if problem.within(space.reference(b, b))]
+            wanted = max((b for b in fit if b <= self.act_bits), default=free[0] if free else 8)
+        uniform = space.nearest(space.reference(wanted, wanted))
+        return {name: bits.act for name, bits in uniform.items()}
+
+    def adjust(
+        self, problem: Problem, net: QModel, planes: dict[str, BitPlanes], acts: dict[str, int]
+    ) -> Policy:
+        """Re-quantize and strip all layers; the policy of the planes that are left."""
+        for each in planes.values():
+            each.requantize()
+            each.adjust()
+        policy = precision(problem, planes, acts)
+        for name, qlayer in net.qlayers():
+            if qlayer.bits.act != policy[name].act:
+                release_activations(problem, net, name, policy[name].act)
+        problem.checkpoint(policy)
+        return policy
+
+    def optimizer(self, net: QModel, epoch: int) -> torch.optim.Optimizer:
+        """SGD over planes, scales and what else the network trains, at an epoch's rate."""
+        of_acts = [p for _, q in net.qlayers() for p in q.act_quantizer.parameters()]
+        ranges = [p for p in of_acts if p.requires_grad]
+        known = {id(p) for p in of_acts}
+        weights = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
+        groups = [
+            {"params": weights, "weight_decay": self.weight_decay, "share": 1.0},
+            {"params": ranges, "weight_decay": 0.0, "share": self.range_lr},
+        ]
+        return torch.optim.SGD(groups, lr=self.rate(epoch), momentum=MOMENTUM)
+
+
+def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> dict[str, BitPlanes]:
+    """Put planes in the place of every searched weight; the planes by layer name."""
+    planes: dict[str, BitPlanes] = {}
+    for name, qlayer in net.qlayers():
+        bits = problem.space.weight_bits[name]
+        release_activations(problem, net, name, acts[name])
+        start = problem.quantizer(name, "weight", bits[-1])
+        if len(bits) == 1:
+            start.learn_range()
+            qlayer.weight_quantizer = start
+            continue
+        weight: Tensor = qlayer.inner.weight.detach()  # type: ignore[union-attr,operator,assignment]
+        codes = start.codes(weight)
+        if codes.codebook is None and not bool(codes.offset.any()):
+            planes[name] = BitPlanes(codes.code, codes.scale, bits[-1] - 1)
+        else:
+            planes[name] = BitPlanes.of(weight, bits[-1] - 1)
+        qlayer.weight_quantizer = planes[name]
+    return planes
+
+
+def release_activations(problem: Problem, net: QModel, name: str, bits: int) -> None:
+    """Give a layer's input the protocol's quantizer at these bits, with a trained range."""
+    qlayer = net.qlayer(name)
+    qlayer.bits = LayerBits(qlayer.bits.weight, bits)
+    qlayer.act_quantizer = problem.quantizer(name, "act", bits)
+    qlayer.act_quantizer.learn_range()
+
+
+def reweighed_lasso(problem: Problem, planes: dict[str, BitPlanes]) -> Tensor:
+    """``sum_l (#Para_l #Bit_l / #Para) B_GL(l)`` over the layers with planes (equation 5)."""
+    params = {layer.name: layer.params for layer in problem.layers if layer.name in planes}
+    total = sum(params.values())
+    terms = [params[n] * p.count / total * p.group_lasso() for n, p in planes.items()]
+    return torch.stack(terms).sum()
+
+
+def precision(problem: Problem, planes: dict[str, BitPlanes], acts: dict[str, int]) -> Policy:
+    """The candidates that hold the planes; 0 for a layer without a plane left."""
+    space = problem.space
+    tied = {name: group for group in space.groups for name in group}
+    policy = {name: LayerBits(bits[0], acts[name]) for name, bits in space.weight_bits.items()}
+    for name, each in planes.items():
+        most = max(planes[other].bits for other in tied.get(name, (name,)))
+        enough = min(b for b in space.weight_bits[name] if b >= most)
+        act = enough if space.paired else acts[name]
+        policy[name] = LayerBits(PRUNED if each.bits == 0 else enough, act)
+    return Policy(policy)
