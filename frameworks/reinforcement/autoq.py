@@ -15,8 +15,8 @@ previous goal and the mean bits that the LLC made of it.
 Extrinsic reward (equation 2), in the manner of NetScore, with accuracy as a share and each cost
 metric of the target over that of uniform 8 bits:
     eR = log(acc^psi_accuracy / prod_m cost_m^psi_cost).
-Resource-constrained search: (psi_accuracy, psi_cost) = (1, 0) with actions cut to the budget.
-Accuracy-guaranteed search: (2, 0.5).
+(psi_accuracy, psi_cost) = (1, 0) and actions cut to the budget: resource-constrained search;
+(2, 0.5): accuracy-guaranteed search.
 
 Intrinsic reward of the LLC (equation 3), here per kernel (divided by the number n_i of kernels):
     iR_i = -(1 - zeta) * |g_i - sum_j a_ij / n_i| + zeta * eR,
@@ -27,15 +27,12 @@ have turned into the recorded actions: of the stored goal, the mean reached and 
 it, the one with the greatest -1/2 sum_j (a_ij - mu_LLC(s_ij, g))^2.
 
 Budget: a goal (or activation bits) is clipped to the most that the budget allows while all later
-decisions are at their fewest bits; between two candidates the cost is taken as linear. If the LLC
-overshoots its goals, the policy is lowered as by HAQ's action wall: from the last layer to the
-first, activations before weights, one step each, tested after each; in the layer that reaches the
-budget only as many kernels (from the last) are lowered as needed. Nothing is raised afterwards.
+decisions are at their fewest bits. If the LLC overshoots its goals, the policy is lowered by HAQ's
+action wall (`frameworks.core.solvers.wall`).
 
 Fewer episodes: keep explore : exploit at 1 : 3 and let sigma end near 0.02 by
-noise_decay = 0.04^(1 / exploit) (100 episodes: explore 25, exploit 75, noise_decay 0.958); zeta
-scales by itself. A low ``noise`` suits short searches, as independent noise on all kernels of a
-layer costs accuracy that no agent can win back.
+noise_decay = 0.04^(1 / exploit). A low ``low_noise`` suits short searches, as independent noise on
+all kernels of a layer costs accuracy that no agent can win back.
 """
 
 from __future__ import annotations
@@ -55,9 +52,9 @@ from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.ddpg import DDPG
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
-from frameworks.core.solvers.hiro import GoalMemory
+from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
-from frameworks.core.solvers.wall import action_wall, assign
+from frameworks.core.solvers.wall import action_wall, affordable, assign
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
@@ -73,13 +70,9 @@ class Episode:
     """What one roll-out did, for learning."""
 
     policy: Policy
-    states: Array
-    """HLC states ``[T, 10]``."""
-    actions: Array
-    """Clipped HLC actions ``[T, 1]``."""
-    low: dict[int, tuple[Array, Array, float, float]] = field(default_factory=dict)
-    """Per weight step: LLC states ``[n, 11]`` and actions ``[n, 1]``, the mean bits reached as an
-    HLC action, and the goal's distance from them in bits."""
+    states: Array  # of the HLC, [T, 10]
+    actions: Array  # of the HLC, [T, 1]
+    low: dict[int, LowSteps] = field(default_factory=dict)
 
 
 @register
@@ -90,14 +83,15 @@ class AutoQ(ActorCriticSearch):
     Attributes:
         explore: episodes with constant exploration noise.
         exploit: episodes after that, with decaying noise.
-        noise: sigma of the exploration noise of both controllers.
-        noise_decay: factor on sigma per exploiting episode.
+        noise: sigma of the HLC's exploration noise.
+        low_noise: sigma of the LLC's.
+        noise_decay: factor on both sigmas per exploiting episode.
         prune: whether a kernel may get 0 bits (never all kernels of a layer).
         psi_accuracy: exponent of the accuracy in the extrinsic reward.
         psi_cost: exponent of each of the target's cost metrics.
         zeta_start: weight of the extrinsic in the intrinsic reward, first episode.
         zeta_end: the same, last episode; linear in between.
-        correct: goals corrected per episode; 0 for no correction.
+        correct: goals corrected per episode.
         updates: updates of each controller per episode, at most one per step.
         low_discount: discount of the LLC's later rewards (within a layer).
         low_replay: transitions that the LLC remembers.
@@ -119,17 +113,13 @@ class AutoQ(ActorCriticSearch):
             "no official code is known and the paper's sections could not be checked: the order "
             "of the state, the exponents, zeta's schedule, the controllers' hyper-parameters and "
             "the fine-tuning recipes are reconstructed from summaries and from HAQ and HIRO",
-            "the intrinsic reward is divided by the number of kernels, so that layers compare",
-            "candidates end at the space's largest bits; the paper's reach 32",
+            "the intrinsic reward is per kernel; candidates end at the space's largest bits",
             "goals are corrected for a random part of the memory once an episode, by eight kernels "
-            "a layer, not at each draw by all: the same argmax at a small part of the cost",
-            "an episode makes a bounded number of updates, not one for each of its kernels",
-            "the budget is met for certain by an action wall after HAQ's if the LLC overshoots; "
-            "the paper cuts the actions only",
-            "costs are the target's metrics, not those of a fitted FPGA estimator; the binarized "
-            "variant (multi-bit bases) is not offered",
-            "tied layers share their kernels' bits; where the hardware wants equal weight and "
-            "activation bits, or tied layers differ in width, a layer counts as one kernel",
+            "a layer; updates are a bounded number an episode, not one for each of its kernels",
+            "an action wall after HAQ's meets the budget for certain; the paper cuts actions only",
+            "costs are the target's metrics, not those of a fitted FPGA estimator",
+            "tied layers share their kernels' bits; with paired bits, or tied layers of different "
+            "width, a layer counts as one kernel",
             "policies of equal reward are ranked by their loss",
         ),
     )
@@ -152,8 +142,6 @@ class AutoQ(ActorCriticSearch):
     low_discount: float = 1.0
     low_replay: int = 20000
 
-    # --- rewards ---------------------------------------------------------------------------
-
     def extrinsic(self, problem: Problem, policy: Policy, score: Score) -> float:
         """The reward eR of a measured policy (equation 2)."""
         reward = self.psi_accuracy * math.log(max(score.accuracy / 100, SMALLEST_ACCURACY))
@@ -167,26 +155,10 @@ class AutoQ(ActorCriticSearch):
         """The reward iR of a layer whose mean bits are ``distance`` from the goal (equation 3)."""
         return -(1 - zeta) * distance + zeta * extrinsic
 
-    # --- roll-out --------------------------------------------------------------------------
-
     def candidates(self, choice: Choice) -> tuple[int, ...]:
         """What a kernel (or the layer's activations) may take, ascending."""
         zero = {PRUNED} if self.prune and choice.kind != "act" else set()
         return tuple(sorted({*choice.bits, *zero}))
-
-    def affordable(self, problem: Problem, policy: Policy, choice: Choice) -> float:
-        """The most (mean) bits of a decision within the budget, the rest as in ``policy``."""
-        limit, metric = problem.budget.limit, problem.budget.metric
-        above: tuple[int, float] | None = None
-        for bits in reversed(choice.bits):
-            trial = assign(policy, choice, bits)
-            if problem.within(trial):
-                if above is None or choice.kind == "act":
-                    return bits
-                cost = problem.cost(trial)[metric]
-                return bits + (above[0] - bits) * max(limit - cost, 0) / (above[1] - cost)
-            above = bits, problem.cost(trial)[metric]
-        return choice.bits[0]
 
     def roll_out(
         self, problem: Problem, high: DDPG, low: DDPG, sigma: float, low_sigma: float
@@ -201,7 +173,7 @@ class AutoQ(ActorCriticSearch):
             states[step] = [*static[step], float(choice.kind != "act"), goal, reached]
             options = self.candidates(choice)
             scale = options[-1] - options[0]
-            most = (self.affordable(problem, run.policy, choice) - options[0]) / scale
+            most = (affordable(problem, run.policy, choice) - options[0]) / scale
             run.actions[step] = high.act(states[step], sigma)
             wish = min(float(run.actions[step, 0]), most)
             if choice.kind == "act":
@@ -215,7 +187,7 @@ class AutoQ(ActorCriticSearch):
                 mean = float(np.mean(bits))
                 reached, last = (mean - options[0]) / scale, float(actions[-1, 0])
                 distance = abs(goal * scale + options[0] - mean)
-                run.low[step] = inputs, actions, reached, distance
+                run.low[step] = LowSteps(inputs, actions, reached, distance)
             run.policy = assign(run.policy, choice, bits)
         run.policy = action_wall(problem, run.policy, choices)
         return run
@@ -244,64 +216,34 @@ class AutoQ(ActorCriticSearch):
             bits[actions.argmax()] = table[table > PRUNED][0]
         return tuple(bits.tolist()) if len(bits) > 1 else int(bits[0])
 
-    # --- search ----------------------------------------------------------------------------
-
     def search(self, problem: Problem) -> Solution:
         low_settings = replace(self.settings(), discount=self.low_discount, replay=self.low_replay)
         high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
         low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
-        goals = GoalMemory(self.replay, COLUMNS, GOAL)
+        learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL))
         episodes = self.explore + self.exploit
         known: dict[Policy, Score] = {}
         best: tuple[float, float, Policy] | None = None
-        rewards: list[float] = []
-        distances: list[float] = []
+        rewards, distances = list[float](), list[float]()
         for episode in range(episodes):
             problem.progress(episode, episodes, "episodes")
             decay = self.noise_decay ** max(episode - self.explore, 0)
             run = self.roll_out(problem, high, low, self.noise * decay, self.low_noise * decay)
             score = self.measure(problem, run.policy, known)
             rewards.append(self.extrinsic(problem, run.policy, score))
-            distances.append(float(np.mean([d for *_, d in run.low.values()] or [0.0])))
+            distances.append(float(np.mean([x.distance for x in run.low.values()] or [0.0])))
             if best is None or (rewards[-1], -score.loss) > best[:2]:
                 best = (rewards[-1], -score.loss, run.policy)
                 problem.checkpoint(run.policy, rewards[-1])
-            share = episode / max(episodes - 1, 1)
-            zeta = self.zeta_start + share * (self.zeta_end - self.zeta_start)
-            self.remember(run, high, low, goals, rewards[-1], zeta)
+            zeta = np.interp(episode, (0, episodes - 1), (self.zeta_start, self.zeta_end))
+            for record in run.low.values():
+                record.reward = self.intrinsic(record.distance, rewards[-1], float(zeta))
+            learner.remember(run.states, run.actions, rewards[-1], run.low)
             if episode >= self.explore:
-                self.learn(high, low, goals, run)
+                learner.learn(run.low, self.correct, self.updates, len(run.states))
         assert best is not None
         notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
         return Solution(best[2], notes=notes)
-
-    def remember(
-        self,
-        run: Episode,
-        high: DDPG,
-        low: DDPG,
-        goals: GoalMemory,
-        extrinsic: float,
-        zeta: float,
-    ) -> None:
-        """Put an episode into the memories of both controllers."""
-        later = np.roll(run.states, -1, axis=0)
-        slots = high.replay.extend(run.states, run.actions, extrinsic, later)
-        for step, slot in enumerate(slots):
-            goals.forget(slot)
-            if step in run.low:
-                states, actions, reached, distance = run.low[step]
-                goals.store(slot, states, actions[:, 0], reached)
-                reward = self.intrinsic(distance, extrinsic, zeta)
-                low.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
-
-    def learn(self, high: DDPG, low: DDPG, goals: GoalMemory, run: Episode) -> None:
-        """Correct stored goals and update both controllers after an episode."""
-        goals.correct(high.replay, low.actor, self.correct, high.rng)
-        kernels = sum(len(states) for states, *_ in run.low.values())
-        for agent, steps in ((high, len(run.states)), (low, kernels)):
-            for _ in range(min(self.updates, steps)):
-                agent.update()
 
     def _kernels(self, problem: Problem, choice: Choice) -> int:
         widths = {x.out_channels for x in problem.layers if x.name in choice.layers}

@@ -1,4 +1,4 @@
-"""Off-policy correction of goals in two-level reinforcement learning (HIRO, arXiv 1805.08296, 3.3).
+"""Two-level reinforcement learning and its off-policy correction (HIRO, arXiv 1805.08296, 3.3).
 
 A high-level transition is stored with the goal that a low-level controller then had. As that
 controller learns, the same goal comes to mean something else. The stored goal is therefore replaced
@@ -11,10 +11,13 @@ Candidates: the stored goal, the goal that was in fact reached, and eight normal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from frameworks.core.solvers.ddpg import Actor
+from frameworks.core.solvers.ddpg import DDPG, Actor
 from frameworks.core.solvers.replay import Array, Replay
 
 DRAWS = 8
@@ -69,3 +72,66 @@ class GoalMemory:
         best = error.argmin(1)
         moved = best > 0
         replay.action[slots[moved], 0] = goals[moved, best[moved]]
+
+
+@dataclass
+class LowSteps:
+    """What the low level did under one goal.
+
+    Attributes:
+        states: ``[n, S]``.
+        actions: ``[n, 1]``.
+        reached: the goal that was in fact reached, as a high-level action.
+        distance: how far the goal was missed, in the method's unit.
+        reward: of every step; set when it is known.
+    """
+
+    states: Array
+    actions: Array
+    reached: float
+    distance: float
+    reward: float = 0.0
+
+
+@dataclass
+class TwoLevels:
+    """Two agents that learn together: goals are the first one's actions."""
+
+    high: DDPG
+    low: DDPG
+    goals: GoalMemory
+
+    def remember(
+        self, states: Array, actions: Array, reward: float, low: Mapping[int, LowSteps]
+    ) -> None:
+        """Put an episode into both memories.
+
+        Args:
+            states: of the high level, ``[T, S]``.
+            actions: ``[T, 1]``.
+            reward: of every high-level step.
+            low: by high-level step, if its action was a goal.
+        """
+        slots = self.high.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
+        for step, slot in enumerate(slots):
+            self.goals.forget(slot)
+            if step in low:
+                did = low[step]
+                self.goals.store(slot, did.states, did.actions[:, 0], did.reached)
+                later = np.roll(did.states, -1, axis=0)
+                self.low.replay.extend(did.states, did.actions, did.reward, later)
+
+    def learn(self, low: Mapping[int, LowSteps], correct: int, updates: int, steps: int) -> None:
+        """Correct stored goals and update both agents after an episode.
+
+        Args:
+            low: the episode's low-level steps.
+            correct: goals to correct.
+            updates: updates of each agent, at most one for each of its steps.
+            steps: high-level steps of the episode.
+        """
+        self.goals.correct(self.high.replay, self.low.actor, correct, self.high.rng)
+        kernels = sum(len(did.states) for did in low.values())
+        for agent, most in ((self.high, steps), (self.low, kernels)):
+            for _ in range(min(updates, most)):
+                agent.update()

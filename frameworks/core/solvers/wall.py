@@ -40,6 +40,25 @@ def lowered(bits: Bits, candidates: Sequence[int]) -> Bits:
     return max((c for c in candidates if c < bits), default=bits)
 
 
+def affordable(problem: Problem, policy: Policy, choice: Choice) -> float:
+    """The most bits of a decision within the budget, all else as in ``policy``.
+
+    For weights a real number, the mean over channels: between two candidates the cost is taken as
+    linear. The fewest bits where nothing fits.
+    """
+    limit, metric = problem.budget.limit, problem.budget.metric
+    above: tuple[int, float] | None = None
+    for bits in reversed(choice.bits):
+        trial = assign(policy, choice, bits)
+        cost = problem.cost(trial)[metric]
+        if problem.within(trial):
+            if above is None or choice.kind == "act":
+                return bits
+            return bits + (above[0] - bits) * max(limit - cost, 0) / (above[1] - cost)
+        above = bits, cost
+    return choice.bits[0]
+
+
 def action_wall(problem: Problem, policy: Policy, choices: Sequence[Choice]) -> Policy:
     """The policy lowered as the module says; only the given decisions, in execution order."""
     over, moved = not problem.within(policy), True
