@@ -21,8 +21,21 @@ REDUCED = {
         **{"theta_lr": 0.5, "sample_every": 1, "samples": 4},
     },
     "edmips": {"epochs": 1, "images": 64, "batch": 32},
+    "bsq": {
+        **{"epochs": 3, "interval": 1, "step": 2, "images": 256, "batch": 32},
+        **{"lr": 0.1, "alpha": 8.0},
+    },
+    "bayesian_bits": {
+        **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
+        **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
+    },
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
+    "zeroq": {"images": 16, "steps": 20},
+    "mohaq": {
+        **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
+        **{"beacons": 1, "epochs": 1, "beacon_rise": 90.0, "beacon_speedup": 1.0},
+    },
 }
 
 

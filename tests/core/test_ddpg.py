@@ -90,7 +90,9 @@ def test_it_learns_a_bandit():
     made = DDPG(1, np.random.default_rng(0), settings)
     state = np.zeros((1, 1), np.float32)
     for turn in range(200):
-        action = made.random_action() if turn < 60 else made.act(state[0], 0.3 * 0.98 ** (turn - 60))
+        action = (
+            made.random_action() if turn < 60 else made.act(state[0], 0.3 * 0.98 ** (turn - 60))
+        )
         made.replay.extend(state, action[None], -4 * float((action[0] - 0.8) ** 2), state)
         if turn >= 60:
             for _ in range(8):

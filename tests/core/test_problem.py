@@ -146,6 +146,19 @@ def test_fine_tuning_from_other_weights(problem):
     assert equal(state(same), state(plain))
 
 
+def test_fine_tuning_starts_from_what_is_prepared(problem):
+    policy, seen = problem.space.lowest(), []
+
+    def prepare(qmodel):
+        seen.append(qmodel.policy)
+        for q in qmodel.range_parameters():
+            q.data.fill_(0.5)
+
+    tuned = problem.fine_tune(policy, Recipe(epochs=0), prepare=prepare)
+    assert seen == [policy]
+    assert all(bool((q == 0.5).all()) for q in tuned.range_parameters())
+
+
 def test_networks_are_fresh_metered_copies(problem):
     before = state(problem.network)
     one, two = problem.float_model(), problem.float_model()

@@ -374,3 +374,17 @@ def test_unused_bits_are_float_at_first(problem):
     assert q.policy == Policy.uniform(problem.layers, 32, 32)
     assert {entry for entry in q.policy.values()} == {LayerBits(32, 32)}
     assert torch.equal(run(q, problem.images[:4]), run(problem.network, problem.images[:4]))
+
+
+@pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT])
+def test_float_state_fits_the_float_model(kind):
+    net = copy.deepcopy(toy.network(kind))
+    model = quantized(net, toy.SHAPE)
+    model.free(Policy.uniform(model.layers, 4, 4))
+    assert unchanged(net, model.float_state())
+    first = model.layers[0].name
+    with torch.no_grad():
+        model.qlayer(first).inner.weight.add_(1)
+    state_now = model.float_state()
+    assert torch.equal(state_now[f"{first}.weight"], net.get_submodule(first).weight + 1)
+    net.load_state_dict(state_now)

@@ -94,6 +94,19 @@ def test_paired_bits():
         space.validate(policy.replace("c", act=8))
 
 
+def test_pairs_and_ties_do_not_bind_what_is_pruned():
+    space = build(act=(2, 4, 8), paired=True, groups=[("b", "d")])
+    policy = space.decode([2, 4, 8])
+    space.validate(policy.replace("c", weight=0))
+    space.validate(policy.replace("b", weight=(0, 4, 4, 0)))
+    space.validate(policy.replace("b", weight=0))
+    with pytest.raises(ValueError, match="b needs equal"):
+        space.validate(policy.replace("b", weight=(0, 4, 8, 0)))
+    unequal = policy.replace("b", weight=(0, 8, 8, 0), act=8)
+    with pytest.raises(ValueError, match="tied layers"):
+        space.validate(unequal)
+
+
 def test_lowest_and_highest():
     space = build(pinned=PINS)
     assert space.lowest() == Policy({"a": (8, 8), "b": (2, 4), "c": (2, 4), "d": (8, 4)})
