@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import nn
 
 from benchmarks.assets import (
@@ -25,7 +27,7 @@ from benchmarks.config import Cell
 from benchmarks.identity import code_of, environment, git_state
 from benchmarks.record import Record, digest
 from benchmarks.setting import setting_of
-from benchmarks.store import write_json
+from benchmarks.store import write_bytes, write_json
 from frameworks import (
     Data,
     Framework,
@@ -131,6 +133,7 @@ class _Run:
             retrains=retrains,
             recipe=self.setting.recipe,
             progress=self.progress,
+            input_shape=self.splits.input_shape,
         )
 
     def go(self) -> None:
@@ -149,6 +152,9 @@ class _Run:
         problem.checkpoint(solution.policy)
         self._note_search(problem, solution, spent, scoring)
         referee = problem if {"valid", "calibration"} <= framework.card.needs else self.problem()
+        if solution.images is not None:
+            # The curve is that of the policies as the search would have returned them.
+            referee.data.calibration = solution.images
         with self._timed("curve"):
             self._note_curve(problem, referee, scoring)
         with self._timed("measure"):
@@ -160,16 +166,20 @@ class _Run:
             return steer(framework, problem, self.protocol["steering_runs"]), None
         shared = {k: v for k, v in self.cell.items() if k != "budget"}
         path = self.scores / f"{digest([shared, self.record.code['source']])}.json"
+        images = path.with_suffix(".safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 scores = framework.score(problem)
                 spent = problem.meter.read()
+                if scores.images is not None:
+                    write_bytes(images, as_safetensors({"images": scores.images.contiguous()}))
                 write_json(path, {"values": dict(scores.values), "spent": spent.to_json()})
                 problem.meter = Meter()
                 problem.checkpoints.clear()
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return framework.solve(problem, Scores(kept["values"])), Spent(**kept["spent"])
+        made = load_file(images)["images"] if images.exists() else None
+        return framework.solve(problem, Scores(kept["values"], made)), Spent(**kept["spent"])
 
     def _note_search(
         self, problem: Problem, solution: Solution, spent: Spent, scoring: Spent | None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,9 @@ def _compute(
     display: Display,
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(initializer=end_with_parent)
+    with manager:
         messages = manager.Queue()
         listener = threading.Thread(target=_listen, args=(messages, display), daemon=True)
         listener.start()
@@ -178,11 +181,24 @@ def _died(key: str, cell: Cell) -> Record:
 _messages: Any = None
 
 
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _begin(threads: int, messages: Any) -> None:
     import torch
 
     global _messages
     _messages = messages
+    end_with_parent()
     torch.set_num_threads(threads)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.record import CorruptRecord, Record
 
 
-def write_text(path: Path, content: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or not there: temporary file, fsync, rename.
 
     Raises:
@@ -22,7 +22,7 @@ def write_text(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -31,6 +31,11 @@ def write_text(path: Path, content: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text, as UTF-8, as `write_bytes` does."""
+    write_bytes(path, content.encode())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -304,6 +304,24 @@ class TargetContract:
                 pruned = self.target.cost(layers, policy.replace(layer.name, weight=PRUNED))
                 assert all(pruned[metric] <= costs[metric] for metric in costs)
 
+    def test_pruned_channels_leave_size_and_bit_operations(self) -> None:
+        if not self.target.per_channel:
+            raise SkipTest("no bits per output channel")
+        layers, bits = self.layers(), max(self.bits)
+        policy = Policy.uniform(layers, bits, bits)
+        for layer in layers:
+            gone = layer.out_channels // 4
+            some = (PRUNED,) * gone + (bits,) * (layer.out_channels - gone)
+            whole, part, none = (
+                self.target.cost(layers, policy.replace(layer.name, weight=weight))
+                for weight in (bits, some, PRUNED)
+            )
+            for metric in {"size", "bops"} & set(self.target.metrics):
+                share = gone / layer.out_channels
+                saved = (whole[metric] - none[metric]) * share
+                assert np.isclose(whole[metric] - part[metric], saved, rtol=1e-9)
+                assert none[metric] < whole[metric]
+
     def test_channels_cost_between_their_extremes(self) -> None:
         if not self.target.per_channel:
             raise SkipTest("no bits per output channel")

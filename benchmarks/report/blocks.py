@@ -17,6 +17,8 @@ NOTES = (
     "A gain is the mean of paired differences at the same seed, in points; * marks one whose "
     "interval excludes zero and that a paired t test confirms at 5 % (at least 3 pairs, not "
     "corrected for the number of comparisons).",
+    "Front: points of the Pareto front that the search found, mean over seeds; the policy measured "
+    "is the one it takes for the budget.",
     "Policies, images (forward plus backward) and time are what the search cost.",
     "Cells over budget are shown, but never ranked, paired or averaged with those within.",
 )
@@ -82,6 +84,7 @@ COLUMNS: dict[str, Column] = {
     "ptq": Column("PTQ", _accuracy("ptq")),
     "fine_tuned": Column("fine-tuned", _accuracy("fine_tuned")),
     "bits": Column("bits W/A", lambda g, r: bits(r)),
+    "front": Column("front", lambda g, r: show.si(r.front)),
     "policies": Column("policies", _spent("policies", show.si)),
     "images": Column("images", lambda g, r: show.si(r.images)),
     "forward": Column("forward", _spent("images_forward", show.si)),
@@ -92,9 +95,20 @@ COLUMNS: dict[str, Column] = {
 }
 _HEAD = ("rank", "framework", "accuracy", "seeds", "uniform")
 BRIEF = (*_HEAD, "share", "bits", "policies", "images", "seconds", "status")
-MEDIUM = (*_HEAD, "random", "share", "cost", "bits", "policies", "images", "seconds", "status")
+MEDIUM = (
+    *_HEAD,
+    "random",
+    "share",
+    "cost",
+    "bits",
+    "front",
+    "policies",
+    "images",
+    "seconds",
+    "status",
+)
 FULL = (
-    *(*_HEAD, "random", "share", "cost", "float", "ptq", "fine_tuned", "bits"),
+    *(*_HEAD, "random", "share", "cost", "float", "ptq", "fine_tuned", "bits", "front"),
     *("policies", "forward", "backward", "seconds", "memory", "status"),
 )
 """Columns of a group's table in the terminal, in LaTeX and in Markdown."""

@@ -167,30 +167,42 @@ def _best(axes: Axes, ratios: Sequence[float], look: Style) -> str:
     return marker(look.marker, axes.x(last), axes.y(profile(ratios, last)), 3.6)
 
 
-def front(row: Row, look: Style) -> str:
-    """The Pareto fronts that a search found, by its first two objectives (lower is better)."""
-    records = [record for record in row.records if record.front]
-    names = list(records[0].front[0].get("objectives", {}))[:2] if records else []
-    if len(names) < 2:
-        return ""
-    fronts = [
-        sorted(
-            (float(p["objectives"][names[0]]), float(p["objectives"][names[1]]))
-            for p in record.front
-            if all(name in p.get("objectives", {}) for name in names)
-        )
-        for record in records
-    ]
-    points = [p for one in fronts for p in one]
+def fronts(row: Row, look: Style) -> list[str]:
+    """The Pareto fronts that a search found: each further objective against the first.
+
+    All are to be minimised. The line joins what is not dominated in the two that are drawn.
+    """
+    found = [r.front for r in row.records if r.front]
+    names = list(found[0][0].get("objectives", {})) if found else []
+    pictures = []
+    for name in names[1:]:
+        pairs = [
+            [
+                (float(p["objectives"][names[0]]), float(p["objectives"][name]))
+                for p in front
+                if {names[0], name} <= p.get("objectives", {}).keys()
+            ]
+            for front in found
+        ]
+        pictures.append(_fronts(row.label, (names[0], name), [p for p in pairs if p], look))
+    return pictures
+
+
+def _fronts(label: str, names: tuple[str, str], found: Sequence[Points], look: Style) -> str:
+    points = [p for one in found for p in one]
     axes = Axes.of(
         (270, 190), padded([p[0] for p in points]), padded([p[1] for p in points]), (8, 14, 36, 54)
     )
-    axes.frame(names[0], names[1], tick_labels(axes.x, 4, show.si), tick_labels(axes.y, 4, show.si))
-    for one in fronts:
-        places = [(axes.x(x), axes.y(y)) for x, y in one]
-        shapes = "".join(marker(look.marker, x, y, 2.8) for x, y in places)
-        axes.parts.append(
-            f'<g class="series {look.colour}">'
-            f'<path d="{plot.path(places)}" class="join"/>{shapes}</g>'
+    axes.frame(*names, tick_labels(axes.x, 4, show.si), tick_labels(axes.y, 4, show.si))
+    for one in found:
+        best = [(x, -value) for x, value in pareto_front((x, -y) for x, y in one)]
+        drawn = plot.path([(axes.x(x), axes.y(y)) for x, y in best])
+        shapes = "".join(
+            f"<g>{marker(look.marker, axes.x(x), axes.y(y), 2.8)}"
+            f"<title>{escape(f'{names[0]} {show.si(x)}, {names[1]} {show.si(y)}')}</title></g>"
+            for x, y in one
         )
-    return axes.render(f"Pareto fronts of {row.label}: {names[1]} against {names[0]}", "small")
+        axes.parts.append(
+            f'<g class="series {look.colour}"><path d="{drawn}" class="join"/>{shapes}</g>'
+        )
+    return axes.render(f"Pareto fronts of {label}: {names[1]} against {names[0]}", "small")

@@ -59,6 +59,7 @@ def _measured(group: Group, row: Row) -> dict[str, Any]:
         "fine_tuned_accuracy": row.mean("accuracy", "fine_tuned"),
         "weight_bits": row.mean("bits", "weight"),
         "act_bits": row.mean("bits", "act"),
+        "front_points": row.front,
         **{f"search_{key}": row.mean("search", key) for key in _SEARCH},
         **{key: row.card.get(key) for key in _CARD},
         "reason": "; ".join(row.faults),

@@ -92,6 +92,11 @@ class Row:
         return math.fsum(known) if known else None
 
     @property
+    def front(self) -> float | None:
+        """Mean points of the Pareto fronts, None for a method that finds none."""
+        return mean(len(record.front) or None for record in self.records)
+
+    @property
     def status(self) -> str:
         """What is not as it should be, in a few words."""
         notes = ["OVER BUDGET"] if self.over else []

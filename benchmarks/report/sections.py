@@ -126,10 +126,10 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
             "(without training) so far, mean over seeds; random search dashed</summary>"
             f'<div class="grid">{cards}</div></details>'
         )
-    fronts = [(r, p) for r in group.rows if (p := figures.front(r, looks[r.label]))]
+    fronts = [(row, p) for row in group.rows for p in figures.fronts(row, looks[row.label])]
     if fronts:
         cards = "".join(_card(row_name(row), picture) for row, picture in fronts)
         yield (
             f"<details{' open' * unfold}><summary>Pareto fronts found by the search, one a seed "
-            f'</summary><div class="grid">{cards}</div></details>'
+            f'(all objectives are minimised)</summary><div class="grid">{cards}</div></details>'
         )

@@ -53,8 +53,12 @@ class Evaluator:
 
     def __call__(self, policy: Policy) -> Score:
         if policy not in self._scores:
-            self.meter.policies += 1
-            self.qmodel.fix(policy)
-            reestimate_batchnorm(self.qmodel, self.images)
-            self._scores[policy] = measure(self.qmodel, self.split)
+            self._scores[policy] = measure(self.apply(policy), self.split)
         return self._scores[policy]
+
+    def apply(self, policy: Policy) -> QModel:
+        """The network at a policy, ready to be measured in another way; counted every time."""
+        self.meter.policies += 1
+        self.qmodel.fix(policy)
+        reestimate_batchnorm(self.qmodel, self.images)
+        return self.qmodel

@@ -71,6 +71,7 @@ class Problem:
         recipe: the protocol's fine-tuning recipe.
         meter: search cost.
         progress: called with (done, total, text) by long searches.
+        input_shape: shape of one image; by default what the first layer reads.
     """
 
     network: nn.Module
@@ -85,6 +86,12 @@ class Problem:
     meter: Meter = field(default_factory=Meter)
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    input_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.input_shape:
+            first = self.layers[0]
+            self.input_shape = (first.in_channels, *first.in_size)
 
     # --- facts -----------------------------------------------------------------------------
 
@@ -198,9 +205,27 @@ class Problem:
     def _quantizers(self) -> dict[tuple[str, str, int], Quantizer]:
         return {}
 
+    def evaluator(self, weights: Mapping[str, Tensor] | None = None) -> Evaluator:
+        """Metered and cached evaluation without training, over the pretrained or other weights.
+
+        Args:
+            weights: a state dict of the float network, such as a search has trained it.
+        """
+        if weights is None:
+            return self._evaluator
+        network, calibration = self._with_weights(weights)
+        qmodel = self.meter.watch(QModel(network, self.layers, self.scheme, calibration))
+        return Evaluator(qmodel, self.valid, self.images, self.meter)
+
     @cached_property
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.quantized(), self.valid, self.images, self.meter)
+
+    def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:
+        network = self.float_model()
+        network.load_state_dict(weights)
+        generator = self.generator("calibration")
+        return network, observe(network, self.layers, self.images, generator)
 
     def evaluate(self, policy: Policy, retrain: Recipe | None = None) -> Score:
         """Score a policy on the search-validation split.
@@ -235,6 +260,7 @@ class Problem:
         recipe: Recipe | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        prepare: Callable[[QModel], None] | None = None,
         axis: str = "fine-tune",
     ) -> QModel:
         """A quantized network trained at a policy: ranges learned, weights straight-through.
@@ -243,18 +269,19 @@ class Problem:
             policy: the bits.
             recipe: the protocol's by default.
             weights: a state dict of the float network to start from; the pretrained one by default.
+            prepare: called with the network at the policy's bits before it is trained, to put in
+                ranges that a search has learned.
             axis: names the random draw of images and order.
         """
         if weights is None:
             network, calibration = self.network, self.observe()
         else:
-            network = self.float_model()
-            network.load_state_dict(weights)
-            generator = self.generator("calibration")
-            calibration = observe(network, self.layers, self.images, generator)
+            network, calibration = self._with_weights(weights)
         qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)
         qmodel.free(policy)
+        if prepare is not None:
+            prepare(qmodel)
         reestimate_batchnorm(qmodel, self.images)
         self.train_model(qmodel, recipe, axis=axis)
         return qmodel

@@ -181,6 +181,20 @@ class QModel(nn.Module):
             q.free(policy[name])
         return self
 
+    def float_state(self) -> dict[str, Tensor]:
+        """A state dict of the float model with the present weights, before any quantizer."""
+        modules = self.model.named_modules(remove_duplicate=False)
+        owners = [f"{name}." if name else "" for name, m in modules if isinstance(m, QLayer)]
+        state: dict[str, Tensor] = {}
+        for key, value in self.model.state_dict().items():
+            owner = next((prefix for prefix in owners if key.startswith(prefix)), None)
+            if owner is not None:
+                if not key.startswith(f"{owner}inner."):
+                    continue  # a range of a quantizer
+                key = owner + key.removeprefix(f"{owner}inner.")
+            state[key] = value.detach().clone()
+        return state
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """Everything trainable that is not a range."""
         ranges = {id(p) for p in self.range_parameters()}

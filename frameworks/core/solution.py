@@ -24,10 +24,12 @@ class Scores:
     """What a scoring pass found, independent of the budget.
 
     ``values`` is plain data (numbers, strings, lists, dicts), so that the suite can keep it and
-    solve for another budget later.
+    solve for another budget later. ``images`` are those that a data-free method made, for
+    `Solution.images`; the suite keeps them, too.
     """
 
     values: Mapping[str, Any]
+    images: Tensor | None = None
 
 
 @dataclass

@@ -201,7 +201,7 @@ class Space:
         """Check that a policy belongs to the space.
 
         Per-channel weight bits may be any candidate of the layer, or 0 (a pruned channel); whole
-        layers may be pruned too.
+        layers may be pruned too. Pairs and ties bind the bits of what is not pruned.
 
         Raises:
             ValueError: it names another set of layers, or bits that are not allowed.
@@ -221,8 +221,20 @@ class Space:
                     f"policy: {name} has {entry.act} activation bits; "
                     f"allowed are {self.act_bits[name]}"
                 )
-            if self.paired and entry.weight != entry.act:
+            kept = set(entry.channels(channels[name])) - {PRUNED}
+            if self.paired and kept and kept != {entry.act}:
                 raise ValueError(f"policy: {name} needs equal weight and activation bits")
         for group in self.groups:
-            if len({policy[name] for name in group}) > 1:
+            if len(_kept_bits(policy[name] for name in group)) > 1:
                 raise ValueError(f"policy: tied layers {group} have different bits")
+
+
+def _kept_bits(entries: Iterable[LayerBits]) -> set[LayerBits]:
+    """The distinct bits of several layers, without pruned channels and pruned layers."""
+    found = set()
+    for entry in entries:
+        bits = (entry.weight,) if isinstance(entry.weight, int) else entry.weight
+        kept = tuple(b for b in bits if b != PRUNED)
+        if kept:
+            found.add(LayerBits(kept, entry.act))
+    return found

@@ -31,6 +31,15 @@ class Split(ABC):
     def halves(self, share: float, generator: torch.Generator) -> tuple[Split, Split]:
         """Two disjoint random parts, the first with ``share`` of the images."""
 
+    def parts(self, count: int, generator: torch.Generator) -> list[Split]:
+        """``count`` disjoint random parts of equal size (up to rounding), together the whole."""
+        found: list[Split] = []
+        rest: Split = self
+        for left in range(count, 1, -1):
+            part, rest = rest.halves(1 / left, generator)
+            found.append(part)
+        return [*found, rest]
+
     @abstractmethod
     def batches(
         self, size: int, generator: torch.Generator | None = None, *, augment: bool = False

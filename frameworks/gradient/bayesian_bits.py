@@ -18,13 +18,14 @@ released code Qualcomm-AI-research/BayesianBits.
 - At the end a gate is open if P(z = 0) < 0.34 (section 2.2); gates are then fixed and weights and
   ranges fine-tuned. Without training (section 4.2) gates and ranges are learned, weights stay.
 
-Shorter searches: Adam moves a gate by about ``gate_lr`` a step and it has 7 to go, so keep
-``gate_lr`` * steps above 10; and raise ``range_lr`` alike.
+Shorter searches: Adam moves a gate by about ``gate_lr`` a step and it has ``start`` + 1 to go, so
+keep ``gate_lr`` * steps above that by lowering ``start`` and raising ``gate_lr``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,18 +35,18 @@ from torch.nn import functional
 
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
-from frameworks.core.policy import PRUNED, Bits, LayerBits, Policy
+from frameworks.core.gatednet import GatedNet
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
-from frameworks.core.quantizers.residual import LEVELS, GatedResidual, RangeQuantizer
+from frameworks.core.quantizers.base import Quantizer
+from frameworks.core.quantizers.residual import LEVELS, RangeQuantizer
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.gates import HardConcrete, nested_cost
-from frameworks.core.solvers.relaxations import choice_rows
+from frameworks.core.solvers.gates import nested_cost
 from frameworks.core.train import Recipe, train_epoch
 
-OPEN, SHUT = 6.0, -6.0
-"""First logits of gates that start open, and of the 32-bit gate."""
+SHUT = -6.0
+"""First logit of the 32-bit gate."""
 CUT = -2.0
 """Logit below which a level and all above it are left out while training."""
 THRESHOLD = 0.34
@@ -66,7 +67,9 @@ class BayesianBits(Framework):
         range_lr: learning rate of the quantization ranges (Adam).
         step: epochs after which all three are multiplied by 0.1.
         mu: weight of the gates' penalty.
-        prune: whether output channels have gates, where the target prices channels apart.
+        start: first logit of all gates but the 32-bit one.
+        prune: whether output channels have gates, where the target prices channels apart and the
+            protocol trains.
         augment: whether images are augmented as the dataset says.
     """
 
@@ -96,13 +99,14 @@ class BayesianBits(Framework):
             "a pruned output channel is not counted out of the next layer's inputs: after "
             "BatchNorm it is a constant and not zero, and residual sums fill it again",
             "where the protocol does not train, weights are kept and gates and ranges are "
-            "learned, as in the paper's post-training experiment",
+            "learned without pruning, after the paper's post-training experiment (quoted from "
+            "memory)",
             "pinned layers keep their bits and have no gates; tied layers share the gates of "
             "their bits, and so do weights and activations in spaces of equal bits",
         ),
     )
     strength: ClassVar[str | None] = "mu"
-    close: ClassVar[float] = 0.95
+    close: ClassVar[float] = 0.9
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=10, batch=384, lr=1e-4, schedule="cosine", weight_decay=0.0, augment=True
     )
@@ -115,6 +119,7 @@ class BayesianBits(Framework):
     range_lr: float = 1e-3
     step: int = 10
     mu: float = 0.01
+    start: float = 6.0
     prune: bool = True
     augment: bool = True
 
@@ -127,14 +132,15 @@ class BayesianBits(Framework):
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
-        net = GatedNet(problem, self.prune and problem.target.per_channel)
+        net = self.gated(problem)
+        shares = relative_costs(problem)
         generator = problem.generator(self.name)
         optimizers = self.optimizers(problem, net)
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            net.sample(generator)
-            return functional.cross_entropy(model(x), y) + self.mu * net.penalty()
+            net.sample(generator, CUT)
+            return functional.cross_entropy(model(x), y) + self.mu * penalty(net, shares)
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"gated quantizers, mu {self.mu:.3g}")
@@ -147,15 +153,25 @@ class BayesianBits(Framework):
                 raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
             for schedule in decay:
                 schedule.step()
-            problem.checkpoint(net.policy())
-        notes = {"mu": self.mu, "ranges": net.ranges()}
-        return Solution(net.policy(), weights=net.qmodel.float_state(), notes=notes)
+            problem.checkpoint(net.policy(THRESHOLD))
+        ranges = {
+            name: [shared_range(q.weight_quantizer), shared_range(q.act_quantizer)]
+            for name, q in net.qmodel.qlayers()
+        }
+        notes = {"mu": self.mu, "ranges": ranges}
+        return Solution(net.policy(THRESHOLD), weights=net.qmodel.float_state(), notes=notes)
+
+    def gated(self, problem: Problem) -> GatedNet:
+        """The network with a gate for each level of every tensor, and of channels with pruning."""
+        levels = [[b for b in LEVELS if b in choice.bits] for choice in problem.space.choices]
+        starts = [[SHUT if b == 32 else self.start for b in bits[1:]] for bits in levels]
+        prunes = self.prune and problem.retrains and problem.target.per_channel
+        return GatedNet(problem, levels, starts, self.start if prunes else None)
 
     def optimizers(self, problem: Problem, net: GatedNet) -> list[torch.optim.Optimizer]:
         """Of gates and of ranges, and of weights where the protocol trains."""
-        found: list[torch.optim.Optimizer] = [
-            torch.optim.Adam([gate.logits for gate in net.all_gates], lr=self.gate_lr)
-        ]
+        logits = [gate.logits for gate in net.gates()]
+        found: list[torch.optim.Optimizer] = [torch.optim.Adam(logits, lr=self.gate_lr)]
         if ranges := net.qmodel.range_parameters():
             found.append(torch.optim.Adam(ranges, lr=self.range_lr))
         if problem.retrains:
@@ -164,42 +180,38 @@ class BayesianBits(Framework):
         return found
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
-        """Fine-tune weights and ranges of the search with the gates as decided."""
+        """Fine-tune the weights and ranges of the search with the gates as decided."""
 
         def keep_ranges(qmodel: QModel) -> None:
-            for (name, q), betas in zip(
-                qmodel.qlayers(), solution.notes["ranges"].values(), strict=True
-            ):
-                assert name in solution.policy
-                for quantizer, beta in zip(
-                    (q.weight_quantizer, q.act_quantizer), betas, strict=True
-                ):
-                    for module in quantizer.modules():
+            for name, betas in solution.notes["ranges"].items():
+                q = qmodel.qlayer(name)
+                for part, beta in zip((q.weight_quantizer, q.act_quantizer), betas, strict=True):
+                    for module in part.modules():
                         if isinstance(module, RangeQuantizer) and beta is not None:
                             module.beta.data.fill_(beta)
 
         return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_ranges)
 
 
-class GatedNet:
-    """The problem's network with gated residual quantizers, and all of its gates."""
+def relative_costs(problem: Problem) -> dict[str, float]:
+    """``MACs_l / max MACs``; by the budget's metric where that is a sum over layers."""
+    costs = {layer.name: float(layer.macs) for layer in problem.layers}
+    if problem.target.separable:
+        costs = {n: max(table.values()) for n, table in problem.layer_costs().items()}
+    most = max(costs.values())
+    return {name: cost / most for name, cost in costs.items()}
 
-    def __init__(self, problem: Problem, prune: bool) -> None:
-        self.problem = problem
-        self.qmodel = problem.quantized()
-        self.rows = choice_rows(problem.space)
-        self.levels = [
-            [b for b in LEVELS if b in choice.bits] for choice in problem.space.choices
-        ]
-        self.bit_gates = [
-            HardConcrete([SHUT if b == 32 else OPEN for b in levels[1:]]) for levels in self.levels
-        ]
-        self.channel_gates: dict[str, HardConcrete] = {}
-        for name, qlayer in self.qmodel.qlayers():
-            weight, act = self.rows[name]
-            qlayer.weight_quantizer = self._quantizer(name, "weight", weight)
-            qlayer.act_quantizer = self._quantizer(name, "act", act)
-            if prune and weight is not None:
-                self.channel_gates[name] = HardConcrete([OPEN] * qlayer.layer.out_channels)
-        self.all_gates = [*self.bit_gates, *self.channel_gates.values()]
-        self.shares = _shares(problem)
+
+def penalty(net: GatedNet, shares: Mapping[str, float]) -> Tensor:
+    """``sum_k R_k``, each the mean over channels of the expected cost of its nested gates."""
+    total = torch.zeros(())
+    for name, levels, active in net.searched():
+        costs = [bits * shares[name] for bits in levels]
+        total = total + nested_cost(active, costs).mean()
+    return total
+
+
+def shared_range(quantizer: Quantizer) -> float | None:
+    """The learned range of a quantizer on the paper's grid, None for others."""
+    ranges = [m for m in quantizer.modules() if isinstance(m, RangeQuantizer)]
+    return float(ranges[0].beta.detach()) if ranges else None

@@ -10,14 +10,12 @@ Yang, Duan, Chen and Li, ICLR 2021, arXiv 2102.10462; released code yanghr/BSQ.
   of a layer, which drives whole planes to 0.
 - Objective with memory consumption-aware reweighing (equation 5):
       L = CE + alpha sum_l (#Para_l #Bit_l / #Para) B_GL(l).
-- Re-quantization and precision adjustment (section 3.3), every ``interval`` epochs, at the first
-  epoch and at the end: sums are rounded to exact binary planes, planes of zeros at both ends are
-  stripped and s is corrected so that the weights stay as they are; a new optimizer starts. What is
-  left of a layer's planes is its precision; nothing left is 0 bits.
-- The found precision is fine-tuned with DoReFa-like rounding under the kept scales.
+- Re-quantization and precision adjustment (section 3.3), every ``interval`` epochs from the first
+  and at the end: sums are rounded to exact binary planes, planes of zeros at both ends stripped, s
+  corrected so that no weight changes; a new optimizer starts. The planes left are the precision.
+- The found precision is fine-tuned under the kept scales.
 
-Shorter searches: a plane's pull adds up to about alpha * lr * steps, so keep that product; the
-paper's 137,000 steps need 5e-3. ``interval`` and ``step`` scale with ``epochs``.
+Shorter searches: a plane's pull adds up to about alpha * lr * steps; keep that product.
 """
 
 from __future__ import annotations
@@ -77,21 +75,21 @@ class BSQ(Framework):
             "a layer's bits count the sign: n planes have the levels of n + 1 bits, and start at "
             "one less than the most bits allowed; the paper starts at 8 and does not count signs",
             "alpha is adjusted to meet the budget; the paper sweeps it",
-            "activation bits are not searched; where the target prices them, they are the most "
-            "candidates up to act_bits at which the uniform policy of equal bits is within the "
-            "budget; the paper sets them by hand",
-            "bits that are no candidate are raised to the next one; tied layers get the most bits "
-            "among them, and in spaces of equal weight and activation bits activations follow",
-            "planes start as the codes of the protocol's quantizer at the most bits where that is "
-            "a uniform grid with a zero, else from s = max|W| as in the paper",
-            "pinned layers are quantized as pinned and have no planes; biases stay float; the "
-            "released code gives both planes",
-            "activation ranges are the protocol's, at a tenth of the learning rate where learned; "
-            "the network's own ReLU is kept where the released code puts a ReLU6",
+            "activation bits, which the paper sets by hand, are where the target prices them the "
+            "most up to act_bits at which the uniform policy of equal bits is within the budget",
+            "where the protocol does not train, a layer without planes gets its fewest bits and "
+            "not 0: the network that has learned to do without it is not kept",
+            "bits that are no candidate are raised to the next; tied layers get their most bits; "
+            "in spaces of equal weight and activation bits activations follow",
+            "planes start from the codes of the protocol's quantizer at the most bits; where that "
+            "is no uniform grid with a zero, from s = max|W| as in the paper",
+            "pinned layers keep their bits and have no planes; biases stay float",
+            "activation ranges are the protocol's, learned at a tenth of the learning rate; the "
+            "network's own ReLU is kept where the released code puts a ReLU6",
         ),
     )
     strength: ClassVar[str | None] = "alpha"
-    close: ClassVar[float] = 0.95
+    close: ClassVar[float] = 0.9
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=300, batch=128, lr=0.01, schedule="step", weight_decay=1e-4, augment=True
     )
@@ -144,7 +142,7 @@ class BSQ(Framework):
                 raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
         policy = self.adjust(problem, net, planes, acts)
         for name, each in planes.items():
-            net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[union-attr,operator]
+            net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[operator]
         steps = {name: each.step.flatten().tolist() for name, each in planes.items()}
         notes = {"alpha": self.alpha, "steps": steps}
         return Solution(policy, weights=net.float_state(), notes=notes)
@@ -158,9 +156,7 @@ class BSQ(Framework):
                 if isinstance(quantizer, SignMagnitude) and len(steps) == 1:
                     quantizer.set_step(steps[0])
 
-        return problem.fine_tune(
-            solution.policy, weights=solution.weights, prepare=keep_scales
-        )
+        return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_scales)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, from 0."""
@@ -215,7 +211,7 @@ def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> dict[str, 
             start.learn_range()
             qlayer.weight_quantizer = start
             continue
-        weight: Tensor = qlayer.inner.weight.detach()  # type: ignore[union-attr,operator,assignment]
+        weight: Tensor = qlayer.inner.weight.detach()  # type: ignore[operator]
         codes = start.codes(weight)
         if codes.codebook is None and not bool(codes.offset.any()):
             planes[name] = BitPlanes(codes.code, codes.scale, bits[-1] - 1)
@@ -242,13 +238,13 @@ def reweighed_lasso(problem: Problem, planes: dict[str, BitPlanes]) -> Tensor:
 
 
 def precision(problem: Problem, planes: dict[str, BitPlanes], acts: dict[str, int]) -> Policy:
-    """The candidates that hold the planes; 0 for a layer without a plane left."""
+    """The candidates that hold the planes; 0 for a layer without a plane left (see the card)."""
     space = problem.space
     tied = {name: group for group in space.groups for name in group}
     policy = {name: LayerBits(bits[0], acts[name]) for name, bits in space.weight_bits.items()}
     for name, each in planes.items():
         most = max(planes[other].bits for other in tied.get(name, (name,)))
         enough = min(b for b in space.weight_bits[name] if b >= most)
-        act = enough if space.paired else acts[name]
-        policy[name] = LayerBits(PRUNED if each.bits == 0 else enough, act)
+        gone = each.bits == 0 and problem.retrains
+        policy[name] = LayerBits(PRUNED if gone else enough, enough if space.paired else acts[name])
     return Policy(policy)

@@ -19,7 +19,10 @@ class Bops(SeparableTarget):
 
     The plain product of HAWQ-V3 (arXiv 2011.10680), FracBits and EdMIPS: b_a are the bits of the
     layer's input activations, all layers count, pinned ones at their pinned bits. Per-channel
-    weight bits are averaged over the output channels, each of which has the same MACs.
+    weight bits are averaged over the output channels, each of which has the same MACs; a pruned
+    channel, or layer, counts 0. The inputs that a pruned channel leaves to the next layer still
+    count: behind a BatchNorm they are a constant and not 0, a residual sum fills them again, and a
+    cost that is a sum over layers cannot see its neighbours. So the figure is an upper bound.
     The weights' size in bytes is reported beside it.
     """
 

@@ -157,3 +157,26 @@ def test_a_skip_carries_its_reason(monkeypatch):
     c = cell()
     record = compute(c, key_of(c))
     assert (record.status, record.reason) == ("skipped", "not today")
+
+
+def test_a_front_goes_into_the_record():
+    small = ["framework.population=6", "framework.offspring=3", "framework.generations=4"]
+    record = done(cell("framework=mohaq", *small, "hardware=bops"))
+    again = Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
+    assert again.front == record.front
+    assert record.policy in [point["policy"] for point in record.front]
+    assert all(list(p["objectives"]) == ["error", "size", "-speed-up"] for p in record.front)
+
+
+def test_images_that_a_method_made_are_shared_between_budgets(tmp_path):
+    small = ["framework=zeroq", "framework.images=16", "framework.steps=20", "hardware=bops"]
+    records = []
+    for folder, like in ((tmp_path, 2.5), (tmp_path, 3), (None, 3)):
+        c = cell(*small, f"budget.like={like}")
+        records.append(compute(c, key_of(c), scores=folder))
+        assert records[-1].status == "done", records[-1].error
+    shared, apart = records[1:]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert (shared.policy, shared.accuracy) == (apart.policy, apart.accuracy)
+    assert shared.curve[-1]["objective"] == apart.curve[-1]["objective"] == apart.accuracy["valid"]
+    assert shared.search["images_backward"] == apart.search["images_backward"] == 16 * 20

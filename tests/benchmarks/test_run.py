@@ -1,5 +1,9 @@
 """Runs, with cells computed in this process: what happens around them is what is tested."""
 
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
@@ -111,3 +115,39 @@ def test_a_bad_cell_stops_the_run_before_anything_is_computed(three, tmp_path, p
 def test_cells_that_differ_in_the_seed_are_checked_once(three):
     other = {**three[0], "budget": {"like": 3}}
     assert len(runs._distinct([*three, other])) == 2
+
+
+ORPHAN = """
+import multiprocessing, os, sys, time
+from benchmarks.run import end_with_parent
+
+def child(pids):
+    end_with_parent()
+    pids.put(os.getpid())
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pids = context.SimpleQueue()
+    context.Process(target=child, args=(pids,)).start()
+    print(pids.get(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_with_the_run_that_was_killed(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == -9
+    child = int(ended.stdout)
+    for _ in range(200):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(child, 9)
+    pytest.fail("the worker lives on")

@@ -221,3 +221,12 @@ def test_without_a_training_transform_augmentation_changes_nothing():
     split = DatasetSplit(Numbers(4), name="plain")
     x, y = next(split.batches(4, torch_rng(0), augment=True))
     assert torch.equal(x[:, 0, 0, 0], y.float())
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [10]), (3, [3, 3, 4]), (4, [2, 3, 2, 3])])
+def test_parts_are_disjoint_and_make_up_the_whole(count, sizes):
+    found = tensors(10).parts(count, torch_rng(0, "parts"))
+    assert sorted(len(part) for part in found) == sorted(sizes)
+    labels = [int(y) for part in found for _, ys in part.batches(4) for y in ys]
+    assert sorted(labels) == list(range(10))
+    assert count == 1 or labels != list(range(10))

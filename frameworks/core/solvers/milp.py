@@ -18,7 +18,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -63,8 +63,8 @@ def multiple_choice(
         InfeasibleBudget: no choice is within the limits; the message gives the smallest costs.
         ValueError: an item without options, or a value or cost that is not finite.
     """
-    groups = _tied(list(table), ties)
-    merged = [_sum_of(table, group, limits) for group in groups]
+    groups = tied(list(table), ties)
+    merged = [summed(table, group, limits) for group in groups]
     _check_limits(merged, limits)
     index = {name: i for i, group in enumerate(groups) for name in group}
     chain = [index[name] for name in descending]
@@ -75,7 +75,7 @@ def multiple_choice(
     return {name: chosen[index[name]] for name in table}
 
 
-def _tied(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+def tied(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     """The items in groups, overlapping ties put together, in the order of the first members."""
     group = {name: {name} for name in names}
     for tie in ties:
@@ -89,10 +89,14 @@ def _tied(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple[str
     return [members for name, members in ordered.items() if members[0] == name]
 
 
-def _sum_of(
-    table: Mapping[str, Mapping[K, Entry]], group: Sequence[str], limits: Mapping[str, float]
+def summed(
+    table: Mapping[str, Mapping[K, Entry]], group: Sequence[str], metrics: Collection[str]
 ) -> dict[K, Entry]:
-    """The common options of tied items with their summed values and costs."""
+    """The common options of tied items with their summed values and costs.
+
+    Raises:
+        ValueError: there is none, or a value or cost that is not finite.
+    """
     common = [o for o in table[group[0]] if all(o in table[name] for name in group)]
     if not common:
         raise ValueError(f"{' and '.join(group)}: no option" + " in common" * (len(group) > 1))
@@ -100,7 +104,7 @@ def _sum_of(
     for option in common:
         entries = [table[name][option] for name in group]
         value = math.fsum(v for v, _ in entries)
-        costs = {m: math.fsum(c[m] for _, c in entries) for m in limits}
+        costs = {m: math.fsum(c[m] for _, c in entries) for m in metrics}
         if not all(map(math.isfinite, (value, *costs.values()))):
             raise ValueError(f"{group[0]} at {option}: value {value} and costs {costs} not finite")
         merged[option] = (value, costs)
