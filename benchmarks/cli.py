@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 USAGE = 2
 """Exit code of a request that cannot be carried out as it stands."""
-FORMATS = ("text", "markdown", "csv", "latex", "html")
+FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -243,6 +243,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
     render = {
         "text": table.text,
         "markdown": table.markdown,
+        "summary": table.summary,
         "csv": table.csv,
         "latex": table.latex,
         "html": table.html,

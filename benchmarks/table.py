@@ -24,6 +24,7 @@ from benchmarks.report.cells import current
 from benchmarks.report.groups import Group, gather
 from benchmarks.report.overall import Overall, overall
 from benchmarks.report.reported import Reported, default_path, entries, read, reported_block
+from benchmarks.report.summary import summary_blocks
 from benchmarks.store import write_text
 
 TITLE = "Juxtaposition of mixed-precision quantization frameworks"
@@ -113,6 +114,11 @@ class Table:
         ]
         return [*blocks, cards_block(self.groups)] if self.groups else blocks
 
+    def summary(self) -> str:
+        """A Markdown table for each model and dataset: a row a framework, a column a budget."""
+        blocks = summary_blocks(self.groups)
+        return "\n".join(_clean_end(line for b in blocks for line in markdown.render(b, 4)))
+
     def latex(self) -> str:
         """To be included in a paper that uses booktabs and graphicx."""
         return "\n".join(_clean_end(self._latex()))
@@ -168,7 +174,9 @@ def build(records: Iterable[Record], reported: Path | None = None) -> Table:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write the table in every format; each file is whole or not there.
+    """Write the table in every format, and its accuracy-cost pictures.
+
+    Each file is whole or not there.
 
     Raises:
         OSError: the folder cannot be written.
@@ -182,6 +190,8 @@ def write(table: Table, folder: Path) -> list[Path]:
         "html": table.html(),
     }
     paths = {folder / f"juxtaposition.{suffix}": content for suffix, content in contents.items()}
+    pictures = html.pictures(table.groups)
+    paths |= {folder / f"{name}.svg": content for name, content in pictures.items()}
     for path, content in paths.items():
         write_text(path, content)
     return list(paths)

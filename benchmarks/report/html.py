@@ -56,6 +56,22 @@ def _figure(picture: str, caption: str, classes: str = "linked") -> str:
     return f'<figure class="{classes}">{picture}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
+def pictures(groups: Sequence[Group]) -> dict[str, str]:
+    """The accuracy-cost pictures as SVG files of their own, by a name for the file."""
+    looks = figures.styles(groups)
+    found = {}
+    for _, members in groupby(groups, key=lambda g: g.panel):
+        panel = list(members)
+        picture = figures.pareto(panel, looks)
+        if picture:
+            alone = "svg { background: var(--bg); font-family: sans-serif; }"
+            style = f"<style>{_asset('page.css')} {alone}</style>"
+            opening, inside = picture.split(">", 1)
+            opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+            found["pareto-" + anchor(*panel[0].panel)] = f"{opening}>{style}{inside}\n"
+    return found
+
+
 def _panel(groups: Sequence[Group], looks: Styles, unfold: bool) -> Iterator[str]:
     first = groups[0]
     title = " | ".join(panel_parts(first.panel)[1:]) + f" ({first.kind})" * bool(first.kind)

@@ -169,9 +169,10 @@ WHOLE = idx(np.zeros((10, 4, 4)))
         (f"{PARTS[0]}-ubyte", b"<html>not found</html>"),
         (f"{PARTS[0]}-ubyte", idx(np.zeros(10))),
         (f"{PARTS[0]}-ubyte.gz", WHOLE),
-        (f"{PARTS[0]}-ubyte.gz", gzip.compress(WHOLE)[:-9]),
+        (f"{PARTS[0]}-ubyte.gz", gzip.compress(WHOLE, mtime=0)[:-9]),
         (f"{PARTS[0]}-ubyte.gz", b"\x1f\x8b\x08\x00" + b"\x07" * 30),
     ],
+    ids=range(9),
 )
 def test_a_corrupt_file_is_named(idx_folder, name, content):
     (idx_folder / name).write_bytes(content)

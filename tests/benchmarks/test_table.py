@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -537,12 +538,44 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     assert outputs.pop().split()[1] == "False"  # the table starts without torch
 
 
-def test_write_makes_five_whole_files(whole, tmp_path):
+def test_write_makes_whole_files(whole, tmp_path):
     paths = write(whole, tmp_path / "out")
-    names = [f"juxtaposition.{suffix}" for suffix in ("csv", "html", "md", "tex", "txt")]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
-    assert sorted(p.name for p in paths) == names
+    names = {f"juxtaposition.{suffix}" for suffix in ("csv", "html", "md", "tex", "txt")}
+    pictures = {p.name for p in paths if p.suffix == ".svg"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in paths}
+    assert {p.name for p in paths} - pictures == names
     assert (tmp_path / "out" / "juxtaposition.txt").read_text() == whole.text()
+
+
+def test_pictures_stand_alone(whole, tmp_path):
+    panels = {group.panel for group in whole.groups if any(row.rank for row in group.rows)}
+    pictures = [p for p in write(whole, tmp_path) if p.suffix == ".svg"]
+    assert len(pictures) == len(panels)
+    for path in pictures:
+        root = ElementTree.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--bg" in path.read_text()
+
+
+def test_the_summary_has_a_row_a_framework_and_a_column_a_budget(whole):
+    lines = [line for line in whole.summary().splitlines() if line.startswith("|")]
+    heading, _, *rows = lines[: 2 + len({r.label for g in whole.groups for r in g.rows})]
+    columns = [cell.strip() for cell in heading.strip("|").split("|")]
+    assert columns[0] == "framework"
+    shown = {}
+    for row in rows:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        shown |= {(name, column): value for column, value in zip(columns[1:], cells, strict=True)}
+    first = (whole.groups[0].model, whole.groups[0].dataset)
+    for group in whole.groups:
+        if (group.model, group.dataset) != first:
+            continue
+        column = f"{group.protocol}, {group.hardware}, {group.budget}"
+        for row in group.rows:
+            if row.rank and row.accuracy:
+                name = f"{row.label} (b)" if row.baseline else row.label
+                key = (name.replace("_", r"\_"), column.replace("_", r"\_"))
+                assert shown[key] == f"{row.accuracy.mean:.2f}"
 
 
 def test_write_leaves_the_old_file_when_it_fails(whole, tmp_path, monkeypatch):

@@ -206,7 +206,7 @@ def test_the_table_in_every_format(here, capsys, form, sign):
 def test_the_table_is_written_in_all_formats_at_once(here):
     assert main(["table", "--out", "page"]) == 0
     suffixes = {path.suffix for path in (here / "page").iterdir()}
-    assert suffixes == {".txt", ".md", ".csv", ".tex", ".html"}
+    assert suffixes == {".txt", ".md", ".csv", ".tex", ".html", ".svg"}
 
 
 def test_a_corrupt_record_is_named_and_the_table_shows_the_others(here, capsys):
