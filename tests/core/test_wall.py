@@ -1,9 +1,26 @@
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import pytest
 
 from frameworks import toy
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import PRUNED
 from frameworks.core.solvers.wall import action_wall, affordable, assign, chosen, lowered
+from frameworks.core.target import Target
+
+
+@dataclass(frozen=True)
+class BitCount(Target):
+    """A bit costs the same in every layer, so that budgets can be counted on fingers."""
+
+    name: ClassVar = "bit_count"
+    kind: ClassVar = "model"
+    metrics: ClassVar = {"bits": "bits"}
+    separable: ClassVar = True
+
+    def cost(self, layers, policy):
+        return {"bits": sum(policy[x.name].mean_weight + policy[x.name].act for x in layers)}
 
 
 def problem(**options):
@@ -41,6 +58,34 @@ def test_the_wall_by_hand():
     walled = action_wall(made, made.space.highest(), choices)
     assert walled == expected
     assert walled != made.space.lowest()
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    # Steps of 8 to 4 save 4 bits and steps of 4 to 2 save 2; there are four free layers.
+    [
+        (1, [(8, 8), (8, 8), (8, 8), (8, 4)]),
+        (5, [(8, 8), (8, 8), (8, 8), (4, 4)]),
+        (9, [(8, 8), (8, 8), (8, 4), (4, 4)]),
+        (32, [(4, 4), (4, 4), (4, 4), (4, 4)]),
+        (33, [(4, 4), (4, 4), (4, 4), (4, 2)]),
+        (37, [(4, 4), (4, 4), (4, 2), (2, 2)]),
+    ],
+)
+def test_the_wall_on_fingers(over, expected):
+    made = problem(target=BitCount(), like=8)
+    highest = made.space.highest()
+    limit = made.cost(highest)["bits"] - over
+    made = problem(target=BitCount(), budget=BudgetSpec(limit=limit))
+    walled = action_wall(made, highest, made.space.choices)
+    free = [walled[layer.name] for layer in made.space.free_layers]
+    assert [(bits.weight, bits.act) for bits in free] == expected
+
+
+def test_what_cannot_fit_ends_at_the_fewest_bits():
+    made = problem(target=BitCount(), like=8)
+    made = made.at(budget=replace(made.budget, limit=1))
+    assert action_wall(made, made.space.highest(), made.space.choices) == made.space.lowest()
 
 
 def test_what_fits_is_left_alone():

@@ -112,6 +112,11 @@ def test_best_reward_is_returned_and_goals_come_closer_than_nothing():
     assert notes["reward"] == pytest.approx(AutoQ().extrinsic(problem, solution.policy, score))
 
 
+def test_the_budget_is_met_where_the_cost_is_no_sum():
+    problem = toy.make_problem(toy.Peak(), like=3)
+    assert problem.within(AutoQ(**SHORT).search(problem).policy)
+
+
 def test_no_learning_while_exploring(monkeypatch):
     seen = []
     monkeypatch.setattr(DDPG, "update", lambda self: seen.append(1))

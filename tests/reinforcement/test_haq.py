@@ -125,6 +125,11 @@ def test_it_retrains_only_where_the_protocol_does():
         assert (problem.meter.read().images_backward > 0) is retrains
 
 
+def test_the_budget_is_met_where_the_cost_is_no_sum():
+    problem = toy.make_problem(toy.Peak(), like=3)
+    assert problem.within(HAQ(**SHORT).search(problem).policy)
+
+
 def test_kmeans_leaves_activations_alone():
     problem = toy.make_problem("size", like=3, scheme="haq_kmeans")
     searched = registry.get("haq_kmeans")(**SHORT)
