@@ -98,7 +98,8 @@ def test_records_are_mirrored_once_each(three, tmp_path):
     tracker = Tracker()
     runs.run(three[:2], tmp_path, tracker=tracker)
     runs.run(three, tmp_path, tracker=tracker)
-    assert tracker.seen == (0, 1, 2)
+    assert sorted(tracker.seen[:2]) == [0, 1]
+    assert tracker.seen[2:] == (2,)
 
 
 def test_a_bad_cell_stops_the_run_before_anything_is_computed(three, tmp_path, pool, monkeypatch):

@@ -12,7 +12,16 @@ from frameworks.core.registry import schemes
 
 BITS = range(1, 9)
 SCHEMES = schemes.names()
-LEARNED = ("autoq", "dorefa_pact", "haq_linear", "lsq", "minmax", "mse", "percentile")
+LEARNED = (
+    "autoq",
+    "bayesian_bits",
+    "dorefa_pact",
+    "haq_linear",
+    "lsq",
+    "minmax",
+    "mse",
+    "percentile",
+)
 
 
 def gaussian(*shape, seed=0):

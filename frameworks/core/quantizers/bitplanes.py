@@ -170,8 +170,9 @@ class SignMagnitude(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         ratio = x / self.unit
-        code = torch.round(ratio.detach().clamp(-1, 1) * self.levels) / self.levels
-        return self.scale * straight_through(ratio, code)
+        code = torch.round(ratio.detach().clamp(-1, 1) * self.levels)
+        # The second term is 0 and carries the gradient of the weight, so the values stay exact.
+        return code * (self.scale / self.levels) + self.scale.detach() * (ratio - ratio.detach())
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:
