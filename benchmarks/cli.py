@@ -253,48 +253,24 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
-    from frameworks import registry
+    from benchmarks.listing import listing
 
-    entries: list[dict[str, Any]] = []
-    for name in registry.names():
-        cls, origin = registry.get(name), registry.origin(name)
-        entries.append(
-            {
-                "name": name,
-                "distribution": origin.distribution,
-                "version": origin.version,
-                "steered_by": cls.strength,
-                "hyperparameters": _defaults(cls),
-                "card": cls.card.to_json(),
-            }
-        )
-    missing = [
-        {"name": u.name, "distribution": u.origin.distribution, "error": u.error}
-        for u in registry.unavailable()
-    ]
+    found = listing()
     if options.json:
-        print(json.dumps({"frameworks": entries, "unavailable": missing}, indent=1, default=str))
+        print(json.dumps(found, indent=1, default=str))
         return 0
+    entries = found["frameworks"]
     for entry in sorted(entries, key=lambda e: (e["card"]["category"], e["card"]["year"])):
         card = entry["card"]
         plugin = "" if entry["distribution"] == "juxtabit" else f"  [{entry['distribution']}]"
         print(
-            f"{entry['name']:<12} {card['category']:<14} {card['year']}  "
+            f"{entry['name']:<13} {card['category']:<14} {card['year']}  "
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
-    for broken in missing:
+    for broken in found["unavailable"]:
         reason = broken["error"].strip().splitlines()[-1]
-        print(f"{broken['name']:<12} unavailable    {reason}  [{broken['distribution']}]")
+        print(f"{broken['name']:<13} unavailable    {reason}  [{broken['distribution']}]")
     return 0
-
-
-def _defaults(cls: type) -> dict[str, Any]:
-    from dataclasses import MISSING, fields
-
-    return {
-        f.name: f.default if f.default is not MISSING else repr(f.default_factory)
-        for f in fields(cls)
-    }
 
 
 if __name__ == "__main__":

@@ -17,17 +17,13 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.cache import cache_folder
 from benchmarks.data import DatasetConfig, Splits
 from benchmarks.models import ModelConfig, create
 from benchmarks.recipes import RecipeConfig, recipe_of
 from frameworks import Recipe, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
-
-
-def cache_folder() -> Path:
-    """``$JUXTABIT_CACHE``, or ``~/.cache/juxtabit``."""
-    return Path(os.environ.get("JUXTABIT_CACHE", "~/.cache/juxtabit")).expanduser()
 
 
 @dataclass(frozen=True)

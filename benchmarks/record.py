@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -114,10 +115,17 @@ class Record:
         return record
 
     def _check_kinds(self, where: str) -> None:
-        blank = Record(key="", cell={}, status="failed")
-        optional = {"reason": str, "error": str, "policy": dict}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            kind = optional.get(entry.name) or type(getattr(blank, entry.name))
-            if not (isinstance(value, kind) or (value is None and entry.name in optional)):
-                raise CorruptRecord(f"{where}: field {entry.name} is no {kind.__name__}")
+        for name, kind in _kinds().items():
+            value = getattr(self, name)
+            if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
+                raise CorruptRecord(f"{where}: field {name} is no {kind.__name__}")
+
+
+_OPTIONAL = {"reason": str, "error": str, "policy": dict}
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> dict[str, type]:
+    """What each field of a record holds."""
+    blank = Record(key="", cell={}, status="failed")
+    return {f.name: _OPTIONAL.get(f.name) or type(getattr(blank, f.name)) for f in fields(Record)}

@@ -68,6 +68,9 @@ def _resamples(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _quantile(values: NDArray[np.float64], weights: NDArray[np.float64], share: float) -> float:
     """The smallest value at or below which at least ``share`` of the weight lies."""
+    if len(values) == DRAWS:  # all weigh the same, so there is no need to sort them
+        place = math.ceil((share - 1e-12) * DRAWS) - 1
+        return float(np.partition(values, place)[place])
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(reached, share - 1e-12)])

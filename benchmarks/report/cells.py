@@ -24,7 +24,8 @@ _MOST_SETTINGS = 3
 
 def plain(value: Any) -> str:
     """Canonical text of plain data; 25.0 is the same as 25."""
-    return _WHOLE.sub(r"\1", _ENCODER.encode(value))
+    text = _ENCODER.encode(value)
+    return _WHOLE.sub(r"\1", text) if ".0" in text else text
 
 
 def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
