@@ -13,7 +13,18 @@ from benchmarks.identity import BadCell
 from benchmarks.models import ModelConfig
 from benchmarks.pretrain import recipe_for
 from benchmarks.recipes import recipe_of
-from frameworks import Framework, Layer, Recipe, Scheme, Space, Target, registry, schemes, targets
+from frameworks import (
+    Framework,
+    Layer,
+    Recipe,
+    Scheme,
+    Space,
+    Target,
+    registry,
+    schemes,
+    supported_space,
+    targets,
+)
 
 
 @dataclass(frozen=True)
@@ -51,41 +62,22 @@ def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) 
         bits = protocol[key]
         if not bits or any(not 1 <= b <= 8 for b in bits):
             raise BadCell(f"protocol.{key} = {bits}: bits must lie within 1..8")
-    pinned_bits, acts = protocol["pinned_bits"], protocol["act_bits"]
+    pinned_bits = protocol["pinned_bits"]
     if pinned_bits and not 1 <= pinned_bits <= 8:
         raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
-    if not target.prices_activations:
-        # Searching what costs nothing is no search: activations stay at their best.
-        acts = [max(acts)]
     ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
-    weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
-    acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
     try:
-        return Space.build(
+        return supported_space(
+            target,
             layers,
-            weights,
-            acts,
+            protocol["weight_bits"],
+            protocol["act_bits"],
             pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
             groups=protocol["ties"],
-            paired=protocol["paired"] and target.prices_activations,
+            paired=protocol["paired"],
         )
     except ValueError as error:
         raise BadCell(f"protocol: {error}") from error
-
-
-def _supported(
-    weights: list[int], acts: list[int], target: Target, layers: tuple[Layer, ...], axis: int
-) -> list[int]:
-    """The candidates of one kind that every layer can run with every candidate of the other."""
-    inner = layers[1:-1] or layers
-    pairs = [(w, a) for w in weights for a in acts if all(target.supports(x, w, a) for x in inner)]
-    kept = sorted({pair[axis] for pair in pairs})
-    if not kept:
-        raise BadCell(
-            f"hardware={target.name} supports none of the bits in protocol.weight_bits = {weights} "
-            f"and protocol.act_bits = {acts}"
-        )
-    return kept
 
 
 def check(cell: Cell) -> None:

@@ -27,6 +27,7 @@ from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.space import Choice, Space
 from frameworks.core.split import DatasetSplit, Split, TensorSplit
 from frameworks.core.steering import steer
+from frameworks.core.support import supported_space
 from frameworks.core.target import SeparableTarget, Target
 from frameworks.core.train import Recipe, fit
 
@@ -79,6 +80,7 @@ __all__ = [
     "schemes",
     "seeded",
     "steer",
+    "supported_space",
     "targets",
     "torch_rng",
 ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from frameworks.core.policy import Policy
+from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.space import Space
 from frameworks.core.target import Target
 
@@ -23,8 +23,8 @@ class BudgetSpec:
     """How a budget is asked for; exactly one of the first three is set.
 
     Attributes:
-        like: no costlier than the uniform policy with this many weight and activation bits (a
-            fraction lies on the line between the costs of its two neighbours).
+        like: no costlier than the uniform policy with this many weight and activation bits (what
+            lies between two bit widths that the hardware runs is on the line between their costs).
         ratio: this share of the cost of uniform 8-bit.
         limit: an absolute number, in the metric's unit.
         metric: which metric of the target; None for its default.
@@ -72,10 +72,10 @@ class BudgetSpec:
             return target.cost(space.layers, space.reference(bits, bits))[metric]
 
         if self.like is not None:
-            low, share = math.floor(self.like), self.like % 1
+            low, high = self._neighbours(target, space)
             limit = uniform(low)
-            if share:
-                limit += share * (uniform(low + 1) - limit)
+            if high > low:
+                limit += (self.like - low) / (high - low) * (uniform(high) - limit)
         elif self.ratio is not None:
             limit = self.ratio * uniform(8)
         else:
@@ -89,6 +89,31 @@ class BudgetSpec:
                 f"the smallest cost of this space on {target.name} is {smallest:.6g}"
             )
         return budget
+
+    def _neighbours(self, target: Target, space: Space) -> tuple[int, int]:
+        """The nearest bits to either side of ``like`` at which the hardware runs all layers."""
+        assert self.like is not None
+        runs = [
+            bits
+            for bits in range(1, 9)
+            if all(
+                target.supports(layer, *_pair(space.reference(bits, bits)[layer.name]))
+                for layer in space.layers
+            )
+        ]
+        low = max((bits for bits in runs if bits <= self.like), default=None)
+        high = min((bits for bits in runs if bits >= self.like), default=None)
+        if low is None or high is None:
+            raise InfeasibleBudget(
+                f"budget {self.label}: {target.name} runs this model uniformly at "
+                f"{runs or 'none'} of 1 to 8 bits; give like between these, or ratio or limit"
+            )
+        return low, high
+
+
+def _pair(bits: LayerBits) -> tuple[int, int]:
+    assert isinstance(bits.weight, int)
+    return bits.weight, bits.act
 
 
 def _smallest(target: Target, space: Space, metric: str) -> float:

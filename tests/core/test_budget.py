@@ -139,6 +139,22 @@ def test_the_smallest_cost_where_fewer_bits_may_cost_more(options, smallest):
         BudgetSpec(limit=smallest - 1).resolve(Odd(), space)
 
 
+class Even(Bops):
+    """Runs 2, 4 and 8 bit."""
+
+    def supports(self, layer, weight, act):
+        return {weight, act} <= {2, 4, 8}
+
+
+def test_like_lies_between_the_bits_that_the_hardware_runs():
+    limits = {like: BudgetSpec(like=like).resolve(Even(), SPACE).limit for like in (2, 3, 4, 5, 8)}
+    assert limits[3] == pytest.approx((limits[2] + limits[4]) / 2)
+    assert limits[5] == pytest.approx(limits[4] + (limits[8] - limits[4]) / 4)
+    assert limits[4] == BudgetSpec(like=4).resolve(Bops(), SPACE).limit
+    with pytest.raises(InfeasibleBudget, match=r"uniformly at \[2, 4, 8\] of 1 to 8 bits"):
+        BudgetSpec(like=1.5).resolve(Even(), SPACE)
+
+
 def _pair(entry):
     return entry.weight, entry.act
 
