@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 perf: $(VENV)/.installed-test
-	$(BIN)/python -m pytest benchmarks/perf --benchmark-only
+	$(BIN)/python -m benchmarks.performance
 
 clean:
 	rm -rf $(VENV) results/quick results/runs

@@ -4,10 +4,6 @@
 the range of the repetitions. Lone times say little about another machine; the ratios carry over.
 """
 
-import statistics
-import time
-
-import pytest
 import torch
 
 from benchmarks.models import ModelConfig, create
@@ -28,14 +24,6 @@ from frameworks import (
 SHAPE, CLASSES = (1, 28, 28), 10
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def images(count):
     generator = torch_rng(0, "perf")
     x = torch.randn(count, *SHAPE, generator=generator)
@@ -54,29 +42,6 @@ def problem(model):
     return Problem(network, space, target, budget, schemes.get("mse")(), data)
 
 
-def compare(benchmark, ours, other, rounds):
-    """Time both in turns; pytest-benchmark's row is ours, the ratio goes into its extra_info."""
-    ours(), other()
-    ratios = []
-
-    def other_first():
-        start = time.perf_counter()
-        other()
-        compare.seconds = time.perf_counter() - start
-
-    def timed():
-        start = time.perf_counter()
-        ours()
-        ratios.append((time.perf_counter() - start) / compare.seconds)
-
-    benchmark.pedantic(timed, setup=other_first, rounds=rounds, warmup_rounds=0)
-    benchmark.extra_info |= {
-        "ratio": round(statistics.median(ratios), 3),
-        "range": [round(min(ratios), 3), round(max(ratios), 3)],
-    }
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
-
-
 def step(model, parameters, x, y):
     optimizer = torch.optim.SGD(parameters, 0.02, momentum=0.9)
 
@@ -88,7 +53,7 @@ def step(model, parameters, x, y):
     return run
 
 
-def test_training_step_with_learned_ranges_over_the_float_step(benchmark):
+def test_training_step_with_learned_ranges_over_the_float_step(compare):
     """ResNet-20, 28 x 28, batch 128, 4-bit weights and activations."""
     task = problem("resnet20")
     x, y = next(task.train.batches(128))
@@ -96,10 +61,10 @@ def test_training_step_with_learned_ranges_over_the_float_step(benchmark):
     model.free(Policy.uniform(task.layers, 4, 4))
     model.train()
     quantized = step(model, [p for p in model.parameters() if p.requires_grad], x, y)
-    compare(benchmark, quantized, step(plain, plain.parameters(), x, y), rounds=15)
+    compare(quantized, step(plain, plain.parameters(), x, y), rounds=15)
 
 
-def test_evaluating_a_policy_over_evaluating_the_float_network(benchmark):
+def test_evaluating_a_policy_over_evaluating_the_float_network(compare):
     """ResNet-8, 2,000 images and 256 for BatchNorm; each round another policy."""
     task = problem("resnet8")
     rng = task.rng("policies")
@@ -108,4 +73,4 @@ def test_evaluating_a_policy_over_evaluating_the_float_network(benchmark):
     def ours():
         task.evaluate(task.space.sample(rng))
 
-    compare(benchmark, ours, lambda: measure(plain, task.valid), rounds=15)
+    compare(ours, lambda: measure(plain, task.valid), rounds=15)

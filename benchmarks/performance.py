@@ -1,0 +1,182 @@
+"""The speed of the hot paths: ``python -m benchmarks.performance`` measures and writes a page.
+
+Runs the benchmarks under ``benchmarks/perf`` and writes ``performance.json`` (the rows, the machine
+and the versions) and ``performance.md`` (the same to read). Every row is a ratio of two things
+measured in turns in one run, as lone times say little about another machine. ``--guard`` compares a
+short run with the rows kept there instead and fails where a ratio has grown far beyond its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.identity import environment
+from benchmarks.store import write_json, write_text
+
+FOLDER = Path("results")
+PERF = Path(__file__).parent / "perf"
+MARGIN = 1.6
+"""A ratio may grow by this factor over its kept row before the guard fails."""
+PACKAGES = ("numpy", "scipy", "pulp", "brevitas", "torchao", "pyhessian")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark.
+
+    Attributes:
+        name: of the test.
+        title: what is compared, from the test's docstring or name.
+        ratio: median over the repetitions.
+        low: least ratio.
+        high: largest ratio.
+        seconds: median time of our side on the machine that measured.
+        rounds: repetitions.
+        goal: what was aimed for, in words.
+        note: anything that a reader needs to know.
+    """
+
+    name: str
+    title: str
+    ratio: float
+    low: float
+    high: float
+    seconds: float
+    rounds: int
+    goal: str = ""
+    note: str = ""
+
+
+def measure(select: str = "", rounds: int = 0) -> list[Row]:
+    """Run the benchmarks (those that pytest's ``-k`` selects) in a process of their own.
+
+    Raises:
+        RuntimeError: a benchmark failed; its output has been shown.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "benchmarks.json"
+        command = [sys.executable, "-m", "pytest", str(PERF), "-q", "-s", "-p", "no:cacheprovider"]
+        command += ["--benchmark-only", f"--benchmark-json={report}"]
+        command += ["-k", select] if select else []
+        command += [f"--perf-rounds={rounds}"] if rounds else []
+        ended = subprocess.run(command, check=False)
+        if ended.returncode or not report.exists():
+            raise RuntimeError(f"the benchmarks ended with exit code {ended.returncode}")
+        return rows_of(json.loads(report.read_text(encoding="utf-8")))
+
+
+def rows_of(report: Mapping[str, Any]) -> list[Row]:
+    """The rows of pytest-benchmark's report; what carries no ratio is left out."""
+    rows = []
+    for entry in report["benchmarks"]:
+        info = entry["extra_info"]
+        if "ratio" not in info:
+            continue
+        name = str(entry["name"]).removeprefix("test_")
+        low, high = info["range"]
+        rows.append(
+            Row(
+                name=name,
+                title=str(info.get("title") or name.replace("_", " ")),
+                ratio=info["ratio"],
+                low=low,
+                high=high,
+                seconds=entry["stats"]["median"],
+                rounds=int(info.get("rounds") or entry["stats"]["rounds"]),
+                goal=str(info.get("goal", "")),
+                note=str(info.get("note", "")),
+            )
+        )
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and versions."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**environment(), **versions}
+
+
+def page(rows: Sequence[Row], facts: Mapping[str, Any], notes: str = "") -> str:
+    """The Markdown page."""
+    lines = [
+        "# Speed",
+        "",
+        "`make perf` makes this page. Every figure is a ratio of two things measured in turns in "
+        "one run: the median and, in brackets, the range over the repetitions. The seconds are "
+        "those of our side on this machine.",
+        "",
+        "| what | ratio | goal | seconds | repetitions | note |",
+        "|:--|--:|--:|--:|--:|:--|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.title} | {row.ratio:.3g} [{row.low:.3g}, {row.high:.3g}] | {row.goal} | "
+            f"{row.seconds:.3g} | {row.rounds} | {row.note} |"
+        )
+    lines += ["", "## Machine and versions", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
+    return "\n".join([*lines, "", notes.strip()]).rstrip() + "\n"
+
+
+def slower(rows: Sequence[Row], kept: Sequence[Row], margin: float = MARGIN) -> list[str]:
+    """The rows whose ratio lies further from the goal's side than the kept one allows.
+
+    A row named ``..._speedup`` is better the larger it is, any other the smaller.
+    """
+    before = {row.name: row.ratio for row in kept}
+    faults = []
+    for row in rows:
+        old = before.get(row.name)
+        if old is None:
+            continue
+        worse = old / row.ratio if row.name.endswith("_speedup") else row.ratio / old
+        if worse > margin:
+            faults.append(f"{row.title}: {row.ratio:.3g}, kept is {old:.3g}")
+    return faults
+
+
+def _kept(folder: Path) -> list[Row]:
+    data = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
+    return [Row(**row) for row in data["rows"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write, or guard; the exit code is 1 where the guard finds a slower path."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance")
+    parser.add_argument("--select", default="", help="pytest's -k")
+    parser.add_argument("--rounds", type=int, default=0, help="repetitions of every row")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--guard", action="store_true", help="compare with the rows kept in OUT")
+    options = parser.parse_args(argv)
+    rows = measure(options.select, options.rounds)
+    if options.guard:
+        faults = slower(rows, _kept(options.out))
+        print("\n".join(faults) or f"{len(rows)} ratios are within {MARGIN} times those kept.")
+        return 1 if faults else 0
+    facts = machine()
+    notes = PERF / "changes.md"
+    text = page(rows, facts, notes.read_text(encoding="utf-8") if notes.exists() else "")
+    write_json(
+        options.out / "performance.json", {"machine": facts, "rows": [asdict(r) for r in rows]}
+    )
+    write_text(options.out / "performance.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
