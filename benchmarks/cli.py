@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--format", choices=FORMATS, default="text")
     table.add_argument("--out", help="write all formats into this folder, too")
     table.set_defaults(action=_table)
+    transfer = commands.add_parser(
+        "transfer", help="what policies cost on hardware that they were not searched for"
+    )
+    transfer.add_argument("records", nargs="?", default="results", help="folder or file of records")
+    transfer.add_argument("--format", choices=("text", "markdown"), default="text")
+    transfer.set_defaults(action=_transfer)
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=_frameworks)
@@ -252,6 +258,22 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
         "html": table.html,
     }
     print(render[options.format]())
+    return 1 if corrupt else 0
+
+
+def _transfer(options: argparse.Namespace, _: list[str]) -> int:
+    from benchmarks.report import markdown, text
+    from benchmarks.store import find_records
+    from benchmarks.transfer import blocks
+
+    corrupt: list[str] = []
+    for block in blocks(find_records(Path(options.records).expanduser(), corrupt)):
+        lines = (
+            markdown.render(block)
+            if options.format == "markdown"
+            else [*text.render(block, [0]), *text.notes(block.notes), ""]
+        )
+        print("\n".join(lines))
     return 1 if corrupt else 0
 
 

@@ -1,0 +1,144 @@
+"""Does the best policy change with the hardware? What policies cost on targets they are not for.
+
+HAQ's central claim (Wang et al., arXiv 1811.08886, section 4.1) is that a policy searched for one
+device is no good policy for another. Here every policy of a set of records is priced on every
+target of that set, as a share of the budget that the target's own cells had: 1 and below fits.
+
+A device that lacks the bits of a layer runs it at the cheapest of those it has that are no fewer,
+which keeps the accuracy; a policy that it cannot run even so has no entry.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from benchmarks.assets import entry_text, layers_of
+from benchmarks.config import Cell
+from benchmarks.record import Record
+from benchmarks.report.blocks import Block
+from benchmarks.report.cells import plain
+from benchmarks.setting import setting_of
+from frameworks import Layer, LayerBits, Policy, Target
+
+AVAILABLE = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+Share = dict[tuple[str, str], list[float]]
+"""Cost over budget by (target a policy was searched for, target it is priced on), over seeds."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A target as the cells of a group have it: what it charges, and its budget."""
+
+    target: Target
+    metric: str
+    limit: float
+
+
+def runnable(target: Target, layer: Layer, bits: LayerBits) -> LayerBits | None:
+    """The cheapest bits that the hardware runs and that are no fewer; None if there are none."""
+    if not isinstance(bits.weight, int):
+        fits = all(
+            w == 0 or target.supports(layer, w, bits.act) for w in bits.channels(layer.out_channels)
+        )
+        return bits if target.per_channel and fits else None
+    if bits.weight == 0:
+        return bits
+    found = [
+        (w, a)
+        for w in AVAILABLE
+        for a in AVAILABLE
+        if w >= bits.weight and a >= bits.act and target.supports(layer, w, a)
+    ]
+    if not found:
+        return None
+    if (bits.weight, bits.act) in found:
+        return bits
+    fewest = min(w + a for w, a in found)
+    least = [LayerBits(*pair) for pair in found if sum(pair) == fewest]
+    return min(least, key=lambda b: target.cost([layer], Policy({layer.name: b}))[target.metric])
+
+
+def share(device: Device, layers: tuple[Layer, ...], policy: Policy) -> float | None:
+    """What a policy costs on a device over its budget; None if it cannot run there."""
+    bits = {layer.name: runnable(device.target, layer, policy[layer.name]) for layer in layers}
+    kept = {name: entry for name, entry in bits.items() if entry is not None}
+    if len(kept) < len(bits):
+        return None
+    return device.target.cost(layers, Policy(kept))[device.metric] / device.limit
+
+
+def shares(records: Iterable[Record]) -> dict[tuple[str, ...], Share]:
+    """Cost over budget for every pair of targets, by (framework, model, dataset, protocol)."""
+    groups: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        cell = record.cell
+        if record.status == "done" and record.budget.get("within"):
+            group = tuple(plain(cell[axis]) for axis in ("framework", "model", "dataset"))
+            name = str(cell["hardware"]["name"])
+            groups[(*group, plain(cell["protocol"]))][f"{name} {record.budget['label']}"].append(
+                record
+            )
+    return {key: _priced(members) for key, members in groups.items() if len(members) > 1}
+
+
+def _priced(members: Mapping[str, list[Record]]) -> Share:
+    first = next(iter(members.values()))[0].cell
+    layers = layers_of(entry_text(first["model"]), entry_text(first["dataset"]))
+    devices = {name: _device(found[0], layers) for name, found in members.items()}
+    found: Share = defaultdict(list)
+    for origin, records in members.items():
+        for record in records:
+            assert record.policy is not None
+            policy = Policy.from_json(record.policy)
+            for name, device in devices.items():
+                value = share(device, layers, policy)
+                if value is not None:
+                    found[origin, name].append(value)
+    return found
+
+
+def _device(record: Record, layers: tuple[Layer, ...]) -> Device:
+    cell: Cell = record.cell
+    target = setting_of(cell, layers).target
+    return Device(target, str(record.budget["metric"]), float(record.budget["limit"]))
+
+
+def blocks(records: Iterable[Record]) -> list[Block]:
+    """A block for each framework (and model, dataset, protocol): rows are what it searched for."""
+    records = list(records)
+    names = {
+        tuple(
+            plain(r.cell[axis]) for axis in ("framework", "model", "dataset", "protocol")
+        ): " ".join(
+            str(r.cell[axis]["name"]) for axis in ("framework", "model", "dataset", "protocol")
+        )
+        for r in records
+    }
+    found = [_block(names[key], table) for key, table in shares(records).items()]
+    return sorted(found, key=lambda block: block.title)
+
+
+def _block(title: str, table: Share) -> Block:
+    targets = list(dict.fromkeys(origin for origin, _ in table))
+    means = {pair: statistics.fmean(values) for pair, values in table.items()}
+    rows = [[origin, *(_text(means.get((origin, name))) for name in targets)] for origin in targets]
+    others = [value for (origin, name), value in means.items() if origin != name]
+    over = sum(value > 1 + 1e-9 for value in others)
+    framework, model, dataset, protocol = title.split(" ")
+    return Block(
+        f"{framework}: {model} on {dataset}, {protocol}: cost over budget of policies (rows: "
+        "searched for; columns: run on)",
+        ["searched for", *targets],
+        rows,
+        notes=[
+            f"{over} of {len(others)} policies are over the budget of a target that they were not "
+            "searched for; '-': that hardware cannot run the policy.",
+        ],
+    )
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
