@@ -122,7 +122,7 @@ def blocks(records: Iterable[Record]) -> list[Block]:
 
 
 def _block(title: str, table: Share) -> Block:
-    targets = list(dict.fromkeys(origin for origin, _ in table))
+    targets = sorted({origin for origin, _ in table})
     means = {pair: statistics.fmean(values) for pair, values in table.items()}
     rows = [[origin, *(_text(means.get((origin, name))) for name in targets)] for origin in targets]
     others = [value for (origin, name), value in means.items() if origin != name]

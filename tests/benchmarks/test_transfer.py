@@ -75,9 +75,9 @@ def test_the_block_prices_every_policy_on_every_target(monkeypatch):
     records += [record("bops", bops, quick, s) for s in range(2)]
     records.append(Record(key="x", cell=records[0].cell, status="failed"))
     (block,) = blocks(records)
-    assert list(block.headings) == ["searched for", "size ratio=0.5", "bops ratio=0.5"]
+    assert list(block.headings) == ["searched for", "bops ratio=0.5", "size ratio=0.5"]
     assert [list(row) for row in block.rows] == [
-        ["size ratio=0.5", "1.00", "2.00"],
-        ["bops ratio=0.5", "2.00", "1.00"],
+        ["bops ratio=0.5", "1.00", "2.00"],
+        ["size ratio=0.5", "2.00", "1.00"],
     ]
     assert block.notes[0].startswith("2 of 2 policies are over the budget")
