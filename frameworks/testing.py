@@ -132,6 +132,13 @@ class FrameworkContract:
         reason = self.framework.skip(toy.make_problem(toy.Peak()))
         assert reason or "separable_cost" not in self.framework.card.needs
 
+    def test_refuses_costs_that_fall_with_more_bits_if_it_lowers_them(self) -> None:
+        for metric, falls in (("time", True), ("size", False)):
+            budget = BudgetSpec(like=4, metric=metric)
+            reason = self.framework.skip(toy.make_problem(toy.Valley(), budget=budget)) or ""
+            if "per output channel" not in reason:
+                assert (f"raise {metric}" in reason) == (self.framework.lowers_bits and falls)
+
     # --- the search ------------------------------------------------------------------------
 
     def test_meets_budgets(self) -> None:
@@ -278,7 +285,8 @@ class TargetContract:
             for pair in product((*self.bits, FLOAT), repeat=2):
                 if self.target.supports(layer, *pair):
                     continue
-                policy = Policy({**Policy.uniform(layers, bits, bits), layer.name: pair})
+                policy = Policy.uniform(layers, bits, bits)
+                policy = policy.replace(layer.name, weight=pair[0], act=pair[1])
                 assert layer.name in _refusal(self.target, layers, policy), (layer.name, pair)
 
     def test_more_bits_never_cost_less(self) -> None:

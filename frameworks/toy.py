@@ -18,13 +18,13 @@ from torch.nn import functional
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.card import NEEDS
 from frameworks.core.layers import Layer, describe
-from frameworks.core.policy import Policy
+from frameworks.core.policy import PRUNED, LayerBits, Policy
 from frameworks.core.problem import Data, Problem
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.registry import schemes, targets
 from frameworks.core.space import Space
 from frameworks.core.split import TensorSplit
-from frameworks.core.target import Target
+from frameworks.core.target import SeparableTarget, Target
 from frameworks.core.train import Recipe, fit
 
 CLASSES = 4
@@ -124,6 +124,22 @@ class Peak(Target):
 
     def cost(self, layers: Sequence[Layer], policy: Policy) -> dict[str, float]:
         return {"peak": max(x.params * policy[x.name].mean_weight / 8 for x in layers)}
+
+
+@dataclass(frozen=True)
+class Valley(SeparableTarget):
+    """A core made for four bits, cheapest there: fewer bits, which it unpacks, cost more."""
+
+    name: ClassVar[str] = "valley"
+    kind: ClassVar[Literal["model", "table", "measured"]] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"time": "cycles", "size": "bytes"}
+    per_channel: ClassVar[bool] = False
+    monotone: ClassVar[bool] = False
+
+    def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
+        steps = 1 + abs(bits.mean_weight - 4) + abs(bits.act - 4)
+        time = layer.macs * steps if bits.weight != PRUNED else 0.0
+        return {"time": time, "size": layer.params * bits.mean_weight / 8}
 
 
 @cache
