@@ -58,7 +58,7 @@ class Gap8PulpNN(SeparableTarget):
         (13/8, 25/16 instructions an activation beyond the copy), and each weight once (5/2, 9/4).
     - Output bits change nothing: the bit insertions that pack them replace as many byte stores.
 
-    So 4 bits are the slowest and 8 the fastest (2.6 : 2.5 : 1 in the product's loop): here fewer
+    So 4 bits are the slowest (2.6 times 8 bits in the product's loop, 2 bits 2.5 times): here fewer
     bits save memory, not time. Not counted: remainder loops (columns count as padded, as in
     PLiNIO), memory stalls, transfers from L2. The 8-bit model is optimistic, 17.4 MACs a cycle on
     16x16 outputs, 64 filters 3x3x32, against the abstract's peak of 16; trust ratios more than
