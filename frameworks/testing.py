@@ -17,7 +17,7 @@ import pickle
 import random
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -132,6 +132,13 @@ class FrameworkContract:
         reason = self.framework.skip(toy.make_problem(toy.Peak()))
         assert reason or "separable_cost" not in self.framework.card.needs
 
+    def test_refuses_costs_that_fall_with_more_bits_if_it_lowers_them(self) -> None:
+        for metric, falls in (("time", True), ("size", False)):
+            budget = BudgetSpec(like=4, metric=metric)
+            reason = self.framework.skip(toy.make_problem(toy.Valley(), budget=budget)) or ""
+            if "per output channel" not in reason:
+                assert (f"raise {metric}" in reason) == (self.framework.lowers_bits and falls)
+
     # --- the search ------------------------------------------------------------------------
 
     def test_meets_budgets(self) -> None:
@@ -230,12 +237,10 @@ class TargetContract:
     Attributes:
         target: an instance.
         bits: candidates for weights and activations.
-        monotone: whether more bits never cost less.
     """
 
     target: ClassVar[Target]
     bits: ClassVar[Sequence[int]] = (2, 4, 8)
-    monotone: ClassVar[bool] = True
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers that are priced: those of the toy network by default."""
@@ -274,8 +279,18 @@ class TargetContract:
             assert all(isinstance(answer, bool) for answer in answers)
             assert any(answers), f"{layer.name} is supported at none of {list(self.bits)}"
 
+    def test_refuses_what_it_does_not_support(self) -> None:
+        layers, bits = self.layers(), max(self.bits)
+        for layer in layers:
+            for pair in product((*self.bits, FLOAT), repeat=2):
+                if self.target.supports(layer, *pair):
+                    continue
+                policy = Policy.uniform(layers, bits, bits)
+                policy = policy.replace(layer.name, weight=pair[0], act=pair[1])
+                assert layer.name in _refusal(self.target, layers, policy), (layer.name, pair)
+
     def test_more_bits_never_cost_less(self) -> None:
-        if not self.monotone:
+        if not self.target.monotone:
             raise SkipTest("the target does not claim it")
         layers = self.layers()
         for policy in self.policies(8):
@@ -303,6 +318,11 @@ class TargetContract:
             for layer in layers:
                 pruned = self.target.cost(layers, policy.replace(layer.name, weight=PRUNED))
                 assert all(pruned[metric] <= costs[metric] for metric in costs)
+
+    def test_a_network_without_weights_costs_nothing(self) -> None:
+        layers = self.layers()
+        costs = self.target.cost(layers, Policy.uniform(layers, PRUNED, max(self.bits)))
+        assert costs == dict.fromkeys(self.target.metrics, 0.0)
 
     def test_pruned_channels_leave_size_and_bit_operations(self) -> None:
         if not self.target.per_channel:
@@ -350,7 +370,17 @@ class TargetContract:
         bits = max(self.bits)
         problem = toy.make_problem(self.target, budget=BudgetSpec(like=bits), bits=self.bits)
         assert problem.within(problem.space.reference(bits, bits))
-        assert problem.cost(problem.space.lowest())[self.target.metric] <= problem.budget.limit
+        lowest = problem.cost(problem.space.lowest())[self.target.metric]
+        assert lowest <= problem.budget.limit or not self.target.monotone
+
+
+def _refusal(target: Target, layers: Sequence[Layer], policy: Policy) -> str:
+    """Why the target prices no such policy; empty if it does."""
+    try:
+        target.cost(layers, policy)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _raised(entry: LayerBits, bits: Sequence[int]) -> list[tuple[int, int]]:

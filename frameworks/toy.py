@@ -7,7 +7,7 @@ Weights and activations matter to the networks: few bits cost them accuracy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -18,13 +18,13 @@ from torch.nn import functional
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.card import NEEDS
 from frameworks.core.layers import Layer, describe
-from frameworks.core.policy import Policy
+from frameworks.core.policy import PRUNED, LayerBits, Policy
 from frameworks.core.problem import Data, Problem
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.registry import schemes, targets
 from frameworks.core.space import Space
 from frameworks.core.split import TensorSplit
-from frameworks.core.target import Target
+from frameworks.core.target import SeparableTarget, Target
 from frameworks.core.train import Recipe, fit
 
 CLASSES = 4
@@ -126,6 +126,22 @@ class Peak(Target):
         return {"peak": max(x.params * policy[x.name].mean_weight / 8 for x in layers)}
 
 
+@dataclass(frozen=True)
+class Valley(SeparableTarget):
+    """A core made for four bits, cheapest there: fewer bits, which it unpacks, cost more."""
+
+    name: ClassVar[str] = "valley"
+    kind: ClassVar[Literal["model", "table", "measured"]] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"time": "cycles", "size": "bytes"}
+    per_channel: ClassVar[bool] = False
+    monotone: ClassVar[bool] = False
+
+    def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
+        steps = 1 + abs(bits.mean_weight - 4) + abs(bits.act - 4)
+        time = layer.macs * steps if bits.weight != PRUNED else 0.0
+        return {"time": time, "size": layer.params * bits.mean_weight / 8}
+
+
 @cache
 def split(name: str, count: int) -> TensorSplit:
     """``count`` images ``[3, 8, 8]``: a fixed pattern for each class, dimmed, under noise."""
@@ -166,7 +182,7 @@ def make_problem(
         like: the budget, unless ``budget`` is given.
         kind: the network's class.
         bits: candidates of weights and activations (of a target that does not price
-            activations, these are pinned at 8).
+            activations, these are pinned at 8); each layer gets those that the target supports.
         paired: weights and activations have equal bits.
         groups: layers that share their bits.
         scheme: name of a quantization scheme.
@@ -180,7 +196,7 @@ def make_problem(
     acts = bits if priced.prices_activations else (8,)
     pinned = {layer.name: (8, 8) for layer in (layers[0], layers[-1])}
     paired = paired and priced.prices_activations
-    space = Space.build(layers, bits, acts, pinned=pinned, groups=groups, paired=paired)
+    space = _space(priced, layers, bits, acts, pinned=pinned, groups=groups, paired=paired)
     data = Data(
         split("train", 256) if "train" in needs else None,
         split("valid", 128) if "valid" in needs else None,
@@ -195,3 +211,18 @@ def make_problem(
         data=data,
         **{"recipe": Recipe(epochs=1, batch=32, lr=0.01), **fields},
     )
+
+
+def _space(
+    target: Target, layers: Sequence[Layer], bits: Sequence[int], acts: Sequence[int], **fields: Any
+) -> Space:
+    """The space, each layer limited to the bits that the hardware runs."""
+    space = Space.build(layers, bits, acts, **fields)
+    weights, inputs = {}, {}
+    for layer in layers:
+        w, a = space.weight_bits[layer.name], space.act_bits[layer.name]
+        inputs[layer.name] = tuple(y for y in a if any(target.supports(layer, x, y) for x in w))
+        weights[layer.name] = tuple(
+            x for x in w if any(target.supports(layer, x, y) for y in inputs[layer.name])
+        )
+    return replace(space, weight_bits=weights, act_bits=inputs)

@@ -85,6 +85,10 @@ class TestPeak(TargetContract):
     target = toy.Peak()
 
 
+class TestValley(TargetContract):
+    target = toy.Valley()
+
+
 @pytest.fixture(params=schemes.names())
 def scheme(request):
     return schemes.get(request.param)()

@@ -77,6 +77,8 @@ class Greedy(Framework):
             chosen = self._pick(saved, harms, self._evaluation(problem, values))
             harms.step(chosen, values[chosen] - lowered[chosen][chosen])
             values = lowered[chosen]
+        if not problem.within(problem.space.decode(values)):  # fewer bits can cost more
+            values = list(problem.space.encode(problem.cheapest()))
         best = _filled(problem, values)
         problem.checkpoint(best)
         return Solution(best)

@@ -49,13 +49,16 @@ class Random(Framework):
     def draw(self, problem: Problem, rng: np.random.Generator) -> Policy:
         """One random policy that fits the budget and to which no single step can be added."""
         choices = problem.space.choices
-        values = [int(rng.choice(choice.bits)) for choice in choices]
+        values = drawn = [int(rng.choice(choice.bits)) for choice in choices]
         while not problem.within(problem.space.decode(values)):
             lowerable = [i for i, c in enumerate(choices) if values[i] > c.bits[0]]
             if not lowerable:
                 break
             i = int(rng.choice(lowerable))
-            values[i] = max(b for b in choices[i].bits if b < values[i])
+            lower = max(b for b in choices[i].bits if b < values[i])
+            values = [*values[:i], lower, *values[i + 1 :]]
+        if not problem.within(problem.space.decode(values)):
+            values = self._cheaper(problem, drawn, rng)
         for i in rng.permutation(len(choices)):
             for bits in (b for b in choices[i].bits if b > values[i]):
                 raised = [*values[:i], bits, *values[i + 1 :]]
@@ -63,6 +66,18 @@ class Random(Framework):
                     break
                 values = raised
         return problem.space.decode(values)
+
+    def _cheaper(self, problem: Problem, values: list[int], rng: np.random.Generator) -> list[int]:
+        """The draw with as many decisions as needed those of the cheapest policy.
+
+        For targets where fewer bits can cost more.
+        """
+        cheapest = problem.space.encode(problem.cheapest())
+        for i in rng.permutation(len(values)):
+            if problem.within(problem.space.decode(values)):
+                break
+            values = [*values[:i], cheapest[i], *values[i + 1 :]]
+        return values
 
     def search(self, problem: Problem) -> Solution:
         rng = problem.rng("random")

@@ -58,7 +58,7 @@ class Uniform(Framework):
             for policy, (w, a) in fitting.items()
             if not any(v >= w and b >= a and (v, b) != (w, a) for v, b in fitting.values())
         ]
-        return best or [problem.space.lowest()]
+        return best or [problem.cheapest()]
 
     def search(self, problem: Problem) -> Solution:
         candidates = self.candidates(problem)

@@ -82,7 +82,7 @@ class BudgetSpec:
             assert self.limit is not None
             limit = self.limit
         budget = Budget(metric, limit, target.metrics[metric], self.label)
-        smallest = _smallest(target, space, metric)
+        smallest = target.cost(space.layers, cheapest(target, space, metric))[metric]
         if not budget.allows({metric: smallest}):
             raise InfeasibleBudget(
                 f"budget {self.label}: no policy costs at most {limit:.6g} {budget.unit}; "
@@ -116,16 +116,17 @@ def _pair(bits: LayerBits) -> tuple[int, int]:
     return bits.weight, bits.act
 
 
-def _smallest(target: Target, space: Space, metric: str) -> float:
-    """The least cost of a policy of the space; that of the fewest bits, if it is no sum.
+def cheapest(target: Target, space: Space, metric: str) -> Policy:
+    """A policy of the space of least cost; that of the fewest bits, if the cost is no sum.
 
-    Of a table of measurements fewer bits are not always cheaper.
+    Of a table of measurements, or where hardware unpacks operands, fewer bits are not always
+    cheaper. Of equal costs those of fewest bits count.
     """
     if not target.separable:
-        return target.cost(space.layers, space.lowest())[metric]
+        return space.lowest()
     tied = {name: group for group in space.groups for name in group}
     layers = {layer.name: layer for layer in space.layers}
-    total = 0.0
+    best: dict[str, tuple[int, int]] = {}
     for names in dict.fromkeys(tied.get(name, (name,)) for name in space.names):
         members = [layers[name] for name in names]
         every = [
@@ -135,11 +136,12 @@ def _smallest(target: Target, space: Space, metric: str) -> float:
             if w == a or not space.paired
         ]
         pairs = [pair for pair in every if all(target.supports(x, *pair) for x in members)]
-        total += min(
-            target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
+        costs = {
+            pair: target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
             for pair in pairs or every  # a target names what it lacks when asked for its cost
-        )
-    return total
+        }
+        best.update(dict.fromkeys(names, min(costs, key=costs.__getitem__)))
+    return Policy({name: best[name] for name in space.names})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class Framework(ABC):
             penalty and not by a hard limit; `frameworks.core.steering.steer` then adjusts it until
             the budget is met, and all of that is search cost. A larger strength means fewer bits.
         close: a run whose policy uses at least this share of the budget ends the steering.
+        lowers_bits: whether fewer bits are its only way to a lower cost; it then skips problems
+            where more bits can cost less.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
     """
 
@@ -33,6 +35,7 @@ class Framework(ABC):
     card: ClassVar[Card]
     strength: ClassVar[str | None] = None
     close: ClassVar[float] = 0.97
+    lowers_bits: ClassVar[bool] = False
     recipe: ClassVar[Recipe | None] = None
 
     @abstractmethod
@@ -45,6 +48,9 @@ class Framework(ABC):
         if "separable_cost" in needs and not problem.target.separable:
             target = problem.target.name
             return f"{self.name} needs a cost that is a sum over layers; {target}'s is not"
+        if self.lowers_bits and not problem.monotone:
+            metric, target = problem.budget.metric, problem.target.name
+            return f"{self.name} lowers bits to lower the cost; on {target} that can raise {metric}"
         if "batchnorm" in needs and next(batchnorms(problem.network), None) is None:
             return f"{self.name} needs BatchNorm statistics; the model has no BatchNorm"
         if self.card.granularity == "kernel" and not problem.target.per_channel:

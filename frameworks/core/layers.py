@@ -53,6 +53,11 @@ class Layer:
         return math.prod(self.out_size) if self.out_size else 1
 
     @property
+    def calls(self) -> float:
+        """How often the layer runs for one sample, in multiples of its first call's work."""
+        return self.macs / (self.positions * self.params)
+
+    @property
     def in_elements(self) -> int:
         """Input activations of one sample."""
         return self.in_channels * (math.prod(self.in_size) if self.in_size else 1)
@@ -61,6 +66,12 @@ class Layer:
     def out_elements(self) -> int:
         """Output activations of one sample."""
         return self.out_channels * self.positions
+
+
+def plane(sizes: Sequence[int]) -> tuple[int, int]:
+    """A kernel or an image in two dimensions: a sequence is one column, a vector one pixel."""
+    rows, columns = (*sizes, 1, 1)[:2]
+    return rows, columns
 
 
 def _block_of(model: nn.Module, name: str) -> str:

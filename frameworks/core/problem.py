@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.budget import Budget
+from frameworks.core.budget import Budget, cheapest
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Need
 from frameworks.core.evaluate import Evaluator, Score, measure
@@ -107,6 +107,23 @@ class Problem:
     def within(self, policy: Policy) -> bool:
         """Whether the policy meets the budget."""
         return self.budget.allows(self.cost(policy))
+
+    def cheapest(self) -> Policy:
+        """A policy of the space that costs least, so that it meets any budget that can be met."""
+        return cheapest(self.target, self.space, self.budget.metric)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether more bits never cost less of the budget's metric."""
+        if self.target.monotone or not self.target.separable:
+            return self.target.monotone
+        tables = self.layer_costs().values()
+        return not any(
+            w <= w2 and a <= a2 and cost > cost2
+            for costs in tables
+            for (w, a), cost in costs.items()
+            for (w2, a2), cost2 in costs.items()
+        )
 
     def layer_costs(self, metric: str | None = None) -> dict[str, dict[tuple[int, int], float]]:
         """Cost of each layer at each allowed (weight, activation) bits, for separable targets.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from frameworks.core.layers import Layer
-from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.policy import PRUNED, LayerBits, Policy
 
 Costs = Mapping[str, float]
 """Cost per metric, e.g. ``{"size": 9750.0, "bops": 1.6e9}``."""
@@ -29,6 +29,8 @@ class Target(ABC):
     """Whether weight bits may differ between the output channels of a layer."""
     prices_activations: ClassVar[bool] = True
     """Whether activation bits change any cost; if not, the space pins them."""
+    monotone: ClassVar[bool] = True
+    """Whether more bits never cost less."""
 
     @property
     def metric(self) -> str:
@@ -45,6 +47,21 @@ class Target(ABC):
     def supports(self, layer: Layer, weight: int, act: int) -> bool:
         """Whether the hardware runs this layer at these bits."""
         return True
+
+    def require(self, layer: Layer, bits: LayerBits) -> None:
+        """Check that the hardware runs a layer at these bits, pruned channels aside.
+
+        Raises:
+            ValueError: it does not; or bits differ between channels that it prices as one.
+        """
+        if not (self.per_channel or isinstance(bits.weight, int)):
+            raise ValueError(f"{self.name} cannot price bits per output channel ({layer.name})")
+        for weight in sorted(set(bits.channels(layer.out_channels)) - {PRUNED}):
+            if not self.supports(layer, weight, bits.act):
+                raise ValueError(
+                    f"{self.name} does not run layer {layer.name} at w_bits={weight}, "
+                    f"a_bits={bits.act}"
+                )
 
     @abstractmethod
     def cost(self, layers: Sequence[Layer], policy: Policy) -> dict[str, float]:

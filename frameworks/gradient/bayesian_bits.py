@@ -107,6 +107,7 @@ class BayesianBits(Framework):
     )
     strength: ClassVar[str | None] = "mu"
     close: ClassVar[float] = 0.9
+    lowers_bits: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=10, batch=384, lr=1e-4, schedule="cosine", weight_decay=0.0, augment=True
     )

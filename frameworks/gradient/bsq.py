@@ -90,6 +90,7 @@ class BSQ(Framework):
     )
     strength: ClassVar[str | None] = "alpha"
     close: ClassVar[float] = 0.9
+    lowers_bits: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=300, batch=128, lr=0.01, schedule="step", weight_decay=1e-4, augment=True
     )
@@ -133,9 +134,8 @@ class BSQ(Framework):
                 optimizer = self.optimizer(net, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * self.rate(epoch)
-            part = problem.train
-            if self.images is not None:
-                part = part.subset(self.images, generator)
+            whole = problem.train
+            part = whole if self.images is None else whole.subset(self.images, generator)
             batches = part.batches(self.batch, generator, augment=self.augment)
             mean = train_epoch(net.train(), batches, [optimizer], loss, after_step=clamp)
             if not math.isfinite(mean):

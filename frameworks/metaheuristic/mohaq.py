@@ -85,8 +85,8 @@ class MOHAQ(Framework):
             "The speed-up is the ratio of total costs to those of the most bits; the released "
             "scripts average those of the layers over 16 bits, which overstates the gain. Their "
             "bound of 10 for beacons is 2.5 over 8 bits (BitFusion's products are 4 times faster).",
-            "The policy of the fewest bits joins the random first generation, so that one member "
-            "at least meets a tight budget.",
+            "The cheapest policy (of the fewest bits, if those cost least) joins the random first "
+            "generation, so that one member at least meets a tight budget.",
             "The released scripts run with beacons fixed by hand; here the search adds them by "
             "the paper's rule, and their number is bounded.",
             "Candidates over the budget are ranked by their violation alone and not run; the "
@@ -114,6 +114,7 @@ class MOHAQ(Framework):
 
     def search(self, problem: Problem) -> Solution:
         choices = problem.space.choices
+        cheapest = problem.space.encode(problem.cheapest())
         solver = NSGA2(
             [0] * len(choices),
             [len(choice.bits) - 1 for choice in choices],
@@ -123,7 +124,7 @@ class MOHAQ(Framework):
             crossover=1.0,
             crossover_eta=self.eta,
             mutation_eta=self.eta,
-            start=[(0,) * len(choices)],
+            start=[tuple(c.bits.index(b) for c, b in zip(choices, cheapest, strict=True))],
         )
         candidates = Candidates(self, problem)
         for generation in range(self.generations + 1):

@@ -211,11 +211,13 @@ class HAQKMeans(HAQ):
     def skip(self, problem: Problem) -> str | None:
         if not self.steps(problem):
             return f"{self.name} finds nothing to search: the space pins all weight bits"
+        if (reason := super().skip(problem)) is not None:
+            return reason
         choices = problem.space.choices
         values = [c.bits[-1] if c.kind == "act" else c.bits[0] for c in choices]
         if not problem.within(problem.space.decode(values)):
             return f"{self.name} leaves activations at their most bits: it cannot meet the budget"
-        return super().skip(problem)
+        return None
 
     def steps(self, problem: Problem) -> list[Choice]:
         return [choice for choice in problem.space.choices if choice.kind != "act"]

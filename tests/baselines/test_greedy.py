@@ -6,8 +6,9 @@ import pytest
 
 from frameworks import toy
 from frameworks.baselines.greedy import Greedy, Harms
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.evaluate import Score
-from frameworks.core.target import Target
+from frameworks.core.target import SeparableTarget, Target
 
 
 @dataclass
@@ -154,6 +155,25 @@ class Crooked(Target):
     def cost(self, layers, policy):
         bits = [b for x in layers for b in (policy[x.name].mean_weight, policy[x.name].act)]
         return {"crooked": sum(b + 3 * (b % 2) for b in bits)}
+
+
+@dataclass(frozen=True)
+class Hole(SeparableTarget):
+    """Weights of eight bits with activations of two are cheap, all else is not."""
+
+    name: ClassVar[str] = "hole"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"hole": "units"}
+    monotone: ClassVar[bool] = False
+
+    def layer_cost(self, layer, bits):
+        return {"hole": 1.0 if (bits.weight, bits.act) == (8, 2) else 10.0}
+
+
+def test_ends_at_the_cheapest_policy_where_lowering_leads_past_it():
+    problem = toy.make_problem(Hole(), budget=BudgetSpec(limit=24))
+    assert not problem.within(problem.space.lowest())
+    assert Greedy().search(problem).policy == problem.cheapest()
 
 
 @pytest.mark.parametrize("target", [toy.Peak(), Staircase(), Crooked()], ids=lambda t: t.name)

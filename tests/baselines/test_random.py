@@ -2,6 +2,7 @@ import pytest
 
 from frameworks import toy
 from frameworks.baselines.random import Random
+from frameworks.core.budget import BudgetSpec
 
 
 @pytest.mark.parametrize(("target", "like"), [("bops", 2.5), ("size", 3), (toy.Peak(), 3)])
@@ -30,6 +31,15 @@ def test_every_draw_is_within_and_uses_the_budget(target, like):
                 if bits > values[i]:
                     raised = problem.space.decode([*values[:i], bits, *values[i + 1 :]])
                     assert not problem.within(raised), "one more step would still have fit"
+
+
+def test_draws_meet_budgets_that_fewer_bits_do_not():
+    problem = toy.make_problem(toy.Valley(), budget=BudgetSpec(like=4.5), bits=(2, 4, 8))
+    assert not problem.within(problem.space.lowest())
+    rng = problem.rng("test")
+    draws = {Random().draw(problem, rng) for _ in range(30)}
+    assert all(problem.within(policy) for policy in draws)
+    assert len(draws) > 5
 
 
 def test_draws_reach_every_candidate():

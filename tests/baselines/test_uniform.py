@@ -1,10 +1,14 @@
+from collections.abc import Mapping
 from itertools import product
+from typing import ClassVar
 
 import pytest
 
 from frameworks import toy
 from frameworks.baselines.uniform import Uniform
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.target import SeparableTarget
 
 BITS = (2, 4, 8)
 
@@ -76,3 +80,22 @@ def test_an_inhomogeneous_space_is_met_at_the_nearest_candidates():
     policy = Uniform().search(problem).policy
     problem.space.validate(policy)
     assert problem.within(policy)
+
+
+class Alternating(SeparableTarget):
+    """Two weight bits are cheapest in every other layer, eight in those between."""
+
+    name = "alternating"
+    kind = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"units": ""}
+    monotone = False
+
+    def layer_cost(self, layer, bits):
+        return {"units": abs(bits.weight - (2, 8)[layer.index % 2])}
+
+
+def test_where_no_uniform_policy_fits_the_cheapest_remains():
+    problem = toy.make_problem(Alternating(), budget=BudgetSpec(limit=6), bits=BITS)
+    (policy,) = Uniform().candidates(problem)
+    assert [policy[x.name].weight for x in problem.layers] == [8, 8, 2, 8, 2, 8]
+    assert problem.cost(policy)["units"] == 6

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from frameworks.core.layers import describe
+from frameworks.core.layers import describe, plane
 
 
 def only(net, shape):
@@ -217,3 +217,22 @@ def test_swin_counts_every_window(described):
     qkv = layers["layers.0.blocks.0.attn.qkv"]
     assert qkv.positions == 14 * 14
     assert qkv.macs == 14 * 14 * 96 * 288
+
+
+def test_kernels_and_images_in_two_dimensions():
+    assert plane((3, 5)) == (3, 5)
+    assert plane((7,)) == (7, 1)
+    assert plane(()) == (1, 1)
+
+
+def test_calls_of_a_shared_layer():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(self.conv(self.conv(x)))
+
+    assert only(Shared(), (2, 4, 4)).calls == 3
+    assert only(nn.Linear(3, 4), (5, 3)).calls == 1

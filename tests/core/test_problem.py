@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from frameworks import toy
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.calibrate import observe
 from frameworks.core.evaluate import Score
 from frameworks.core.policy import FLOAT, Policy
@@ -331,3 +332,25 @@ def test_float_bits_cost_nothing_in_accuracy():
     problem = toy.make_problem(kind=toy.ToyViT)
     float_net = problem.quantized(Policy.uniform(problem.layers, FLOAT, FLOAT))
     assert problem.score_model(float_net) == problem.float_score()
+
+
+def test_the_cheapest_policy_need_not_have_the_fewest_bits():
+    problem = toy.make_problem(toy.Valley(), budget=BudgetSpec(like=4))
+    assert problem.cheapest() == problem.space.reference(4, 4)
+    assert problem.within(problem.cheapest())
+    assert not problem.within(problem.space.lowest())
+    assert toy.make_problem("bops").cheapest() == problem.space.lowest()
+    peak = toy.make_problem(toy.Peak())
+    assert peak.cheapest() == peak.space.lowest()
+
+
+def test_whether_more_bits_cost_more_depends_on_the_metric():
+    by = {
+        metric: toy.make_problem(toy.Valley(), budget=BudgetSpec(like=4, metric=metric))
+        for metric in ("time", "size")
+    }
+    assert not by["time"].monotone
+    assert by["size"].monotone
+    assert toy.make_problem(toy.Peak()).monotone
+    above = toy.make_problem(toy.Valley(), budget=BudgetSpec(like=4), bits=(4, 6, 8))
+    assert above.monotone

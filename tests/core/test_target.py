@@ -7,7 +7,7 @@ from torch import nn
 
 from frameworks import toy
 from frameworks.core.layers import describe
-from frameworks.core.policy import Policy
+from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.target import SeparableTarget, Target
 
 LAYERS = describe(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)), (2,))
@@ -64,3 +64,23 @@ def test_peak_is_the_largest_layer():
     policy = Policy({"0": (8, 8), "1": (2, 8)})
     assert toy.Peak().cost(LAYERS, policy) == {"peak": 6.0}
     assert toy.Peak().cost(LAYERS, policy.replace("1", weight=4)) == {"peak": 7.5}
+
+
+class Narrow(Two):
+    """Runs 4 bits alone, one width a layer."""
+
+    per_channel = False
+
+    def supports(self, layer, weight, act):
+        return (weight, act) == (4, 4)
+
+
+def test_what_the_hardware_does_not_run_is_refused_by_name():
+    layer = LAYERS[0]
+    Narrow().require(layer, LayerBits(4, 4))
+    Narrow().require(layer, LayerBits(0, 8))
+    with pytest.raises(ValueError, match=r"two does not run layer 0 at w_bits=2, a_bits=4"):
+        Narrow().require(layer, LayerBits(2, 4))
+    with pytest.raises(ValueError, match=r"two cannot price bits per output channel \(0\)"):
+        Narrow().require(layer, LayerBits((4, 4, 0), 4))
+    Two().require(layer, LayerBits((4, 2, 0), 4))

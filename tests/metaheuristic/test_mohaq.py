@@ -6,6 +6,7 @@ import torch
 
 from frameworks import toy
 from frameworks.core.beacons import Beacons, distance
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.evaluate import measure
 from frameworks.core.policy import Policy
 from frameworks.core.train import Recipe
@@ -240,3 +241,9 @@ def test_of_equal_errors_the_least_loss_is_taken():
     solution = candidates.solution([low, middle])
     assert solution.policy == high
     assert {point.policy for point in solution.front} == {low, middle, high}
+
+
+def test_a_tight_budget_is_met_where_fewer_bits_cost_more():
+    problem = toy.make_problem(toy.Valley(), budget=BudgetSpec(like=4), bits=(2, 4, 8))
+    solution = MOHAQ(**{**FAST, "generations": 0}).search(problem)
+    assert solution.policy == problem.cheapest() == policy(problem, 4)

@@ -67,6 +67,7 @@ class ActorCriticSearch(Framework):
         retrain_lr: their learning rate.
     """
 
+    lowers_bits: ClassVar[bool] = True
     retrain_batch: ClassVar[int] = 128
 
     hidden1: int = 400
