@@ -7,7 +7,7 @@ Weights and activations matter to the networks: few bits cost them accuracy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -22,8 +22,8 @@ from frameworks.core.policy import PRUNED, LayerBits, Policy
 from frameworks.core.problem import Data, Problem
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.registry import schemes, targets
-from frameworks.core.space import Space
 from frameworks.core.split import TensorSplit
+from frameworks.core.support import supported_space
 from frameworks.core.target import SeparableTarget, Target
 from frameworks.core.train import Recipe, fit
 
@@ -195,8 +195,7 @@ def make_problem(
     layers = describe(model, SHAPE)
     acts = bits if priced.prices_activations else (8,)
     pinned = {layer.name: (8, 8) for layer in (layers[0], layers[-1])}
-    paired = paired and priced.prices_activations
-    space = _space(priced, layers, bits, acts, pinned=pinned, groups=groups, paired=paired)
+    space = supported_space(priced, layers, bits, acts, pinned=pinned, groups=groups, paired=paired)
     data = Data(
         split("train", 256) if "train" in needs else None,
         split("valid", 128) if "valid" in needs else None,
@@ -211,18 +210,3 @@ def make_problem(
         data=data,
         **{"recipe": Recipe(epochs=1, batch=32, lr=0.01), **fields},
     )
-
-
-def _space(
-    target: Target, layers: Sequence[Layer], bits: Sequence[int], acts: Sequence[int], **fields: Any
-) -> Space:
-    """The space, each layer limited to the bits that the hardware runs."""
-    space = Space.build(layers, bits, acts, **fields)
-    weights, inputs = {}, {}
-    for layer in layers:
-        w, a = space.weight_bits[layer.name], space.act_bits[layer.name]
-        inputs[layer.name] = tuple(y for y in a if any(target.supports(layer, x, y) for x in w))
-        weights[layer.name] = tuple(
-            x for x in w if any(target.supports(layer, x, y) for y in inputs[layer.name])
-        )
-    return replace(space, weight_bits=weights, act_bits=inputs)

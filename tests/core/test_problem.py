@@ -9,7 +9,7 @@ from torch.nn import functional
 from frameworks import toy
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.calibrate import observe
-from frameworks.core.evaluate import Score
+from frameworks.core.evaluate import Score, measure
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.randomness import derive, torch_rng
@@ -109,18 +109,19 @@ def test_retraining_happens_only_where_the_protocol_trains():
 
 def test_fine_tuning(problem):
     policy, before = problem.space.reference(3, 3), state(problem.network)
-    recipe = Recipe(epochs=2, batch=32, lr=0.02)
+    recipe = Recipe(epochs=4, batch=32, lr=0.02)
     tuned = problem.fine_tune(policy, recipe)
     assert tuned.policy == policy
     assert not tuned.training
     assert equal(state(problem.network), before)
-    assert problem.meter.images_backward == 2 * 256
-    assert problem.meter.images_forward == 64 + 64 + 2 * 256
+    assert problem.meter.images_backward == 4 * 256
+    assert problem.meter.images_forward == 64 + 64 + 4 * 256
     start = problem.quantized().free(policy)
     for name, layer in tuned.qlayers():
         assert not torch.equal(layer.inner.weight, start.qlayer(name).inner.weight)
         assert not torch.equal(layer.act_quantizer.step, start.qlayer(name).act_quantizer.step)
-    assert problem.score_model(tuned).loss < problem.evaluate(policy).loss
+    untuned = problem.evaluator().apply(policy)
+    assert measure(tuned, problem.train).loss < measure(untuned, problem.train).loss
 
 
 def test_fine_tuning_repeats_and_axes_differ(problem):
