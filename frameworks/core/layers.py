@@ -53,6 +53,15 @@ class Layer:
         return math.prod(self.out_size) if self.out_size else 1
 
     @property
+    def runs(self) -> float:
+        """How often the layer of these sizes is run for one sample.
+
+        Once as a rule; more often if the model calls it again, or gives it several windows of the
+        sample at once. In parts of the first call, if later ones have another size.
+        """
+        return self.macs / (self.positions * self.params)
+
+    @property
     def in_elements(self) -> int:
         """Input activations of one sample."""
         return self.in_channels * (math.prod(self.in_size) if self.in_size else 1)
