@@ -60,6 +60,11 @@ def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) 
     ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
     weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
     acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
+    if not protocol["paired"] and _only_equal(weights, acts, target, layers):
+        raise BadCell(
+            f"hardware={target.name} runs only equal weight and activation bits: "
+            "set protocol.paired=true"
+        )
     try:
         return Space.build(
             layers,
@@ -86,6 +91,15 @@ def _supported(
             f"and protocol.act_bits = {acts}"
         )
     return kept
+
+
+def _only_equal(
+    weights: list[int], acts: list[int], target: Target, layers: tuple[Layer, ...]
+) -> bool:
+    """Whether there are unequal pairs of these bits, and a target that runs none of them."""
+    unequal = [(w, a) for w in weights for a in acts if w != a]
+    runs = (target.supports(x, w, a) for x in layers[1:-1] or layers for w, a in unequal)
+    return bool(unequal) and not any(runs)
 
 
 def check(cell: Cell) -> None:

@@ -75,6 +75,14 @@ def test_size_pins_activations_at_their_best():
     assert {bits["act"] for bits in record.policy.values()} == {8}
 
 
+@pytest.mark.parametrize("hardware", ["t4", "bitfusion", "bismo_edge"])
+def test_a_device_has_no_price_for_float(hardware):
+    record = done(cell(f"hardware={hardware}", "protocol.paired=true", "budget.like=4"))
+    assert record.budget["within"]
+    assert record.float_costs == {}
+    assert record.costs["latency"] < record.int8_costs["latency"]
+
+
 def test_the_key_follows_what_matters():
     base = cell()
     key = key_of(base)
@@ -126,6 +134,7 @@ def test_a_checkpoint_file_is_known_by_its_content(tmp_path):
         (["protocol.quantizer=magic"], "unknown quantizer 'magic'; choose from"),
         (["protocol.fine_tune.lr=-1"], r"protocol\.fine_tune"),
         (["dataset.pretrain.optimizer=magic"], "sgd or adam"),
+        (["hardware=t4"], r"hardware=t4 runs only equal .* set protocol\.paired=true"),
         (["budget.ratio=0.001"], "smallest cost of this space on size is"),
         (["budget.metric=latency"], r"budget\.metric: size has no 'latency'"),
         (["model=timm", "model.name=resnet9000"], "unknown model 'resnet9000'"),
