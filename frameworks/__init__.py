@@ -28,7 +28,7 @@ from frameworks.core.space import Choice, Space
 from frameworks.core.split import DatasetSplit, Split, TensorSplit
 from frameworks.core.steering import steer
 from frameworks.core.support import supported_space
-from frameworks.core.target import SeparableTarget, Target
+from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 from frameworks.core.train import Recipe, fit
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "Target",
     "TensorSplit",
     "UnknownName",
+    "UnsupportedBits",
     "derive",
     "describe",
     "fit",

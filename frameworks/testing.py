@@ -236,15 +236,26 @@ class TargetContract:
 
     Attributes:
         target: an instance.
-        bits: candidates for weights and activations.
+        bits: candidates for weights and activations; only pairs that it supports are asked for.
+        monotone: whether more bits never cost less; None for what the target says of itself.
     """
 
     target: ClassVar[Target]
     bits: ClassVar[Sequence[int]] = (2, 4, 8)
+    monotone: ClassVar[bool | None] = None
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers that are priced: those of the toy network by default."""
         return describe(toy.network(toy.ToyConvNet), toy.SHAPE)
+
+    def pairs(self, layer: Layer) -> list[tuple[int, int]]:
+        """The pairs of weight and activation bits that a layer may have."""
+        every = [(w, a) for w in self.bits for a in self.bits]
+        return [pair for pair in every if self.target.supports(layer, *pair)]
+
+    def common(self) -> list[tuple[int, int]]:
+        """The pairs that every layer may have, from few bits to many."""
+        return sorted(set.intersection(*(set(self.pairs(layer)) for layer in self.layers())))
 
     def policies(self, count: int = 20) -> list[Policy]:
         """Random policies that the target supports."""
@@ -253,8 +264,7 @@ class TargetContract:
         for _ in range(count):
             bits = {}
             for layer in self.layers():
-                pairs = [(w, a) for w in self.bits for a in self.bits]
-                pairs = [pair for pair in pairs if self.target.supports(layer, *pair)]
+                pairs = self.pairs(layer)
                 bits[layer.name] = pairs[int(rng.integers(len(pairs)))]
             policies.append(Policy(bits))
         return policies
@@ -290,15 +300,13 @@ class TargetContract:
                 assert layer.name in _refusal(self.target, layers, policy), (layer.name, pair)
 
     def test_more_bits_never_cost_less(self) -> None:
-        if not self.target.monotone:
+        if not (self.target.monotone if self.monotone is None else self.monotone):
             raise SkipTest("the target does not claim it")
         layers = self.layers()
         for policy in self.policies(8):
             costs = self.target.cost(layers, policy)
             for layer in layers:
-                for bits in _raised(policy[layer.name], self.bits):
-                    if not self.target.supports(layer, *bits):
-                        continue
+                for bits in _raised(policy[layer.name], self.pairs(layer)):
                     more = self.target.cost(layers, Policy({**policy, layer.name: bits}))
                     assert all(more[metric] >= costs[metric] for metric in costs), (layer, bits)
 
@@ -324,11 +332,19 @@ class TargetContract:
         costs = self.target.cost(layers, Policy.uniform(layers, PRUNED, max(self.bits)))
         assert costs == dict.fromkeys(self.target.metrics, 0.0)
 
+    def test_a_pruned_layer_costs_nothing(self) -> None:
+        if not self.target.separable:
+            raise SkipTest("the cost is not a sum over layers")
+        for layer in self.layers():
+            policy = Policy({layer.name: (PRUNED, self.pairs(layer)[0][1])})
+            assert not any(self.target.cost([layer], policy).values())
+
     def test_pruned_channels_leave_size_and_bit_operations(self) -> None:
         if not self.target.per_channel:
             raise SkipTest("no bits per output channel")
-        layers, bits = self.layers(), max(self.bits)
-        policy = Policy.uniform(layers, bits, bits)
+        layers = self.layers()
+        bits, act = self.common()[-1]
+        policy = Policy.uniform(layers, bits, act)
         for layer in layers:
             gone = layer.out_channels // 4
             some = (PRUNED,) * gone + (bits,) * (layer.out_channels - gone)
@@ -345,11 +361,13 @@ class TargetContract:
     def test_channels_cost_between_their_extremes(self) -> None:
         if not self.target.per_channel:
             raise SkipTest("no bits per output channel")
-        layers, low, high = self.layers(), min(self.bits), max(self.bits)
+        layers = self.layers()
+        high, act = self.common()[-1]
+        low = min(w for w, a in self.common() if a == act)
         for layer in layers:
             half = layer.out_channels // 2
             mixed = (low,) * half + (high,) * (layer.out_channels - half)
-            policy = Policy.uniform(layers, high, high)
+            policy = Policy.uniform(layers, high, act)
             costs = [
                 self.target.cost(layers, policy.replace(layer.name, weight=weight))
                 for weight in (low, mixed, high)
@@ -357,18 +375,25 @@ class TargetContract:
             assert all(costs[0][m] <= costs[1][m] <= costs[2][m] for m in self.target.metrics)
 
     def test_activation_bits_matter_as_declared(self) -> None:
-        layers, low, high = self.layers(), min(self.bits), max(self.bits)
-        costs = []
-        for act in (low, high):
-            if all(self.target.supports(layer, high, act) for layer in layers):
-                costs.append(self.target.cost(layers, Policy.uniform(layers, high, act)))
-        if len(costs) < 2:
+        layers, common = self.layers(), self.common()
+        high = max(w for w, _ in common)
+        acts = [a for w, a in common if w == high]
+        if len(acts) < 2:
             raise SkipTest("activation bits are tied to weight bits")
-        assert (costs[0] != costs[1]) == self.target.prices_activations
+        costs = [self.target.cost(layers, Policy.uniform(layers, high, a)) for a in acts]
+        assert (costs[0] != costs[-1]) == self.target.prices_activations
 
     def test_resolves_relative_budgets(self) -> None:
-        bits = max(self.bits)
-        problem = toy.make_problem(self.target, budget=BudgetSpec(like=bits), bits=self.bits)
+        equal = [w for w, a in self.common() if w == a]
+        if not equal:
+            raise SkipTest("no uniform policy to refer to")
+        bits, every = max(equal), {(w, a) for w in equal for a in equal}
+        problem = toy.make_problem(
+            self.target,
+            budget=BudgetSpec(like=bits),
+            bits=equal,
+            paired=not every.issubset(self.common()),
+        )
         assert problem.within(problem.space.reference(bits, bits))
         lowest = problem.cost(problem.space.lowest())[self.target.metric]
         assert lowest <= problem.budget.limit or not self.target.monotone
@@ -383,10 +408,10 @@ def _refusal(target: Target, layers: Sequence[Layer], policy: Policy) -> str:
     return ""
 
 
-def _raised(entry: LayerBits, bits: Sequence[int]) -> list[tuple[int, int]]:
+def _raised(entry: LayerBits, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     assert isinstance(entry.weight, int)
-    weights = [(b, entry.act) for b in bits if b > entry.weight]
-    return weights + [(entry.weight, b) for b in bits if b > entry.act]
+    old = (entry.weight, entry.act)
+    return [(w, a) for w, a in pairs if w >= old[0] and a >= old[1] and (w, a) != old]
 
 
 class SchemeContract:

@@ -54,7 +54,11 @@ class Layer:
 
     @property
     def calls(self) -> float:
-        """How often the layer runs for one sample, in multiples of its first call's work."""
+        """How often the layer of these sizes is run for one sample.
+
+        Once as a rule; more often if the model calls it again, or gives it several windows of the
+        sample at once. In parts of the first call, if later ones have another size.
+        """
         return self.macs / (self.positions * self.params)
 
     @property

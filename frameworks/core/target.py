@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -11,6 +12,10 @@ from frameworks.core.policy import PRUNED, LayerBits, Policy
 
 Costs = Mapping[str, float]
 """Cost per metric, e.g. ``{"size": 9750.0, "bops": 1.6e9}``."""
+
+
+class UnsupportedBits(ValueError):
+    """The hardware cannot run a layer at the bits that a policy gives it."""
 
 
 class Target(ABC):
@@ -30,7 +35,7 @@ class Target(ABC):
     prices_activations: ClassVar[bool] = True
     """Whether activation bits change any cost; if not, the space pins them."""
     monotone: ClassVar[bool] = True
-    """Whether more bits never cost less."""
+    """Whether more bits never cost less, in any metric. What was measured need not be so."""
 
     @property
     def metric(self) -> str:
@@ -52,13 +57,13 @@ class Target(ABC):
         """Check that the hardware runs a layer at these bits, pruned channels aside.
 
         Raises:
-            ValueError: it does not; or bits differ between channels that it prices as one.
+            UnsupportedBits: it does not; or bits differ between channels that it prices as one.
         """
         if not (self.per_channel or isinstance(bits.weight, int)):
-            raise ValueError(f"{self.name} cannot price bits per output channel ({layer.name})")
+            raise UnsupportedBits(f"{self.name} has no costs per output channel ({layer.name})")
         for weight in sorted(set(bits.channels(layer.out_channels)) - {PRUNED}):
             if not self.supports(layer, weight, bits.act):
-                raise ValueError(
+                raise UnsupportedBits(
                     f"{self.name} does not run layer {layer.name} at w_bits={weight}, "
                     f"a_bits={bits.act}"
                 )
@@ -81,3 +86,19 @@ class SeparableTarget(Target):
             for metric, value in self.layer_cost(layer, policy[layer.name]).items():
                 total[metric] += value
         return total
+
+
+def kept_channels(layer: Layer, bits: LayerBits) -> Counter[tuple[int, ...]]:
+    """The weight bits of the output channels that are left, group by group.
+
+    Each key holds the bits of one group's kept channels, the widest first; its count is the number
+    of groups (of a grouped convolution; one otherwise) with exactly these. Pruned channels, and
+    groups without any other, are left out.
+    """
+    size = layer.out_channels // layer.groups
+    if isinstance(bits.weight, int):
+        return Counter({(bits.weight,) * size: layer.groups} if bits.weight != PRUNED else {})
+    channels = bits.channels(layer.out_channels)
+    groups = (channels[i : i + size] for i in range(0, layer.out_channels, size))
+    kept = (tuple(sorted((b for b in g if b != PRUNED), reverse=True)) for g in groups)
+    return Counter(group for group in kept if group)

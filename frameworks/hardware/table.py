@@ -51,6 +51,7 @@ class Table(SeparableTarget):
     name: ClassVar[str] = "table"
     kind: ClassVar[Literal["model", "table", "measured"]] = "table"
     per_channel: ClassVar[bool] = False
+    monotone: ClassVar[bool] = False
 
     path: str
     metric: str = ""

@@ -75,6 +75,14 @@ def test_size_pins_activations_at_their_best():
     assert {bits["act"] for bits in record.policy.values()} == {8}
 
 
+@pytest.mark.parametrize("hardware", ["t4", "bitfusion", "bismo_edge"])
+def test_a_device_has_no_price_for_float(hardware):
+    record = done(cell(f"hardware={hardware}", "protocol.paired=true", "budget.like=4"))
+    assert record.budget["within"]
+    assert record.float_costs == {}
+    assert record.costs["latency"] < record.int8_costs["latency"]
+
+
 def test_the_key_follows_what_matters():
     base = cell()
     key = key_of(base)

@@ -8,7 +8,8 @@ from torch import nn
 from frameworks import toy
 from frameworks.core.layers import describe
 from frameworks.core.policy import LayerBits, Policy
-from frameworks.core.target import SeparableTarget, Target
+from frameworks.core.target import SeparableTarget, Target, UnsupportedBits, kept_channels
+from frameworks.hardware.size import Size
 
 LAYERS = describe(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)), (2,))
 
@@ -81,6 +82,34 @@ def test_what_the_hardware_does_not_run_is_refused_by_name():
     Narrow().require(layer, LayerBits(0, 8))
     with pytest.raises(ValueError, match=r"two does not run layer 0 at w_bits=2, a_bits=4"):
         Narrow().require(layer, LayerBits(2, 4))
-    with pytest.raises(ValueError, match=r"two cannot price bits per output channel \(0\)"):
+    with pytest.raises(ValueError, match=r"two has no costs per output channel \(0\)"):
         Narrow().require(layer, LayerBits((4, 4, 0), 4))
     Two().require(layer, LayerBits((4, 2, 0), 4))
+
+
+def test_kept_channels_of_groups():
+    layer = describe(nn.Sequential(nn.Conv2d(4, 8, 1, groups=4)), (4, 2, 2))[0]
+    assert kept_channels(layer, LayerBits(4, 8)) == {(4, 4): 4}
+    assert kept_channels(layer, LayerBits(0, 8)) == {}
+    mixed = LayerBits((2, 8, 8, 2, 0, 4, 0, 0), 8)
+    assert kept_channels(layer, mixed) == {(8, 2): 2, (4,): 1}
+
+
+def test_bits_that_a_target_does_not_run_are_refused():
+    class Fours(Size):
+        name = "fours"
+        per_channel = True
+
+        def supports(self, layer, weight, act):
+            return weight in (0, 4)
+
+    class Whole(Fours):
+        per_channel = False
+
+    layer = describe(nn.Sequential(nn.Linear(3, 2)), (3,))[0]
+    Fours().require(layer, LayerBits((0, 4), 8))
+    Whole().require(layer, LayerBits(4, 8))
+    with pytest.raises(UnsupportedBits, match="fours does not run layer 0 at w_bits=2, a_bits=8"):
+        Fours().require(layer, LayerBits((4, 2), 8))
+    with pytest.raises(UnsupportedBits, match=r"no costs per output channel \(0\)"):
+        Whole().require(layer, LayerBits((0, 4), 8))

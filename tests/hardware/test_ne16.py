@@ -52,5 +52,5 @@ def test_only_activations_of_eight_bits():
     assert not NE16().supports(layer, 8, 4)
     with pytest.raises(ValueError, match=r"ne16 does not run layer .* w_bits=8, a_bits=4"):
         NE16().layer_cost(layer, LayerBits(8, 4))
-    with pytest.raises(ValueError, match="cannot price bits per output channel"):
+    with pytest.raises(ValueError, match="no costs per output channel"):
         NE16().layer_cost(layer, LayerBits((2, 2, 8, 8), 8))
