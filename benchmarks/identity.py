@@ -31,7 +31,7 @@ class BadCell(ValueError):
 def key_of(cell: Cell) -> str:
     """The key of a cell's record: its configuration and the code that computes it.
 
-    Paths and worker counts do not matter. The code is the package's version, the plugin's
+    Paths and worker counts do not matter; of a hardware target's file its content does. The code is the package's version, the plugin's
     version and the source of the framework's module without comments and docstrings.
     """
     identity = {
@@ -42,6 +42,9 @@ def key_of(cell: Cell) -> str:
     }
     if cell["model"].get("checkpoint"):
         identity["checkpoint"] = _file_digest(cell["model"]["checkpoint"])
+    table = cell["hardware"].get("path")
+    if table and Path(table).is_file():
+        identity["hardware_file"] = _file_digest(table)
     return digest({"cell": identity, "code": code_of(cell["framework"]["name"])})
 
 

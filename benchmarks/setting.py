@@ -54,12 +54,12 @@ def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) 
     pinned_bits, acts = protocol["pinned_bits"], protocol["act_bits"]
     if pinned_bits and not 1 <= pinned_bits <= 8:
         raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
-    if not target.prices_activations:
-        # Searching what costs nothing is no search: activations stay at their best.
-        acts = [max(acts)]
+    # Searching what costs nothing is no search: activations stay at their best.
+    acts = sorted({*acts, *target.wide}) if target.prices_activations else [max(acts)]
     ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
-    weights = _supported(protocol["weight_bits"], acts, target, layers, 0)
-    acts = _supported(protocol["weight_bits"], acts, target, layers, 1)
+    candidates = sorted({*protocol["weight_bits"], *target.wide})
+    weights = _supported(candidates, acts, target, layers, 0)
+    acts = _supported(candidates, acts, target, layers, 1)
     try:
         return Space.build(
             layers,

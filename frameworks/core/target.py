@@ -29,6 +29,10 @@ class Target(ABC):
     """Whether weight bits may differ between the output channels of a layer."""
     prices_activations: ClassVar[bool] = True
     """Whether activation bits change any cost; if not, the space pins them."""
+    monotone: ClassVar[bool] = True
+    """Whether more bits never cost less."""
+    wide: ClassVar[tuple[int, ...]] = ()
+    """Bit widths above 8 that the target adds to the protocol's candidates (32: float)."""
 
     @property
     def metric(self) -> str:
