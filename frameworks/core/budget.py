@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from frameworks.core.policy import Policy
@@ -91,16 +91,30 @@ class BudgetSpec:
         return budget
 
 
-def _smallest(target: Target, space: Space, metric: str) -> float:
-    """The least cost of a policy of the space; that of the fewest bits, if it is no sum.
+def cheapest(target: Target, space: Space, metric: str) -> Policy:
+    """The policy of least cost, of equal ones that of the fewest bits; that, too, if it is no sum.
 
     Of a table of measurements fewer bits are not always cheaper.
     """
     if not target.separable:
+        return space.lowest()
+    bits = {name: pair for names, pair, _ in _cheapest(target, space, metric) for name in names}
+    return Policy({name: bits[name] for name in space.names})
+
+
+def _smallest(target: Target, space: Space, metric: str) -> float:
+    """The least cost of a policy of the space."""
+    if not target.separable:
         return target.cost(space.layers, space.lowest())[metric]
+    return sum((cost for _, _, cost in _cheapest(target, space, metric)), 0.0)
+
+
+def _cheapest(
+    target: Target, space: Space, metric: str
+) -> Iterator[tuple[tuple[str, ...], tuple[int, int], float]]:
+    """The cheapest bits, and their cost, of each layer or group of tied layers."""
     tied = {name: group for group in space.groups for name in group}
     layers = {layer.name: layer for layer in space.layers}
-    total = 0.0
     for names in dict.fromkeys(tied.get(name, (name,)) for name in space.names):
         members = [layers[name] for name in names]
         every = [
@@ -110,11 +124,12 @@ def _smallest(target: Target, space: Space, metric: str) -> float:
             if w == a or not space.paired
         ]
         pairs = [pair for pair in every if all(target.supports(x, *pair) for x in members)]
-        total += min(
-            target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
+        costs = {
+            pair: target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
             for pair in pairs or every  # a target names what it lacks when asked for its cost
-        )
-    return total
+        }
+        best = min(costs, key=costs.__getitem__)
+        yield names, best, costs[best]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.budget import Budget
+from frameworks.core.budget import Budget, cheapest
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Need
 from frameworks.core.evaluate import Evaluator, Score, measure
@@ -107,6 +107,10 @@ class Problem:
     def within(self, policy: Policy) -> bool:
         """Whether the policy meets the budget."""
         return self.budget.allows(self.cost(policy))
+
+    def cheapest(self) -> Policy:
+        """The policy of least cost in the budget's metric; that of the fewest bits, mostly."""
+        return cheapest(self.target, self.space, self.budget.metric)
 
     def layer_costs(self, metric: str | None = None) -> dict[str, dict[tuple[int, int], float]]:
         """Cost of each layer at each allowed (weight, activation) bits, for separable targets.

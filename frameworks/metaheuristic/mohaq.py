@@ -85,8 +85,8 @@ class MOHAQ(Framework):
             "The speed-up is the ratio of total costs to those of the most bits; the released "
             "scripts average those of the layers over 16 bits, which overstates the gain. Their "
             "bound of 10 for beacons is 2.5 over 8 bits (BitFusion's products are 4 times faster).",
-            "The policy of the fewest bits joins the random first generation, so that one member "
-            "at least meets a tight budget.",
+            "The policies of the fewest bits and of least cost join the random first generation, "
+            "so that one member at least meets a tight budget.",
             "The released scripts run with beacons fixed by hand; here the search adds them by "
             "the paper's rule, and their number is bounded.",
             "Candidates over the budget are ranked by their violation alone and not run; the "
@@ -123,7 +123,7 @@ class MOHAQ(Framework):
             crossover=1.0,
             crossover_eta=self.eta,
             mutation_eta=self.eta,
-            start=[(0,) * len(choices)],
+            start=[(0,) * len(choices), cheapest_genes(problem)],
         )
         candidates = Candidates(self, problem)
         for generation in range(self.generations + 1):
@@ -142,6 +142,12 @@ class MOHAQ(Framework):
     def retraining(self) -> Recipe:
         """How a beacon is retrained."""
         return Recipe(epochs=self.epochs, lr=self.lr, images=self.images or None, augment=True)
+
+
+def cheapest_genes(problem: Problem) -> Genes:
+    """The genes of the cheapest policy: where fewer bits can cost more, not those of the fewest."""
+    values = problem.space.encode(problem.cheapest())
+    return tuple(c.bits.index(v) for c, v in zip(problem.space.choices, values, strict=True))
 
 
 class Candidates:
