@@ -23,12 +23,19 @@ SCALE, ZERO = 0.02, 128
 def pads_of(shape: dict[str, Any]) -> list[int]:
     """Zeros at the start of each axis, then at the end, that give a convolution's output size.
 
-    A layer's description has no padding and no dilation. A dilated convolution is measured
-    undilated, which has the same multiplications and output.
+    A layer's description has no padding and no dilation. As many zeros on both sides, as torch
+    pads, unless only uneven ones give that size. A dilated convolution is measured undilated,
+    which has the same multiplications and output.
     """
     axes = zip(shape["in_size"], shape["out_size"], shape["kernel"], shape["stride"], strict=True)
-    totals = [max(0, (out - 1) * stride + kernel - size) for size, out, kernel, stride in axes]
-    return [total // 2 for total in totals] + [total - total // 2 for total in totals]
+    starts, ends = [], []
+    for size, out, kernel, stride in axes:
+        total = max(0, (out - 1) * stride + kernel - size)
+        side = (total + 1) // 2
+        even = (size + 2 * side - kernel) // stride + 1 == out
+        starts.append(side if even else total // 2)
+        ends.append(side)
+    return starts + ends
 
 
 def tensors_of(shape: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
