@@ -111,5 +111,5 @@ def slower_in_int8(found: Measurement) -> list[str]:
             continue
         if figure.best > other.best:
             ratio = figure.best / other.best
-            slower.append(f"{', '.join(unit.layers)} ({ratio:.1f} times)")
+            slower.append(f"{', '.join(unit.layers)} ({ratio:.2f} times)")
     return slower

@@ -17,7 +17,7 @@ def missing() -> str | None:
     """Why nothing can be measured here."""
     lost = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if lost:
-        return f"{' and '.join(lost)} is not installed: pip install 'juxtabit[lut]'"
+        return f"not installed: {' and '.join(lost)} (pip install 'juxtabit[lut]')"
     return None
 
 

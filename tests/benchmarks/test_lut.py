@@ -204,7 +204,9 @@ def test_without_onnxruntime_the_command_says_what_to_install(monkeypatch, capsy
     monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: None)
     assert main(["lut", "out=t.json"]) == 2
     message = capsys.readouterr().err
-    assert "onnx and onnxruntime is not installed: pip install 'juxtabit[lut]'" in message
+    assert (
+        "device=cpu: not installed: onnx and onnxruntime (pip install 'juxtabit[lut]')" in message
+    )
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -330,7 +332,7 @@ def test_rows_and_notes_on_a_processor():
     assert rows["0", 32, 32]["medians"] == pytest.approx([2, 2.02, 2.04, 2.06, 2.08])
     text = " ".join(data["notes"])
     assert "no kernel for fewer bits" in text
-    assert "int8 is slower than float32 here: 2 (1.5 times)" in text
+    assert "int8 is slower than float32 here: 2 (1.50 times)" in text
     assert "1.0 us" in text
 
 
