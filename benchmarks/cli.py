@@ -1,4 +1,4 @@
-"""The command: ``juxtabit run``, ``juxtabit table``, ``juxtabit frameworks``."""
+"""The command: ``juxtabit run``, ``juxtabit table``, ``juxtabit lut``, ``juxtabit frameworks``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warn
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "run":
+    if rest and options.command not in ("run", "lut"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.action(options, rest))
@@ -81,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     transfer.add_argument("records", nargs="?", default="results", help="folder or file of records")
     transfer.add_argument("--format", choices=("text", "markdown"), default="text")
     transfer.set_defaults(action=_transfer)
+    lut = commands.add_parser(
+        "lut",
+        help="measure a latency table of a model's layers on this machine",
+        description="Measure what hardware=cpu, hardware=gpu and hardware=table read. Arguments "
+        "are Hydra overrides: 'model=resnet8 dataset=fashion_mnist out=FILE', and device=cpu|gpu, "
+        "processes=5, extra=5, seconds=0.2, threads=1, force=true.",
+    )
+    lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    lut.set_defaults(action=_lut)
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=_frameworks)
@@ -235,6 +244,31 @@ def _report(outcome: Outcome, folder: Path) -> int:
 
         print(f"\nFAILED {title(record.cell)}\n{record.error}", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+# --- lut -----------------------------------------------------------------------------------
+
+
+def _lut(options: argparse.Namespace, overrides: list[str]) -> int:
+    from benchmarks.config import composed
+    from benchmarks.lut.command import lut
+
+    config = composed(overrides, "lut")
+    if options.cfg:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        return 0
+    try:
+        path = lut(config)
+    except KeyboardInterrupt:
+        print(
+            "\njuxtabit: stopped; nothing was saved, since a table is measured in one go",
+            file=sys.stderr,
+        )
+        return 130
+    print(f"Table: {path} (hardware={config.device} hardware.path={path})")
+    return 0
 
 
 # --- table and frameworks ------------------------------------------------------------------

@@ -17,6 +17,7 @@ from omegaconf import MISSING as REQUIRED
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.data import DatasetConfig
+from benchmarks.lut.options import LutConfig
 from benchmarks.models import ModelConfig
 from benchmarks.recipes import RecipeConfig
 from frameworks import registry, targets
@@ -149,6 +150,7 @@ def register_configs() -> None:
     """Put the schema and every registered framework and target into Hydra's store."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    store.store(name="lut_schema", node=LutConfig)
     for group, node in (
         ("model", ModelConfig),
         ("dataset", DatasetConfig),
@@ -171,10 +173,10 @@ def hydra() -> Iterator[None]:
         yield
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a list of Hydra overrides."""
+def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
+    """The configuration of a list of Hydra overrides, starting from the file ``root``."""
     with hydra():
-        return compose("config", list(overrides))
+        return compose(root, list(overrides))
 
 
 Cell = dict[str, Any]

@@ -31,8 +31,9 @@ class BadCell(ValueError):
 def key_of(cell: Cell) -> str:
     """The key of a cell's record: its configuration and the code that computes it.
 
-    Paths and worker counts do not matter. The code is the package's version, the plugin's
-    version and the source of the framework's module without comments and docstrings.
+    Paths and worker counts do not matter; of a hardware target's file its content does, too. The
+    code is the package's version, the plugin's version and the source of the framework's module
+    without comments and docstrings.
     """
     identity = {
         axis: {k: v for k, v in value.items() if k not in _NOT_IDENTITY.get(axis, ())}
@@ -42,6 +43,9 @@ def key_of(cell: Cell) -> str:
     }
     if cell["model"].get("checkpoint"):
         identity["checkpoint"] = _file_digest(cell["model"]["checkpoint"])
+    table = cell["hardware"].get("path")
+    if table and Path(table).is_file():
+        identity["hardware_file"] = _file_digest(table)
     return digest({"cell": identity, "code": code_of(cell["framework"]["name"])})
 
 

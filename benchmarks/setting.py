@@ -66,12 +66,13 @@ def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) 
     if pinned_bits and not 1 <= pinned_bits <= 8:
         raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
     ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
+    weights, acts = (sorted({*protocol[key], *target.wide}) for key in ("weight_bits", "act_bits"))
     try:
         return supported_space(
             target,
             layers,
-            protocol["weight_bits"],
-            protocol["act_bits"],
+            weights,
+            acts if target.prices_activations else protocol["act_bits"],
             pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
             groups=protocol["ties"],
             paired=protocol["paired"],

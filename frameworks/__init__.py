@@ -6,6 +6,7 @@ from frameworks.core.card import Card
 from frameworks.core.evaluate import Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.layers import Layer, describe
+from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
@@ -45,6 +46,7 @@ __all__ = [
     "InfeasibleBudget",
     "Layer",
     "LayerBits",
+    "MeasuredTable",
     "Meter",
     "Origin",
     "Point",
@@ -80,6 +82,7 @@ __all__ = [
     "registry",
     "schemes",
     "seeded",
+    "shape_of",
     "steer",
     "supported_space",
     "targets",

@@ -19,6 +19,37 @@ def make_problem():
     return toy.make_problem
 
 
+@pytest.fixture
+def measured_table(tmp_path):
+    """Factory: the data of a table as ``juxtabit lut`` writes it, for any layers.
+
+    measured_table(layers, {32: 2.0, 8: 1.0}, device="cpu") gives layer i the costs times i + 1, at
+    equal weight and activation bits; ``save(data)`` writes it and returns the path.
+    """
+    import json
+    from types import SimpleNamespace
+
+    from frameworks import shape_of
+
+    def make(layers, costs, device="cpu"):
+        return {
+            **{"schema": 1, "kind": "measured", "device": device},
+            **{"metric": "latency", "unit": "ms", "model": "toy", "dataset": "toy"},
+            "layers": [{"layer": x.name, **shape_of(x)} for x in layers],
+            "rows": [
+                {"layer": x.name, "w_bits": b, "a_bits": b, "cost": cost * (i + 1)}
+                for i, x in enumerate(layers)
+                for b, cost in costs.items()
+            ],
+        }
+
+    def save(data, name="measured.json"):
+        (tmp_path / name).write_text(json.dumps(data))
+        return str(tmp_path / name)
+
+    return SimpleNamespace(make=make, save=save)
+
+
 @pytest.fixture(scope="session")
 def tiny_net():
     """The trained convolutional net of `make_problem`; shared, never change it."""

@@ -62,7 +62,12 @@ class TestFrameworks(FrameworkContract):
 
 
 @pytest.fixture(params=targets.names())
-def target(request, tmp_path):
+def target(request, tmp_path, measured_table):
+    if request.param in ("cpu", "gpu"):
+        layers = describe(toy.network(), toy.SHAPE)
+        costs = {32: 3.0, 16: 2.0, 8: 1.0, 4: 1.0, 2: 1.0}
+        path = measured_table.save(measured_table.make(layers, costs, request.param))
+        return targets.get(request.param)(path=path)
     if request.param != "table":
         return targets.get(request.param)()
     path = tmp_path / "table.csv"

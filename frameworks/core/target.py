@@ -36,6 +36,8 @@ class Target(ABC):
     """Whether activation bits change any cost; if not, the space pins them."""
     monotone: ClassVar[bool] = True
     """Whether more bits never cost less, in any metric. What was measured need not be so."""
+    wide: ClassVar[tuple[int, ...]] = ()
+    """Bit widths above 8 that the target adds to the protocol's candidates (32: float)."""
 
     @property
     def metric(self) -> str:

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
-from frameworks.core.policy import PRUNED, LayerBits, Policy
+from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
@@ -204,7 +204,7 @@ def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> dict[str, 
     """Put planes in the place of every searched weight; the planes by layer name."""
     planes: dict[str, BitPlanes] = {}
     for name, qlayer in net.qlayers():
-        bits = problem.space.weight_bits[name]
+        bits = [b for b in problem.space.weight_bits[name] if b != FLOAT] or [FLOAT]
         release_activations(problem, net, name, acts[name])
         start = problem.quantizer(name, "weight", bits[-1])
         if len(bits) == 1:

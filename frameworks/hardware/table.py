@@ -1,36 +1,21 @@
 """Any table of costs per layer and bits: measured latencies, a simulator's cycles, energies.
 
-The file is one of:
-
-- CSV with the columns ``layer,w_bits,a_bits,cost``;
-- JSON ``{"metric": "latency", "unit": "ms", "rows": [{"layer": "conv1", "w_bits": 8, "a_bits": 8,
-  "cost": 0.31}, ...]}``; further keys are free (machine, versions, date);
-- JSON ``{"latency_cycles": [[[...]]]}``: ``[layer][w_bits - 1][a_bits - 1]`` with the layers in
-  execution order (HAQ, arXiv 1811.08886); the key is METRIC_UNIT;
-- JSON ``{"layers": [...], "latency_int4_ms": [...], "latency_int8_ms": [...]}``: a list a bit width
-  with equal weight and activation bits (HAWQ-V3, arXiv 2011.10680).
+`frameworks.core.costfile` says what the files may look like, those of HAQ (arXiv 1811.08886) and
+HAWQ-V3 (arXiv 2011.10680) among them.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from frameworks.core.costfile import Pairs, entry_cost, entry_supports, read_costs, some
 from frameworks.core.layers import Layer
-from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits
+from frameworks.core.policy import LayerBits
 from frameworks.core.registry import register_target
 from frameworks.core.target import SeparableTarget
-
-COLUMNS = ("layer", "w_bits", "a_bits", "cost")
-Row = tuple[str, Mapping[str, Any]]
-"""Where an entry stands, and its four fields. A layer is a name or an index in execution order."""
-Entries = dict[str | int, dict[tuple[int, int], float]]
 
 
 @register_target
@@ -58,13 +43,11 @@ class Table(SeparableTarget):
     unit: str = ""
 
     def __post_init__(self) -> None:
-        metric, unit, rows = _read(Path(self.path))
-        self.metric = self.metric or metric or "latency"
-        self.unit = self.unit or unit
+        file = read_costs(Path(self.path))
+        self.metric = self.metric or file.metric or "latency"
+        self.unit = self.unit or file.unit
         self.metrics = {self.metric: self.unit}  # type: ignore[misc]
-        self._entries = _checked(rows)
-        if not self._entries:
-            raise ValueError(f"{self.path}: the table has no entries")
+        self._entries = file.entries
 
     def prepare(self, layers: Sequence[Layer]) -> None:
         missing = [layer.name for layer in layers if self._find(layer) is None]
@@ -72,7 +55,7 @@ class Table(SeparableTarget):
             known = [str(name) for name in self._entries]
             raise ValueError(
                 f"{self.path}: no entry for {len(missing)} of the model's {len(layers)} layers: "
-                f"{_some(missing)}; the table has {_some(known)}"
+                f"{some(missing)}; the table has {some(known)}"
             )
         if all(isinstance(key, int) for key in self._entries) and len(self._entries) != len(layers):
             raise ValueError(
@@ -81,136 +64,10 @@ class Table(SeparableTarget):
             )
 
     def supports(self, layer: Layer, weight: int, act: int) -> bool:
-        return weight == PRUNED or (weight, act) in (self._find(layer) or {})
+        return entry_supports(self._find(layer), weight, act)
 
     def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
-        if not isinstance(bits.weight, int):
-            raise ValueError(f"{self.path}: a table has no costs per output channel ({layer.name})")
-        if bits.weight == PRUNED:
-            return {self.metric: 0.0}
-        entries = self._find(layer)
-        if entries is None:
-            raise ValueError(f"{self.path}: no entry for layer {layer.name}")
-        if (bits.weight, bits.act) not in entries:
-            raise ValueError(
-                f"{self.path}: no entry for layer {layer.name} at w_bits={bits.weight}, "
-                f"a_bits={bits.act}; it has (w_bits, a_bits) {_some(map(str, entries))}"
-            )
-        return {self.metric: entries[bits.weight, bits.act]}
+        return {self.metric: entry_cost(self.path, layer, self._find(layer), bits)}
 
-    def _find(self, layer: Layer) -> dict[tuple[int, int], float] | None:
+    def _find(self, layer: Layer) -> Pairs | None:
         return self._entries.get(layer.name, self._entries.get(layer.index))
-
-
-def _some(words: Any, most: int = 8) -> str:
-    shown = list(words)
-    return ", ".join(shown[:most]) + (f", ... ({len(shown)})" if len(shown) > most else "")
-
-
-def _read(path: Path) -> tuple[str, str, Iterator[Row]]:
-    """Metric, unit and entries of a file; metric and unit are empty where it does not say."""
-    if not path.is_file():
-        raise ValueError(f"hardware.path: there is no table file {path.absolute()}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            return "", "", _csv_rows(path, text)
-        return _json_rows(path, json.loads(text))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable table: {error}") from error
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
-    if missing:
-        raise ValueError(f"{path}: missing columns {sorted(missing)}; expected {list(COLUMNS)}")
-    return ((f"{path} line {reader.line_num}", row) for row in reader)
-
-
-def _json_rows(path: Path, data: Any) -> tuple[str, str, Iterator[Row]]:
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    if isinstance(data.get("rows"), list):
-        rows = ((f"{path} row {i}", row) for i, row in enumerate(data["rows"]))
-        return str(data.get("metric", "")), str(data.get("unit", "")), rows
-    for key, value in data.items():
-        flat = re.fullmatch(r"([a-z]+)_int\d+_(\w+)", key)
-        if flat and isinstance(value, list) and isinstance(data.get("layers"), list):
-            return flat[1], flat[2], _list_rows(path, data, flat[1], flat[2])
-        cube = re.fullmatch(r"([a-z]+)_(\w+)", key)
-        if cube and _is_cube(value):
-            return cube[1], cube[2], _cube_rows(path, key, value)
-    raise ValueError(f'{path}: no table found: give "rows": [{{{", ".join(COLUMNS)}}}, ...]')
-
-
-def _is_cube(value: Any) -> bool:
-    for _ in range(3):
-        if not isinstance(value, list) or not value:
-            return False
-        value = value[0]
-    return True
-
-
-def _cube_rows(path: Path, key: str, cube: Sequence[Sequence[Sequence[Any]]]) -> Iterator[Row]:
-    for i, plane in enumerate(cube):
-        for w, line in enumerate(plane):
-            for a, cost in enumerate(line):
-                where = f"{path} {key}[{i}][{w}][{a}]"
-                yield where, {"layer": i, "w_bits": w + 1, "a_bits": a + 1, "cost": cost}
-
-
-def _list_rows(path: Path, data: Mapping[str, Any], metric: str, unit: str) -> Iterator[Row]:
-    for key, costs in data.items():
-        found = re.fullmatch(rf"{metric}_int(\d+)_{unit}", key)
-        if not found:
-            continue
-        if len(costs) != len(data["layers"]):
-            raise ValueError(f"{path} {key}: {len(costs)} costs for {len(data['layers'])} layers")
-        for i, (layer, cost) in enumerate(zip(data["layers"], costs, strict=True)):
-            bits = int(found[1])
-            where = f"{path} {key}[{i}]"
-            yield where, {"layer": layer, "w_bits": bits, "a_bits": bits, "cost": cost}
-
-
-def _checked(rows: Iterator[Row]) -> Entries:
-    """The entries, each field checked.
-
-    Raises:
-        ValueError: a missing field, unknown bits, a cost that is not a number of at least 0, or an
-            entry given twice; the message names file, row and field.
-    """
-    entries: Entries = {}
-    for where, row in rows:
-        if not isinstance(row, Mapping):
-            raise ValueError(f"{where}: expected an object with {list(COLUMNS)}, found {row!r}")
-        missing = [column for column in COLUMNS if row.get(column) in (None, "")]
-        if missing:
-            raise ValueError(f"{where}: no value for {', '.join(missing)}")
-        pair = (_bits(row, "w_bits", where), _bits(row, "a_bits", where))
-        layer = entries.setdefault(row["layer"], {})
-        if pair in layer:
-            raise ValueError(f"{where}: layer {row['layer']} has w_bits, a_bits {pair} twice")
-        layer[pair] = _cost(row["cost"], where)
-    return entries
-
-
-def _number(value: Any) -> float:
-    try:
-        return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _bits(row: Mapping[str, Any], column: str, where: str) -> int:
-    bits = _number(row[column])
-    if bits not in VALID_BITS:
-        raise ValueError(f"{where}: {column} = {row[column]!r} is none of {sorted(VALID_BITS)}")
-    return int(bits)
-
-
-def _cost(value: Any, where: str) -> float:
-    cost = _number(value)
-    if not (math.isfinite(cost) and cost >= 0):
-        raise ValueError(f"{where}: cost = {value!r} is not a number of at least 0")
-    return cost

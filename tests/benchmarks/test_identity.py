@@ -179,3 +179,14 @@ def test_the_environment_is_complete():
     assert facts["processor"]
     assert facts["torch"].split(".")[0].isdigit()
     assert all(name in facts for name in ("time", "python", "timm", "platform", "cores", "gpu"))
+
+
+def test_a_table_is_known_by_its_content(tmp_path):
+    path = tmp_path / "t.csv"
+    keys = []
+    for cost in (None, 1, 2, 1):
+        if cost is not None:
+            path.write_text(f"layer,w_bits,a_bits,cost\nconv1,8,8,{cost}\n")
+        keys.append(key_of(cell_of(composed(["hardware=table", f"hardware.path={path}"]))))
+    assert len(set(keys)) == 3
+    assert keys[1] == keys[3]

@@ -1,7 +1,8 @@
 """What every registered target must keep, whatever its model: searched for counterexamples.
 
 The layers are drawn: grouped, depthwise, one-dimensional and linear ones among them. Targets that
-need arguments get them in `make`; bits that a target does not run are never asked for.
+need arguments get them in `make`; bits that a target does not run are never asked for. `cpu` and
+`gpu` price the layers of a measured file alone, whatever it says: see `test_measured`.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from torch import nn
 from frameworks import Layer, Policy, describe, targets
 from frameworks.core.policy import VALID_BITS, LayerBits
 
-NAMES = targets.names()
+NAMES = [name for name in targets.names() if name not in ("cpu", "gpu")]
 PAIRS = list(itertools.product(sorted(VALID_BITS - {0}), repeat=2))
 WIDTHS = [1, 2, 3, 5, 8, 16, 24, 31, 32, 33, 48, 64, 96, 160, 257]
 settings.register_profile("targets", deadline=None, max_examples=40)

@@ -8,7 +8,7 @@ import pytest
 import timm
 from torch import nn
 
-from frameworks import BudgetSpec, Policy, Space, describe, targets
+from frameworks import BudgetSpec, InfeasibleBudget, Policy, Space, describe, targets
 from frameworks.core.policy import LayerBits
 from frameworks.core.target import UnsupportedBits
 from frameworks.hardware.t4 import SHAPE, T4, rows
