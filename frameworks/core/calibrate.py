@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,14 +81,20 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, images: Tensor, batch: int = 128) -> None:
+def reestimate_batchnorm(
+    model: nn.Module,
+    images: Tensor,
+    batch: int = 128,
+    run: Callable[[Tensor], object] | None = None,
+) -> None:
     """Replace BatchNorm's running statistics by those of these images; other modules stay in eval.
 
     The statistics are the mean over equal batches (of at most ``batch`` images), so the order of
-    images does not matter within a batch. A model without BatchNorm is left alone.
+    images does not matter within a batch. A model without BatchNorm is left alone. ``run`` is called
+    with each batch in the place of the model, if it is given.
     """
     if next(batchnorms(model), None) is None:
         return
     with _batch_statistics(model):
         for part in images.chunk(math.ceil(len(images) / batch)):
-            model(part)
+            (run or model)(part)

@@ -242,6 +242,15 @@ class Problem:
         self.meter.policies += 1
         return self.score_model(self.fine_tune(policy, retrain))
 
+    def contend(self, policy: Policy, accuracy: float | None) -> Score | None:
+        """As `evaluate` without retraining, but None for a policy below an accuracy in percent.
+
+        For searches that keep the most accurate policy: one that cannot be it any more is not run
+        to the end (and still counted whole, see `Evaluator.contend`). None asks for every score.
+        """
+        self.space.validate(policy)
+        return self._evaluator.contend(policy, accuracy)
+
     def score_model(self, model: nn.Module) -> Score:
         """Score any model on the search-validation split."""
         return measure(model, self.valid)

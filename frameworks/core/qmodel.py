@@ -142,6 +142,8 @@ class QModel(nn.Module):
         self.scheme = scheme
         self.calibration = calibration
         self._names = {layer.name: layer for layer in layers}
+        self.freed = 0
+        """How often `free` was called: what was computed before holds for other weights."""
         for layer in layers:
             inner = self.model.get_submodule(layer.name)
             wrapped = QLayer(inner, layer, scheme, calibration.samples[layer.name])
@@ -177,6 +179,7 @@ class QModel(nn.Module):
 
     def free(self, policy: Policy) -> QModel:
         """Apply a policy for training: weights and ranges are trainable."""
+        self.freed += 1
         for name, q in self.qlayers():
             q.free(policy[name])
         return self
