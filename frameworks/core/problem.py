@@ -197,8 +197,7 @@ class Problem:
                 assert isinstance(weight, Tensor)
                 self._quantizers[key] = self.scheme.weight(weight.detach(), bits)
             else:
-                sample = self.observe().samples[layer]
-                self._quantizers[key] = self.scheme.activation(sample, bits)
+                self._quantizers[key] = self.observe().quantizer(self.scheme, layer, bits)
         return copy.deepcopy(self._quantizers[key])
 
     @cached_property

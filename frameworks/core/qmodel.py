@@ -36,10 +36,13 @@ class QLayer(nn.Module):
     """A layer whose weight and input activations pass through quantizers.
 
     In ``fixed`` mode (evaluation of many policies on unchanged weights) quantized weights and
-    calibrated activation quantizers are kept per bit width.
+    calibrated activation quantizers are kept per bit width, the latter with the calibration: all
+    networks of a problem share them.
     """
 
-    def __init__(self, inner: nn.Module, layer: Layer, scheme: Scheme, sample: Tensor) -> None:
+    def __init__(
+        self, inner: nn.Module, layer: Layer, scheme: Scheme, calibration: Calibration
+    ) -> None:
         super().__init__()
         self.inner = inner
         self.layer = layer
@@ -47,10 +50,9 @@ class QLayer(nn.Module):
         self.bits = LayerBits(FLOAT, FLOAT)
         self.weight_quantizer: Quantizer = Float()
         self.act_quantizer: Quantizer = Float()
-        self._sample = sample
+        self._calibration = calibration
         self._fixed_weight: Tensor | None = None
         self._weights: dict[int, Tensor] = {}
-        self._activations: dict[int, Quantizer] = {}
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -97,9 +99,7 @@ class QLayer(nn.Module):
         return out
 
     def _activation(self, bits: int) -> Quantizer:
-        if bits not in self._activations:
-            self._activations[bits] = self.scheme.activation(self._sample, bits)
-        return self._activations[bits]
+        return self._calibration.quantizer(self.scheme, self.layer.name, bits)
 
     def fix(self, bits: LayerBits) -> None:
         """Use these bits with ranges from calibration and without gradients to the weight."""
@@ -146,7 +146,7 @@ class QModel(nn.Module):
         """How often `free` was called: what was computed before holds for other weights."""
         for layer in layers:
             inner = self.model.get_submodule(layer.name)
-            wrapped = QLayer(inner, layer, scheme, calibration.samples[layer.name])
+            wrapped = QLayer(inner, layer, scheme, calibration)
             for name, module in list(self.model.named_modules(remove_duplicate=False)):
                 if module is inner:
                     self.model = swap_module(self.model, name, wrapped)

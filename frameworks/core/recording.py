@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from frameworks.core.qmodel import QModel
 
 Forward = Callable[..., Any]
-_Mode: Any = TorchDispatchMode  # torch leaves its methods untyped
 
 
 @contextmanager
@@ -170,11 +169,11 @@ class Recording:
         return tuple(sorted(needed))
 
 
-class _Recorder(_Mode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operation, and keeps all tensors so that memory identities stay unique."""
 
     def __init__(self, qmodel: QModel) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         layers = list(qmodel.qlayers())
         self.recording = Recording(len(layers))
         self.index = {q: i for i, (_, q) in enumerate(layers)}

@@ -122,7 +122,8 @@ class Resumer:
         limit: bytes of intermediate outputs that may be kept; 0 for none.
 
     Attributes:
-        works: whether anything is kept; not with a network that calls its modules in changing order.
+        works: whether anything is kept; a network that calls its modules in changing order is run
+            as a whole.
         layers_run: quantized layers that passes went through, of all ``layers_asked``.
     """
 
