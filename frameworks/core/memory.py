@@ -21,12 +21,23 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Keep up to 1 GiB of freed memory in this process from now on; whether that could be set.
 
-    Numbers are not affected, nor is the most memory that the process uses. With another C library
-    than glibc nothing is done. Setting ``MALLOC_TRIM_THRESHOLD_`` in the environment has the same
+    Numbers are not affected, nor is the most memory that a search uses: its `Meter` starts by
+    `release_freed_memory`. With another C library than glibc nothing is done. Setting ``MALLOC_TRIM_THRESHOLD_`` in the environment has the same
     effect.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     # Blocks of any size come from the heap; a single one beyond the limit still has its own pages.
     return bool(mallopt(_MMAP_THRESHOLD, KEPT)) and bool(mallopt(_TRIM_THRESHOLD, KEPT))
+
+
+def release_freed_memory() -> None:
+    """Return all freed memory to the system."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
+@cache
+def _glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

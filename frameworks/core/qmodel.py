@@ -51,6 +51,8 @@ class QLayer(nn.Module):
         self.weight_quantizer: Quantizer = Float()
         self.act_quantizer: Quantizer = Float()
         self._calibration = calibration
+        if layer.name not in calibration.samples:
+            raise KeyError(f"the calibration has no sample of layer {layer.name}")
         self._fixed_weight: Tensor | None = None
         self._weights: dict[int, Tensor] = {}
 
