@@ -3,9 +3,8 @@
 The plain way (quantize all weights, calibrate all ranges, re-estimate BatchNorm, run the network on
 every image) gives the same scores to the last bit. What is saved here: quantized weights and ranges
 are kept per layer and bit width (`frameworks.core.qmodel`), passes go on from the first layer at
-which the policy differs from an earlier one (`frameworks.core.resume`), a policy that cannot reach
-a given accuracy any more is left (`Evaluator.contend`), and freed memory is not returned to the
-system between two layers (`frameworks.core.memory`).
+which the policy differs from an earlier one (`frameworks.core.resume`), and a policy that cannot
+reach a given accuracy any more is left (`Evaluator.contend`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.calibrate import batchnorms, reestimate_batchnorm
-from frameworks.core.memory import keep_freed_memory
 from frameworks.core.meter import Meter
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
@@ -98,7 +96,6 @@ class Evaluator:
         self._failed: dict[Policy, float] = {}
         self._freed = qmodel.freed
         self._splits: list[Split] = []
-        keep_freed_memory()
 
     def __call__(self, policy: Policy) -> Score:
         return _whole(self.contend(policy, None))

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.memory import release_freed_memory
-
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -93,7 +91,6 @@ class Meter:
 
 
 def _reset_peak_memory() -> None:
-    release_freed_memory()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
     try:
