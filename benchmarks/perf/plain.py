@@ -1,4 +1,4 @@
-"""The plain way to score a policy, in a process of its own, so that it shares no cache with a search.
+"""The plain way to score a policy, in a process of its own that shares no cache with a search.
 
 Run as ``python -m benchmarks.perf.plain``; it reads a network, then policies, as pickles from its
 input, and answers each policy with its scores and the CPU seconds that they took.
