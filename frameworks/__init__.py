@@ -3,7 +3,7 @@
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
-from frameworks.core.evaluate import Score, measure
+from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.layers import Layer, describe
 from frameworks.core.measured import MeasuredTable, shape_of
@@ -42,6 +42,7 @@ __all__ = [
     "Data",
     "DataForbidden",
     "DatasetSplit",
+    "Evaluator",
     "Framework",
     "InfeasibleBudget",
     "Layer",

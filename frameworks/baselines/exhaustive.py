@@ -52,7 +52,9 @@ class Exhaustive(Framework):
         best: tuple[float, float, Policy] | None = None
         for done, policy in enumerate(policies):
             problem.progress(done, len(policies), "all policies")
-            score = problem.evaluate(policy)
+            score = problem.contend(policy, best and best[0])
+            if score is None:
+                continue
             rank = (score.accuracy, -score.loss)
             if best is None or rank > best[:2]:
                 best = (*rank, policy)

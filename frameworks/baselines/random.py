@@ -85,7 +85,9 @@ class Random(Framework):
         for done in range(self.evaluations):
             problem.progress(done, self.evaluations, "random policies")
             policy = self.draw(problem, rng)
-            score = problem.evaluate(policy)
+            score = problem.contend(policy, best and best[0])
+            if score is None:
+                continue
             rank = (score.accuracy, -score.loss)
             if best is None or rank > best[:2]:
                 best = (*rank, policy)

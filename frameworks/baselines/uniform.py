@@ -65,7 +65,9 @@ class Uniform(Framework):
         best: tuple[float, float, Policy] | None = None
         for done, policy in enumerate(candidates):
             problem.progress(done, len(candidates), "uniform policies")
-            score = problem.evaluate(policy)
+            score = problem.contend(policy, best and best[0])
+            if score is None:
+                continue
             rank = (score.accuracy, -score.loss)
             if best is None or rank > best[:2]:
                 best = (*rank, policy)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frameworks.core.layers import Layer
+from frameworks.core.quantizers.base import Quantizer, Scheme
 
 SAMPLE = 16384
 """Activations kept per layer; enough for an MSE scan, small enough to scan hundreds of times."""
@@ -25,6 +27,21 @@ class Calibration:
     """
 
     samples: Mapping[str, Tensor]
+    _quantizers: dict[tuple[int, str, int], tuple[Scheme, Quantizer]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Calibration:
+        # Nothing here changes but by what is found again: copies of a network share it.
+        return self
+
+    def quantizer(self, scheme: Scheme, layer: str, bits: int) -> Quantizer:
+        """The quantizer of a layer's input activations, scanned for once; copy it to train it."""
+        # A scheme need not be hashable; held in the entry, its identity stays its own.
+        key = (id(scheme), layer, bits)
+        if key not in self._quantizers:
+            self._quantizers[key] = scheme, scheme.activation(self.samples[layer], bits)
+        return self._quantizers[key][1]
 
 
 @torch.no_grad()
@@ -81,14 +98,20 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, images: Tensor, batch: int = 128) -> None:
+def reestimate_batchnorm(
+    model: nn.Module,
+    images: Tensor,
+    batch: int = 128,
+    run: Callable[[Tensor], object] | None = None,
+) -> None:
     """Replace BatchNorm's running statistics by those of these images; other modules stay in eval.
 
     The statistics are the mean over equal batches (of at most ``batch`` images), so the order of
-    images does not matter within a batch. A model without BatchNorm is left alone.
+    images does not matter within a batch. A model without BatchNorm is left alone. If ``run`` is
+    given, it is called with each batch in the place of the model.
     """
     if next(batchnorms(model), None) is None:
         return
     with _batch_statistics(model):
         for part in images.chunk(math.ceil(len(images) / batch)):
-            model(part)
+            (run or model)(part)

@@ -1,18 +1,32 @@
-"""Evaluation of policies: metered and cached, the hot path of every search."""
+"""Evaluation of policies: metered, cached and resumed, the hot path of every search.
+
+The plain way (quantize all weights, calibrate all ranges, re-estimate BatchNorm, run the network on
+every image) gives the same scores to the last bit. What is saved here: quantized weights and ranges
+are kept per layer and bit width (`frameworks.core.qmodel`), passes go on from the first layer at
+which the policy differs from an earlier one (`frameworks.core.resume`), and a policy that cannot
+reach a given accuracy any more is left (`Evaluator.contend`).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks.core.calibrate import reestimate_batchnorm
+from frameworks.core.calibrate import batchnorms, reestimate_batchnorm
 from frameworks.core.meter import Meter
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
+from frameworks.core.resume import LIMIT, Resumer, Unexpected
 from frameworks.core.split import Split
+
+Run = Callable[[Tensor], Tensor]
+Found = TypeVar("Found")
 
 EVALUATION_BATCH = 125
 """Small enough that the activations of a small network stay in the cache."""
@@ -28,37 +42,128 @@ class Score:
     """Mean cross-entropy."""
 
 
-@torch.no_grad()
 def measure(model: nn.Module, split: Split, batch: int = EVALUATION_BATCH) -> Score:
     """Top-1 accuracy and mean loss of a model over a whole split, in eval mode."""
     model.eval()
-    right, total, loss = 0, 0, 0.0
+    return _whole(_measured(model, split, batch))
+
+
+def _whole(score: Score | None) -> Score:
+    assert score is not None, "without a least accuracy every pass is gone through"
+    return score
+
+
+@torch.no_grad()
+def _measured(
+    run: Run,
+    split: Split,
+    batch: int = EVALUATION_BATCH,
+    least: float | None = None,
+) -> Score | None:
+    """The score, or None as soon as the accuracy cannot reach ``least`` any more."""
+    right, seen, loss, total = 0, 0, 0.0, len(split)
     for x, y in split.batches(batch):
-        logits = model(x)
+        logits = run(x)
         right += int((logits.argmax(1) == y).sum())
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
-        total += len(y)
-    return Score(100.0 * right / total, loss / total)
+        seen += len(y)
+        if least is not None and 100.0 * (right + total - seen) / total < least:
+            return None
+    return Score(100.0 * right / seen, loss / seen)
 
 
 class Evaluator:
     """Scores policies on one split without training: quantize, re-estimate BatchNorm, measure.
 
     Scores are cached by policy; a cached policy costs nothing and is not counted again.
+
+    Args:
+        qmodel: the network, watched by the meter; its weights must stay as they are (`QModel.free`
+            makes it forget what it computed).
+        split: the labelled images.
+        images: the images for BatchNorm ``[N, C, H, W]``.
+        meter: counts. Every image of every pass is one image forward, whether the pass was resumed
+            or stopped early: the count says how much was evaluated, not how fast.
+        limit: bytes of intermediate outputs that may be kept; 0 for none.
     """
 
-    def __init__(self, qmodel: QModel, split: Split, images: Tensor, meter: Meter) -> None:
+    def __init__(
+        self, qmodel: QModel, split: Split, images: Tensor, meter: Meter, limit: int = LIMIT
+    ) -> None:
         self.qmodel, self.split, self.images, self.meter = qmodel, split, images, meter
+        self.resumer = Resumer(qmodel, limit)
         self._scores: dict[Policy, Score] = {}
+        self._failed: dict[Policy, float] = {}
+        self._freed = qmodel.freed
+        self._splits: list[Split] = []
 
     def __call__(self, policy: Policy) -> Score:
+        return _whole(self.contend(policy, None))
+
+    def contend(self, policy: Policy, least: float | None) -> Score | None:
+        """The score of a policy, or None if its accuracy is below ``least`` (in percent).
+
+        A policy that cannot reach it any more is not run to the end. It counts once, and as if it
+        were, so that searches stay comparable by their counts.
+        """
         if policy not in self._scores:
-            self._scores[policy] = measure(self.apply(policy), self.split)
-        return self._scores[policy]
+            if least is not None and self._failed.get(policy, math.inf) <= least:
+                return None
+            counts = self.meter.policies, self.meter.images_forward
+            self.apply(policy)
+            whole = self.meter.images_forward + len(self.split)
+            score = self._measured(self.split, least)
+            self.meter.images_forward = whole
+            if policy in self._failed:
+                self.meter.policies, self.meter.images_forward = counts
+            if score is None:
+                assert least is not None
+                self._failed[policy] = least
+                return None
+            self._scores[policy] = score
+        score = self._scores[policy]
+        return score if least is None or score.accuracy >= least else None
 
     def apply(self, policy: Policy) -> QModel:
-        """The network at a policy, ready to be measured in another way; counted every time."""
+        """The network at a policy, ready to be measured; counted every time."""
         self.meter.policies += 1
         self.qmodel.fix(policy)
-        reestimate_batchnorm(self.qmodel, self.images)
+        if next(batchnorms(self.qmodel), None) is not None:
+
+            def norms(run: Run) -> bool:
+                reestimate_batchnorm(self.qmodel, self.images, run=run)
+                return True
+
+            self._resumed("norms", norms)
         return self.qmodel
+
+    def measure(self, split: Split) -> Score:
+        """The score on any split at the policy applied last."""
+        return _whole(self._measured(split))
+
+    def _measured(self, split: Split, least: float | None = None) -> Score | None:
+        # By identity: equal numbers could be another split's once this one is gone.
+        if not any(split is known for known in self._splits):
+            self._splits.append(split)
+        number = next(i for i, known in enumerate(self._splits) if known is split)
+        self.qmodel.eval()
+        return self._resumed(number, lambda run: _measured(run, split, least=least))
+
+    def _resumed(self, name: Hashable, body: Callable[[Run], Found]) -> Found:
+        """The result of a pass over the batches of a name, falsy if it was not gone through."""
+        if self._freed != self.qmodel.freed:
+            self._freed = self.qmodel.freed
+            self.resumer.clear()
+        if self.resumer.works:
+            counted = self.meter.images_forward
+            try:
+                with self.resumer.start(name, self.images, norms=name == "norms") as going:
+                    found = body(going.run)
+                    if found:
+                        going.finish()
+                return found
+            except Unexpected:
+                self.resumer.works = False
+                self.resumer.clear()
+                self.meter.images_forward = counted
+        return body(self.qmodel)

@@ -16,7 +16,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Spent:
-    """What a search has cost so far."""
+    """What a search has cost so far.
+
+    Policies and images say how much was asked for, not how fast the answer came: of an evaluation
+    that was resumed from another policy's (`frameworks.core.resume`), or left because the policy
+    could not win any more (`Evaluator.contend`), every image counts as one image forward, as in a
+    plain one. Only scores that are known as a whole are free. What was saved shows in the seconds.
+    """
 
     policies: int = 0
     images_forward: int = 0

@@ -214,8 +214,7 @@ class Problem:
                 assert isinstance(weight, Tensor)
                 self._quantizers[key] = self.scheme.weight(weight.detach(), bits)
             else:
-                sample = self.observe().samples[layer]
-                self._quantizers[key] = self.scheme.activation(sample, bits)
+                self._quantizers[key] = self.observe().quantizer(self.scheme, layer, bits)
         return copy.deepcopy(self._quantizers[key])
 
     @cached_property
@@ -258,6 +257,15 @@ class Problem:
             return self._evaluator(policy)
         self.meter.policies += 1
         return self.score_model(self.fine_tune(policy, retrain))
+
+    def contend(self, policy: Policy, accuracy: float | None) -> Score | None:
+        """As `evaluate` without retraining, but None for a policy below an accuracy in percent.
+
+        For searches that keep the most accurate policy: one that cannot be it any more is not run
+        to the end (and still counted whole, see `Evaluator.contend`). None asks for every score.
+        """
+        self.space.validate(policy)
+        return self._evaluator.contend(policy, accuracy)
 
     def score_model(self, model: nn.Module) -> Score:
         """Score any model on the search-validation split."""

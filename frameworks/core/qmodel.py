@@ -36,10 +36,13 @@ class QLayer(nn.Module):
     """A layer whose weight and input activations pass through quantizers.
 
     In ``fixed`` mode (evaluation of many policies on unchanged weights) quantized weights and
-    calibrated activation quantizers are kept per bit width.
+    calibrated activation quantizers are kept per bit width, the latter with the calibration: all
+    networks of a problem share them.
     """
 
-    def __init__(self, inner: nn.Module, layer: Layer, scheme: Scheme, sample: Tensor) -> None:
+    def __init__(
+        self, inner: nn.Module, layer: Layer, scheme: Scheme, calibration: Calibration
+    ) -> None:
         super().__init__()
         self.inner = inner
         self.layer = layer
@@ -47,10 +50,11 @@ class QLayer(nn.Module):
         self.bits = LayerBits(FLOAT, FLOAT)
         self.weight_quantizer: Quantizer = Float()
         self.act_quantizer: Quantizer = Float()
-        self._sample = sample
+        self._calibration = calibration
+        if layer.name not in calibration.samples:
+            raise KeyError(f"the calibration has no sample of layer {layer.name}")
         self._fixed_weight: Tensor | None = None
         self._weights: dict[int, Tensor] = {}
-        self._activations: dict[int, Quantizer] = {}
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -97,9 +101,7 @@ class QLayer(nn.Module):
         return out
 
     def _activation(self, bits: int) -> Quantizer:
-        if bits not in self._activations:
-            self._activations[bits] = self.scheme.activation(self._sample, bits)
-        return self._activations[bits]
+        return self._calibration.quantizer(self.scheme, self.layer.name, bits)
 
     def fix(self, bits: LayerBits) -> None:
         """Use these bits with ranges from calibration and without gradients to the weight."""
@@ -142,9 +144,11 @@ class QModel(nn.Module):
         self.scheme = scheme
         self.calibration = calibration
         self._names = {layer.name: layer for layer in layers}
+        self.freed = 0
+        """How often `free` was called: what was computed before holds for other weights."""
         for layer in layers:
             inner = self.model.get_submodule(layer.name)
-            wrapped = QLayer(inner, layer, scheme, calibration.samples[layer.name])
+            wrapped = QLayer(inner, layer, scheme, calibration)
             for name, module in list(self.model.named_modules(remove_duplicate=False)):
                 if module is inner:
                     self.model = swap_module(self.model, name, wrapped)
@@ -177,6 +181,7 @@ class QModel(nn.Module):
 
     def free(self, policy: Policy) -> QModel:
         """Apply a policy for training: weights and ranges are trainable."""
+        self.freed += 1
         for name, q in self.qlayers():
             q.free(policy[name])
         return self

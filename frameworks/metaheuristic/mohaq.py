@@ -31,7 +31,6 @@ from typing import ClassVar
 
 from frameworks.core.beacons import Beacon, Beacons
 from frameworks.core.card import Card
-from frameworks.core.evaluate import measure
 from frameworks.core.framework import Framework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
@@ -216,9 +215,10 @@ class Candidates:
         key = policy, beacon
         if key not in self._results:
             evaluator = self.problem.evaluator() if beacon is None else beacon.evaluator
-            model, scores = evaluator.apply(policy), []
+            evaluator.apply(policy)
+            scores = []
             for part in self.parts:
-                scores.append(measure(model, part))
+                scores.append(evaluator.measure(part))
                 if 100 - scores[-1].accuracy >= self.limit:
                     break
             worst = max(100 - score.accuracy for score in scores)

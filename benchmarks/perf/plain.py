@@ -1,0 +1,66 @@
+"""The plain way to score a policy, in a process of its own that shares no cache with a search.
+
+Run as ``python -m benchmarks.perf.plain``; it reads a network, then policies, as pickles from its
+input, and answers each policy with its scores and the CPU seconds that they took.
+"""
+
+import pickle
+import subprocess
+import sys
+import time
+
+import torch
+
+from frameworks import Calibration, QModel, measure, reestimate_batchnorm
+
+
+def score(network, layers, scheme, samples, images, policy, splits):
+    """Quantize all weights and scan all ranges anew, re-estimate BatchNorm, run every image.
+
+    The samples of activations are kept, so the float network is not run again: that would be
+    plainer still.
+    """
+    model = QModel(network, layers, scheme, Calibration(samples)).fix(policy).eval()
+    reestimate_batchnorm(model, images)
+    return [measure(model, split) for split in splits]
+
+
+class Plain:
+    """The other process: call it with a policy and the splits on which it is scored."""
+
+    def __init__(self, problem):
+        command = [sys.executable, "-m", "benchmarks.perf.plain"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        samples = problem.observe().samples
+        self._send((problem.network, problem.layers, problem.scheme, samples, problem.images))
+
+    def _send(self, value):
+        pickle.dump(value, self.process.stdin)
+        self.process.stdin.flush()
+
+    def __call__(self, policy, splits):
+        self._send((policy, splits))
+        return pickle.load(self.process.stdout)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def main():
+    """Answer until the input ends."""
+    torch.set_num_threads(1)
+    task = pickle.load(sys.stdin.buffer)
+    while True:
+        try:
+            policy, splits = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        start = time.process_time()
+        found = score(*task, policy, splits)
+        pickle.dump((found, time.process_time() - start), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

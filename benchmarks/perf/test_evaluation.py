@@ -1,0 +1,159 @@
+"""Policies per second in real searches, over the plain way (`benchmarks.perf.plain`).
+
+Every search runs on a trained ResNet-8 with 2,000 search-validation images and 256 for BatchNorm.
+In turns with it, the plain way scores every tenth of its policies on the images that the search had
+run, in a process of its own; the scores must be the same to the last bit. Both are timed in seconds
+of one CPU, which other processes disturb less than the clock. The ratio is that of the mean times;
+``range`` holds the least and the largest of ten policies each.
+"""
+
+import time
+
+import pytest
+import torch
+from torch.nn import functional
+
+from benchmarks.models import ModelConfig, create
+from benchmarks.perf.plain import Plain
+from frameworks import (
+    BudgetSpec,
+    Data,
+    Problem,
+    Recipe,
+    Space,
+    TensorSplit,
+    describe,
+    fit,
+    registry,
+    schemes,
+    targets,
+    torch_rng,
+)
+
+SHAPE, CLASSES, BITS, GOAL, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10, 10
+
+
+def images(name, count):
+    """Ten blurred patterns, dimmed, under noise."""
+    patterns = torch.randn(CLASSES, 1, 7, 7, generator=torch_rng(0, "patterns"))
+    patterns = functional.interpolate(patterns, scale_factor=4, mode="bilinear")
+    generator = torch_rng(0, name)
+    y = torch.randint(CLASSES, (count,), generator=generator)
+    strength = 0.2 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
+    return TensorSplit(strength * patterns[y] + torch.randn(count, *SHAPE, generator=generator), y)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    network = create(ModelConfig(name="resnet8"), CLASSES, SHAPE)
+    recipe = Recipe(epochs=3, batch=64, lr=0.05)
+    yield fit(network, images("train", 4000), recipe, torch_rng(0, "training")).eval()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def problem(trained):
+    layers = describe(trained, SHAPE)
+    ends = dict.fromkeys((layers[0].name, layers[-1].name), (8, 8))
+    space, target = Space.build(layers, BITS, BITS, pinned=ends), targets.get("bops")()
+    train = images("train", 4000)
+    data = Data(train, images("valid", 2000), train.images(256))
+    budget = BudgetSpec(like=3).resolve(target, space)
+    return Problem(trained, space, target, budget, schemes.get("mse")(), data)
+
+
+class Watched:
+    """An evaluator whose times are noted, and whose policies the plain way scores in turns."""
+
+    def __init__(self, problem, plain):
+        self.meter, self.plain, self.evaluator = problem.meter, plain, problem.evaluator()
+        self.ours, self.blocks, self.plains = 0.0, [0.0], []
+        self.asked = self.depth = 0
+        self.last = None
+        for name in ("contend", "apply", "measure"):
+            setattr(self.evaluator, name, self._timed(getattr(self.evaluator, name), name))
+
+    def _timed(self, method, name):
+        def run(*args):
+            outer = not self.depth
+            if outer and name != "measure":
+                self.check()
+                self.asked += 1
+                self.last = (args[0], [], self.meter.policies)
+            self.depth += 1
+            start = time.process_time()
+            found = method(*args)
+            seconds = time.process_time() - start
+            self.depth -= 1
+            if outer:
+                self.ours += seconds
+                self.blocks[-1] += seconds
+                split = args[0] if name == "measure" else self.evaluator.split
+                if name != "apply":
+                    self.last[1].append((split, found))
+            return found
+
+        return run
+
+    def check(self):
+        """Let the plain way score the last policy, if it is its turn."""
+        if self.last is None or self.last[2] == self.meter.policies:
+            return
+        if self.meter.policies % EVERY == 0:
+            policy, scored, _ = self.last
+            scores, seconds = self.plain(policy, [split for split, _ in scored])
+            ours = [found for _, found in scored]
+            assert all(a is None or a == b for a, b in zip(ours, scores, strict=True))
+            self.plains.append(seconds)
+            self.blocks.append(0.0)
+
+
+def compare(benchmark, problem, name, note="", **options):
+    plain = Plain(problem)
+    plain(problem.space.lowest(), [problem.valid])
+    watched = Watched(problem, plain)
+    search = registry.get(name)(**options).search
+    start = time.process_time()
+    benchmark.pedantic(search, args=(problem,), rounds=1)
+    total = time.process_time() - start
+    plain.close()
+    policies, each = problem.meter.policies, sum(watched.plains) / len(watched.plains)
+    ratios = [p * EVERY / o for p, o in zip(watched.plains, watched.blocks, strict=False)]
+    resumer = watched.evaluator.resumer
+    benchmark.extra_info |= {
+        "ratio": round(each * policies / watched.ours, 2),
+        "range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "goal": GOAL,
+        "with_repeats": round(each * watched.asked / watched.ours, 2),
+        "whole_search": round(each * policies / total, 2),
+        "policies": policies,
+        "asked": watched.asked,
+        "plain_seconds": round(each, 3),
+        "layers_run": round(resumer.layers_run / resumer.layers_asked, 3),
+        "kept_mb": round(resumer.store.peak / 2**20),
+        "peak_mb": round(problem.meter.read().peak_memory / 2**20),
+        "note": "policies per second over the plain way; with_repeats counts policies asked again, "
+        "whole_search the search's own time, too" + note,
+    }
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+
+
+def test_haq(benchmark, problem):
+    options = {"episodes": 60, "warmup": 10, "noise_decay": 0.93}
+    compare(benchmark, problem, "haq", **options)
+
+
+def test_mohaq(benchmark, problem):
+    note = "; both run the later subsets of images only where the first keeps to the error limit"
+    compare(benchmark, problem, "mohaq", note, population=20, offspring=10, evaluations=80)
+
+
+def test_greedy(benchmark, problem):
+    compare(benchmark, problem, "greedy", evaluations=80)
+
+
+def test_random(benchmark, problem):
+    note = "; policies that cannot win any more are left"
+    compare(benchmark, problem, "random", note, evaluations=60)
