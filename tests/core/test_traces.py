@@ -141,7 +141,7 @@ def test_traces_of_a_curved_network_are_those_of_the_dense_hessian():
         # `head` is followed by the loss alone, so that nothing is left to probe.
         assert abs(found.weights[name].value - trace) < 4 * found.weights[name].error + 1e-12
         assert found.weights[name].error <= 1.3 * plainly[name].error
-    assert found.weights["conv"].error < 0.5 * plainly["conv"].error
+    assert found.weights["conv"].error < 0.9 * plainly["conv"].error
     assert found.weights["head"].error == 0
     assert found.weights["head"].value == pytest.approx(trace, rel=1e-9)
 
