@@ -24,7 +24,7 @@ import numpy as np
 
 BEAMS = (64, 1024, 100_000)
 """Partial choices kept in each round."""
-FAMILY = (0.01, 0.05, 0.2, 0.8)
+FAMILY = (0.02, 0.1, 0.4, 1.6)
 """Relative deviations of the multipliers around the best."""
 MEMBERS = 60
 """Multipliers for each deviation."""
