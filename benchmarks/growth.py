@@ -15,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def measure(name: str, entry: Mapping[str, Any], point: Mapping[str, int]) -> di
     """One search: seconds and the meter's counts, or why there are none."""
     cls = registry.get(name)
     settings = dict(entry["settings"])
-    if entry["images"] == "images" and "images" in cls.__dataclass_fields__:
+    if entry["images"] == "images" and "images" in {field.name for field in fields(cls)}:  # type: ignore[arg-type]
         settings["images"] = point["images"]
     framework = cls(**settings)
     problem = make_problem(**point, needs=frozenset(cls.card.needs))

@@ -4,11 +4,8 @@ import statistics
 import time
 
 
-def interleaved(benchmark, ours, other, rounds, goal, note, factor=1.0):
-    """Time both in turns; the ratio (ours over the other, times a factor) goes into the row.
-
-    `factor` puts the two on equal terms, such as the same variance.
-    """
+def interleaved(benchmark, ours, other, rounds, goal, note):
+    """Time both in turns; the ratio (ours over the other) goes into the row."""
     ours(), other()
     ratios, seconds = [], []
 
@@ -20,7 +17,7 @@ def interleaved(benchmark, ours, other, rounds, goal, note, factor=1.0):
     def timed():
         start = time.perf_counter()
         ours()
-        ratios.append(factor * (time.perf_counter() - start) / seconds[-1])
+        ratios.append((time.perf_counter() - start) / seconds[-1])
 
     benchmark.pedantic(timed, setup=other_first, rounds=rounds, warmup_rounds=0)
     benchmark.extra_info |= {

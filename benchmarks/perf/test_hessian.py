@@ -27,7 +27,7 @@ def part(name):
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
 def test_traces_over_a_loop_with_pyhessian(benchmark, name):
-    """One PyHessian probe a layer stands for its fifty: products are all alike."""
+    """Fifty probes a layer, as HAWQ-V2 takes; ours are exact here, so the ratio favours theirs."""
     pyhessian = pytest.importorskip("pyhessian", reason="PyHessian is an optional peer")
     model = create(ModelConfig(name=name), CLASSES, SHAPE).eval()
     layers = [layer.name for layer in describe(model, SHAPE)]
@@ -41,7 +41,7 @@ def test_traces_over_a_loop_with_pyhessian(benchmark, name):
             model.requires_grad_(False)
             model.get_submodule(layer).weight.requires_grad_(True)
             operator = pyhessian.hessian(model, criterion, data=(x, y), cuda=False)
-            operator.trace(maxIter=1)
+            operator.trace(maxIter=PROBES, tol=0)
             model.zero_grad()
 
     def ours():
@@ -52,7 +52,7 @@ def test_traces_over_a_loop_with_pyhessian(benchmark, name):
 
     errors = [trace.error for trace in ours().weights.values()]
     note = (
-        f"{len(layers)} layers, {IMAGES} images, over {PROBES} times one PyHessian probe per layer "
-        f"(its graph counted each time); our standard error: {statistics.median(errors):g}"
+        f"{len(layers)} layers, {IMAGES} images; PyHessian: {PROBES} probes a layer, one graph each; "
+        f"our standard error, median over layers: {statistics.median(errors):g}"
     )
-    interleaved(benchmark, ours, theirs, 3, "at most 0.2", note, factor=1 / PROBES)
+    interleaved(benchmark, ours, theirs, 3, "at most 0.2", note)
