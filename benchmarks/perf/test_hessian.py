@@ -52,7 +52,7 @@ def test_traces_over_a_loop_with_pyhessian(benchmark, name):
 
     errors = [trace.error for trace in ours().weights.values()]
     note = (
-        f"{len(layers)} layers, {IMAGES} images; PyHessian: {PROBES} probes a layer, one graph each; "
+        f"{len(layers)} layers, {IMAGES} images; PyHessian: {PROBES} probes a layer; "
         f"our standard error, median over layers: {statistics.median(errors):g}"
     )
     interleaved(benchmark, ours, theirs, 3, "at most 0.2", note)

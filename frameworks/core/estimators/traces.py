@@ -21,7 +21,7 @@ compute with it in another way have Hutchinson's estimator on H by a product of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,10 @@ from frameworks.core.estimators.hutchinson import Trace, hutchinson
 from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
 from frameworks.core.train import Loss
+
+
+IMAGES = 32
+"""Images of one graph for second derivatives."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,22 @@ def layer_traces(
     outputs, activations = gauss_newton(
         model, batches, generator, weights=simple, inputs=inputs, passes=max(max_probes, 2)
     )
-    found = rule.complete(OutputHessian, model, batches, outputs, generator)
+    few = list(_split(batches))
+    found = rule.complete(OutputHessian, model, few, outputs, generator)
     others = {name: [name] for name in weights if name not in found}
     if others:
         found |= rule.estimate(WeightHessian(model, others, batches), generator)
     return Traces(
         {name: found[name] for name in weights},
-        rule.complete(ActivationHessian, model, batches, activations, generator),
+        rule.complete(ActivationHessian, model, few, activations, generator),
     )
+
+
+def _split(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Batches of few images: a graph for second derivatives is several times a training step's."""
+    for x, y in batches:
+        for start in range(0, len(x), IMAGES):
+            yield x[start : start + IMAGES], y[start : start + IMAGES]
 
 
 @dataclass(frozen=True)
