@@ -42,7 +42,6 @@ from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
 from frameworks.core.train import Loss
 
-
 IMAGES = 32
 """Images of one graph for second derivatives."""
 
