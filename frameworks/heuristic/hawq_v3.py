@@ -4,7 +4,8 @@ Sensitivity of layer i at b bits, that of HAWQ-V2 (Dong et al., arXiv 1911.03852
 
     Omega_i(b) = Tr(H_i) / n_i * ||Q_b(W_i) - W_i||_2^2,    H_i = d^2 L / dW_i^2,
 
-with the trace by Hutchinson's estimator (Rademacher probes, about 50 over 512 images). The bits
+with the trace over 512 images: by about 50 probes of Hutchinson's estimator in the paper, here by
+`frameworks.core.estimators.traces`, the same quantity with less noise. The bits
 solve the integer linear programme of the paper's section on mixed precision,
 
     minimise  sum_i Omega_i(b_i)   subject to   cost(b) <= limit,
@@ -28,14 +29,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from frameworks.core.card import Card
-from frameworks.core.estimators.hessian import (
-    ActivationHessian,
-    Hessian,
-    WeightHessian,
-    twice_differentiable,
-)
-from frameworks.core.estimators.hutchinson import Trace, hutchinson
+from frameworks.core.estimators.hessian import twice_differentiable
 from frameworks.core.estimators.perturbation import activation_error, weight_error
+from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
@@ -59,7 +55,7 @@ class HAWQV3(ScoringFramework):
     Attributes:
         images: training images behind the Hessian.
         batch: images of one gradient graph.
-        probes: at most this many Hutchinson probes.
+        probes: at most this many backward passes, and Hutchinson probes, per batch.
         tolerance: relative change of the running mean at which the estimate stops earlier.
         tie_downsample: a shortcut's convolution takes the bits of its block's first convolution.
     """
@@ -82,6 +78,8 @@ class HAWQV3(ScoringFramework):
             "fewest, so HAWQ-V2's activation term (same authors) is added to the objective.",
             "Traces may come out negative (the theory assumes a minimum of the loss): the scores "
             "keep the sign, and the magnitude weighs the errors.",
+            "The traces are those of Hutchinson's estimator without most of its noise: the "
+            "Gauss-Newton part is computed from backward passes, the rest is probed.",
             "The errors are those of the weights as stored, not folded with BatchNorm; the paper "
             "does not say which it used.",
             "The estimate's settings (512 images, 50 probes) are HAWQ-V2's; the V3 code starts "
@@ -106,14 +104,18 @@ class HAWQV3(ScoringFramework):
         split = problem.train.subset(self.images, problem.generator("hessian"))
         model = problem.float_model()
         with twice_differentiable(model):
-            batches = list(split.batches(self.batch))
-            problem.progress(0, 2, "Hessian traces of the weights")
-            weights = self._traces(WeightHessian(model, {n: [n] for n in free}, batches), problem)
-            problem.progress(1, 2, "Hessian traces of the activations")
-            acts = self._activation_names(problem)
-            activations = (
-                self._traces(ActivationHessian(model, acts, batches), problem) if acts else {}
+            problem.progress(0, 1, "Hessian traces of weights and activations")
+            traces = layer_traces(
+                model,
+                list(split.batches(self.batch)),
+                problem.generator("probes"),
+                weights=free,
+                inputs=self._activation_names(problem),
+                max_probes=self.probes,
+                min_probes=min(10, self.probes),
+                tolerance=self.tolerance,
             )
+        weights, activations = traces.weights, traces.inputs
         return Scores(
             {
                 "weight_trace": {name: trace.average for name, trace in weights.items()},
@@ -135,15 +137,6 @@ class HAWQV3(ScoringFramework):
                 },
                 "probes": {n: t.probes for n, t in weights.items()},
             }
-        )
-
-    def _traces(self, hessian: Hessian, problem: Problem) -> dict[str, Trace]:
-        return hutchinson(
-            hessian,
-            problem.generator(f"probes of {type(hessian).__name__}"),
-            max_probes=self.probes,
-            min_probes=min(10, self.probes),
-            tolerance=self.tolerance,
         )
 
     @staticmethod

@@ -11,9 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from frameworks.core.estimators.hessian import (
     ActivationHessian,
     WeightHessian,
+    rademacher,
     twice_differentiable,
 )
-from frameworks.core.estimators.hutchinson import hutchinson, rademacher
+from frameworks.core.estimators.hutchinson import hutchinson
 from frameworks.core.estimators.power_iteration import power_iteration
 
 

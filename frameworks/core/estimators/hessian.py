@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
 from frameworks.core.train import Loss, cross_entropy
 
@@ -101,6 +102,12 @@ class Graph:
         return {name: [next(flat).detach() for _ in self.variables[name]] for name in vectors}
 
 
+def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A tensor of -1 and 1 of the same shape; the draw does not depend on the device."""
+    signs = torch.randint(0, 2, like.shape, generator=generator)
+    return (2 * signs - 1).to(like.device, like.dtype)
+
+
 class Hessian(ABC):
     """The Hessian of the mean loss over some batches.
 
@@ -146,16 +153,20 @@ class Hessian(ABC):
             if flat
             else ()
         )
-        copies = len(x) if self.per_image else 1
         return Graph(
             len(x) / self.images,
             variables,
             {name: [next(gradients) for _ in tensors] for name, tensors in variables.items()},
-            {
-                name: sum(v.numel() for v in tensors) // copies
-                for name, tensors in variables.items()
-            },
+            {name: self.size(name, tensors, len(x)) for name, tensors in variables.items()},
         )
+
+    def size(self, name: str, tensors: Sequence[Tensor], images: int) -> int:
+        """How many numbers a variable has, given its tensors for a batch of so many images."""
+        return sum(v.numel() for v in tensors) // (images if self.per_image else 1)
+
+    def draw(self, graph: Graph, name: str, generator: torch.Generator) -> list[Tensor]:
+        """A probe for one variable: uniform on {-1, 1}."""
+        return [rademacher(v, generator) for v in graph.variables[name]]
 
     @abstractmethod
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
@@ -211,21 +222,5 @@ class ActivationHessian(Hessian):
         self.names = tuple(names)
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
-        inputs: dict[str, list[Tensor]] = {name: [] for name in self.names}
-
-        def tap(name: str, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            own = args[0].clone()
-            inputs[name].append(own if own.requires_grad else own.requires_grad_())
-            return (own, *args[1:])
-
-        handles = [
-            self.model.get_submodule(name).register_forward_pre_hook(
-                lambda module, args, name=name: tap(name, args)
-            )
-            for name in self.names
-        ]
-        try:
-            return self.loss(self.model, x, y.to(x.device)), inputs
-        finally:
-            for handle in handles:
-                handle.remove()
+        with tapped(self.model, inputs=self.names) as taps:
+            return self.loss(self.model, x, y.to(x.device)), taps.inputs

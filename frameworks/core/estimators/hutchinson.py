@@ -21,11 +21,10 @@ has 5 to 50 times the variance (median over the layers; up to 490 times). So the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from frameworks.core.estimators.hessian import Graph, Hessian
 
@@ -54,12 +53,6 @@ class Trace:
         return self.value / self.size
 
 
-def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A tensor of -1 and 1 of the same shape; the draw does not depend on the device."""
-    signs = torch.randint(0, 2, like.shape, generator=generator)
-    return (2 * signs - 1).to(like.device, like.dtype)
-
-
 def hutchinson(
     hessian: Hessian,
     generator: torch.Generator,
@@ -68,6 +61,7 @@ def hutchinson(
     min_probes: int = 10,
     tolerance: float = 1e-3,
     joint: bool = False,
+    base: Mapping[str, float] | None = None,
 ) -> dict[str, Trace]:
     """Estimate the trace of every diagonal block, inside `twice_differentiable`.
 
@@ -78,8 +72,11 @@ def hutchinson(
         max_probes: stop after this many, converged or not.
         tolerance: relative change of the running means at which the estimate has converged.
         joint: one product for all blocks (see the module's text).
+        base: a known part of each block's trace, to which the estimate is added.
     """
     draws: dict[str, list[float]] = {}
+    totals: dict[str, list[float]] = {}
+    known = base or {}
     sizes: dict[str, int] = {}
     count, converged = 0, False
     while count < max_probes and not converged:
@@ -89,17 +86,20 @@ def hutchinson(
             names = list(graph.variables)
             for probe in range(count, count + size):
                 for together in [names] if joint else [[name] for name in names]:
-                    for name, value in _sample(graph, together, generator).items():
+                    for name, value in _sample(hessian, graph, together, generator).items():
                         row = draws.setdefault(name, [])
                         row += [0.0] * (probe + 1 - len(row))
                         row[probe] += graph.share * value
         count += size
-        converged = all(_settled(values, tolerance) for values in draws.values())
-    return {name: _summary(values, sizes[name], tolerance) for name, values in draws.items()}
+        totals = {name: [known.get(name, 0.0) + v for v in row] for name, row in draws.items()}
+        converged = all(_settled(values, tolerance) for values in totals.values())
+    return {name: _summary(values, sizes[name], tolerance) for name, values in totals.items()}
 
 
-def _sample(graph: Graph, names: Sequence[str], generator: torch.Generator) -> dict[str, float]:
-    probe = {name: [rademacher(v, generator) for v in graph.variables[name]] for name in names}
+def _sample(
+    hessian: Hessian, graph: Graph, names: Sequence[str], generator: torch.Generator
+) -> dict[str, float]:
+    probe = {name: hessian.draw(graph, name, generator) for name in names}
     return {
         name: sum(
             float((z * hz).sum(dtype=torch.float64))

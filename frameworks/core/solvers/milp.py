@@ -1,4 +1,4 @@
-"""Multiple-choice knapsack, solved exactly as a mixed-integer linear programme.
+"""Multiple-choice knapsack, solved exactly.
 
     minimise    sum_i sum_o value_io x_io
     subject to  sum_o x_io = 1                                  for every item i
@@ -6,9 +6,15 @@
                 x_io in {0, 1}
 
 with tied items (equal options) and, optionally, a chain of items whose options must not grow along
-it. The solver is SciPy's HiGHS with a relative gap of 0. HiGHS accepts rows that are violated by
-about 1e-6, so that its answer is checked in exact sums, and cut off and replaced if it is over a
-limit.
+it. Options that another one beats in everything are dropped first. Without a chain the branch and
+bound of `frameworks.core.solvers.knapsack` finds the optimum; with one, or where that gives up, an
+integer programme does, by SciPy's HiGHS with a relative gap of 0. HiGHS accepts rows that are
+violated by about 1e-6, so that its answer is checked in exact sums, and cut off and replaced if it
+is over a limit.
+
+Optimal means: no choice within the limits is better by more than 1e-12 of the summed ranges of the
+items' values. Of options with equal value and costs, the earlier one is taken; among several
+optimal choices, which one is not specified, but the same input gives the same one.
 """
 
 from __future__ import annotations
@@ -23,9 +29,9 @@ from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from frameworks.core.budget import TOLERANCE, InfeasibleBudget
+from frameworks.core.solvers.knapsack import Knapsack, Unproven, solve
 
 
 class Option(Hashable, Protocol):
@@ -71,7 +77,7 @@ def multiple_choice(
     kept = [
         options if i in chain else _undominated(options, limits) for i, options in enumerate(merged)
     ]
-    chosen = _Programme(kept, limits, chain).solve()
+    chosen = _Programme(kept, limits, chain).solve() if chain else _search(kept, limits)
     return {name: chosen[index[name]] for name in table}
 
 
@@ -113,20 +119,79 @@ def summed(
 
 def _undominated(options: Mapping[K, Entry], limits: Mapping[str, float]) -> dict[K, Entry]:
     """Without options that another one beats or (earlier in the order) equals in everything."""
-    rows = [(o, (v, *(c[m] for m in limits))) for o, (v, c) in options.items()]
+    rows = _rows(options, limits)
+    below = (rows[:, None] <= rows).all(2)  # [j, i]: option j is nowhere above option i
+    earlier = np.tri(len(rows), k=-1, dtype=bool).T
+    beaten = np.any(below & (~below.T | earlier), axis=0)
+    return {o: entry for (o, entry), out in zip(options.items(), beaten, strict=True) if not out}
+
+
+def _rows(options: Mapping[K, Entry], limits: Mapping[str, float]) -> np.ndarray:
+    """``[options, 1 + metrics]``: values and costs."""
+    return np.array([(value, *(costs[m] for m in limits)) for value, costs in options.values()])
+
+
+def _room(items: Sequence[Mapping[K, Entry]], metric: str, limit: float) -> float:
+    """What the limit leaves above the items' smallest costs."""
+    return max(limit * (1 + TOLERANCE) - _smallest(items, metric), 0.0)
+
+
+def _smallest(items: Sequence[Mapping[K, Entry]], metric: str) -> float:
+    return math.fsum(min(c[metric] for _, c in options.values()) for options in items)
+
+
+def _affordable(options: Mapping[K, Entry], rooms: Mapping[str, float]) -> dict[K, Entry]:
+    """Without options that alone cost more than there is room for (rounding is left open)."""
+    least = {m: min(c[m] for _, c in options.values()) for m in rooms}
     return {
-        o: options[o]
-        for i, (o, row) in enumerate(rows)
-        if not any(
-            all(a <= b for a, b in zip(other, row, strict=True)) and (other != row or j < i)
-            for j, (_, other) in enumerate(rows)
+        o: (v, c)
+        for o, (v, c) in options.items()
+        if all(
+            c[m] - least[m] <= room * (1 + TOLERANCE) + 1e-15 * abs(c[m])
+            for m, room in rooms.items()
         )
     }
 
 
+def _search(items: Sequence[Mapping[K, Entry]], limits: Mapping[str, float]) -> list[K]:
+    """The best choice by branch and bound, by the integer programme where that gives up."""
+    metrics = list(limits)
+    rooms = [_room(items, metric, limits[metric]) for metric in metrics]
+    items = [_affordable(options, dict(zip(metrics, rooms, strict=True))) for options in items]
+    if not all(items) or not all(_allowed(_smallest(items, m), limits[m]) for m in metrics):
+        raise InfeasibleBudget("no choice is within all limits together")
+    rooms = [_room(items, metric, limits[metric]) for metric in metrics]
+    if all(len(options) == 1 for options in items):
+        return [next(iter(options)) for options in items]
+    rows = [_rows(options, limits) for options in items]
+    flat = np.concatenate(rows)
+    names = [option for options in items for option in options]
+    bounds = [limits[metric] for metric in metrics]
+
+    def within(chosen: np.ndarray) -> bool:
+        return all(
+            _allowed(math.fsum(column), limit)
+            for column, limit in zip(flat[chosen, 1:].T, bounds, strict=True)
+        )
+
+    problem = Knapsack.build(rows, rooms, bounds, within)
+    try:
+        chosen = solve(problem)
+    except Unproven as given_up:
+        owners = problem.owners(given_up.options)
+        left = [
+            {names[o]: options[names[o]] for o in given_up.options[owners == i]}
+            for i, options in enumerate(items)
+        ]
+        return _Programme(left, limits, ()).solve()
+    if chosen is None:
+        raise InfeasibleBudget("no choice is within all limits together")
+    return [names[o] for o in chosen]
+
+
 def _check_limits(merged: Sequence[Mapping[K, Entry]], limits: Mapping[str, float]) -> None:
     for metric, limit in limits.items():
-        smallest = math.fsum(min(c[metric] for _, c in options.values()) for options in merged)
+        smallest = _smallest(merged, metric)
         if not _allowed(smallest, limit):
             raise InfeasibleBudget(
                 f"no choice has {metric} of at most {limit:.6g}; the smallest is {smallest:.6g}"
@@ -207,6 +272,9 @@ class _Programme(Generic[K]):
 def _highs(
     values: np.ndarray, upper: np.ndarray, rows: Sequence[tuple[np.ndarray, float, float]]
 ) -> np.ndarray:
+    # SciPy's optimizers take a while to import, and most solutions do without.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     matrix, low, high = (np.array(part) for part in zip(*rows, strict=True))
     with _stdout_to_stderr():
         result = milp(
