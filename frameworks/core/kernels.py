@@ -36,8 +36,8 @@ _P, _I, _L, _F, _D = (
 _SIGNATURES = {
     "grid_forward": (None, (_P, _P, _P, _L, _L, _F, _F, _F, _F, _I)),
     "grid_backward": (_I, (_P,) * 5 + (_L, _L, _F, _F, _F, _F, _D, _I)),
-    "composite_forward": (None, (_P,) * 5 + (_L, _L, _L, _F, _I)),
-    "composite_backward": (_I, (_P,) * 9 + (_L, _L, _L, _F, _I)),
+    "composite_forward": (None, (_P,) * 5 + (_L, _L, _L, _I)),
+    "composite_backward": (_I, (_P,) * 9 + (_L, _L, _L, _I)),
 }
 
 

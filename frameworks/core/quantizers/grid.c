@@ -3,15 +3,15 @@
  * Plain C99, called through ctypes by frameworks/core/kernels.py, which says how it is compiled:
  * without fast-math and without contraction, so that every value equals that of the composed
  * operations to the last bit. A tensor is rows x columns in the order in which it lies in memory;
- * row r has the step steps[r]. Sums are in double, over pieces of a fixed size, so that they do
- * not depend on the number of threads.
+ * row r has the step steps[r]. Sums are those of chunks in single precision (a few dozen terms a
+ * vector lane), added up in double, in an order that does not depend on the number of threads.
  */
 
 #include <math.h>
 #include <stdlib.h>
 
 #define PIECE 16384L /* elements of a thread's unit of work: 64 KiB of each tensor */
-#define CHUNK 1024L  /* elements of a composite's inner loop: stays in the first-level cache */
+#define CHUNK 512L   /* elements of an inner loop: stays in the first-level cache */
 
 /* x - shift(o) is x + o; for o = 0 it leaves the sign of a zero alone, which x + 0 would not. */
 static inline float shift(float offset) { return offset == 0.0f ? 0.0f : -offset; }
@@ -69,15 +69,20 @@ static double backward_piece(const float *restrict g, const float *restrict x, f
                              long count, float s, float low, float high, float offset)
 {
     const float back = shift(offset);
-    double sum = 0.0;
+    double total = 0.0;
+    for (long from = 0; from < count; from += CHUNK) {
+        const long end = least(from + CHUNK, count);
+        float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < count; i++) {
-        const float v = x[i] / s - offset, c = clip(v, low, high), q = rintf(c);
-        const int inside = c == v;
-        gx[i] = inside ? g[i] : 0.0f;
-        sum += (double)(g[i] * (q - (inside ? v : back)));
+        for (long i = from; i < end; i++) {
+            const float v = x[i] / s - offset, c = clip(v, low, high), q = rintf(c);
+            const int inside = c == v;
+            gx[i] = inside ? g[i] : 0.0f;
+            sum += g[i] * (q - (inside ? v : back));
+        }
+        total += sum;
     }
-    return sum;
+    return total;
 }
 
 static void masked_piece(const float *restrict g, const float *restrict x, float *restrict gx,
@@ -121,17 +126,17 @@ int grid_backward(const float *g, const float *x, const float *steps, float *gx,
 }
 
 /* The weighted sum of K grids, y = sum_k p[k] s[k][row] (clip(...) + o[k]); grids holds low, high
- * and offset of each. */
+ * and offset of each. Steps are positive. */
 static void composite_forward_piece(const float *restrict x, float *restrict y, long count,
                                     const float *steps, long rows, const float *p,
-                                    const float *grids, long branches, float smallest)
+                                    const float *grids, long branches)
 {
     for (long from = 0; from < count; from += CHUNK) {
         const long n = least(CHUNK, count - from);
         const float *restrict in = x + from;
         float *restrict out = y + from;
         for (long k = 0; k < branches; k++) {
-            const float s = at_least(steps[k * rows], smallest), share = s * p[k];
+            const float s = steps[k * rows], share = s * p[k];
             const float low = grids[3 * k], high = grids[3 * k + 1], offset = grids[3 * k + 2];
             const float back = shift(offset);
             if (k == 0)
@@ -145,13 +150,11 @@ static void composite_forward_piece(const float *restrict x, float *restrict y, 
 }
 
 void composite_forward(const float *x, float *y, const float *steps, const float *p,
-                       const float *grids, long branches, long rows, long columns, float smallest,
-                       int threads)
+                       const float *grids, long branches, long rows, long columns, int threads)
 {
     EACH_PIECE({
         PLACE
-        composite_forward_piece(x + start, y + start, count, steps + row, rows, p, grids, branches,
-                                smallest);
+        composite_forward_piece(x + start, y + start, count, steps + row, rows, p, grids, branches);
     });
 }
 
@@ -159,7 +162,7 @@ void composite_forward(const float *x, float *y, const float *steps, const float
 static void composite_backward_piece(const float *restrict g, const float *restrict x,
                                      float *restrict gx, long count, const float *steps, long rows,
                                      const float *p, const float *grids, long branches,
-                                     float smallest, double *codes, double *slopes)
+                                     double *codes, double *slopes)
 {
     for (long k = 0; k < branches; k++) codes[k] = slopes[k] = 0.0;
     for (long from = 0; from < count; from += CHUNK) {
@@ -168,17 +171,17 @@ static void composite_backward_piece(const float *restrict g, const float *restr
         float *restrict out = gx + from;
         for (long i = 0; i < n; i++) out[i] = 0.0f;
         for (long k = 0; k < branches; k++) {
-            const float s = at_least(steps[k * rows], smallest), share = p[k];
+            const float s = steps[k * rows], share = p[k];
             const float low = grids[3 * k], high = grids[3 * k + 1], offset = grids[3 * k + 2];
             const float back = shift(offset);
-            double code = 0.0, rest = 0.0;
+            float code = 0.0f, rest = 0.0f;
 #pragma omp simd reduction(+ : code, rest)
             for (long i = 0; i < n; i++) {
                 const float v = in[i] / s - offset, c = clip(v, low, high), q = rintf(c);
                 const int inside = c == v;
                 out[i] += inside ? share : 0.0f;
-                code += (double)(slope[i] * (q - back));
-                rest += (double)(slope[i] * (q - (inside ? v : back)));
+                code += slope[i] * (q - back);
+                rest += slope[i] * (q - (inside ? v : back));
             }
             codes[k] += code;
             slopes[k] += rest;
@@ -190,7 +193,7 @@ static void composite_backward_piece(const float *restrict g, const float *restr
 /* gp[k]: gradient to the shares; gs[k][row]: to the steps, times p[k] scale[k]. */
 int composite_backward(const float *g, const float *x, const float *steps, const float *p,
                        const float *grids, const float *scale, float *gx, float *gp, float *gs,
-                       long branches, long rows, long columns, float smallest, int threads)
+                       long branches, long rows, long columns, int threads)
 {
     const long blocks = (columns + PIECE - 1) / PIECE, size = rows * blocks * branches + 1;
     double *codes = malloc((size_t)size * 2 * sizeof *codes), *slopes = codes + size;
@@ -198,20 +201,19 @@ int composite_backward(const float *g, const float *x, const float *steps, const
     EACH_PIECE({
         PLACE
         composite_backward_piece(g + start, x + start, gx + start, count, steps + row, rows, p,
-                                 grids, branches, smallest, codes + piece * branches,
+                                 grids, branches, codes + piece * branches,
                                  slopes + piece * branches);
     });
     for (long k = 0; k < branches; k++) {
         double total = 0.0;
         for (long row = 0; row < rows; row++) {
-            const float raw = steps[k * rows + row];
             double code = 0.0, slope = 0.0;
             for (long i = row * blocks; i < (row + 1) * blocks; i++) {
                 code += codes[i * branches + k];
                 slope += slopes[i * branches + k];
             }
-            total += code * at_least(raw, smallest);
-            gs[k * rows + row] = raw < smallest ? 0.0f : (float)(slope * p[k] * scale[k]);
+            total += code * steps[k * rows + row];
+            gs[k * rows + row] = (float)(slope * p[k] * scale[k]);
         }
         gp[k] = (float)total;
     }
