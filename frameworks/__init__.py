@@ -5,6 +5,7 @@ from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
 from frameworks.core.evaluate import Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
+from frameworks.core.kernels import kernels_in_force
 from frameworks.core.layers import Layer, describe
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import LayerBits, Policy
@@ -68,6 +69,7 @@ __all__ = [
     "derive",
     "describe",
     "fit",
+    "kernels_in_force",
     "measure",
     "numpy_rng",
     "observe",

@@ -2,9 +2,9 @@
 
 The first use compiles ``quantizers/grid.c`` with the system's C compiler into a cache folder, under
 a name that is a digest of source, flags and processor; later processes load that file. Without a
-compiler, or with ``JUXTABIT_KERNELS=plain``, callers use their composed torch operations, which give
-the same values (step gradients in another order of summation); `kernels_in_force` says which of the
-two it is, and why.
+compiler, or with ``JUXTABIT_KERNELS=plain``, callers use their composed torch operations, which
+give the same values (step gradients in another order of summation); `kernels_in_force` says which
+of the two it is, and why.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _compile(flags: tuple[str, ...], target: Path) -> None:
         parts = (Path(made) / "grid.o", Path(made) / "grid.so")
         commands = (
             [compiler, *flags, "-c", str(SOURCE), "-o", str(parts[0])],
-            # Not linked against an OpenMP of its own: torch has one loaded, whose threads it shares.
+            # Not linked against an OpenMP: torch has one loaded, whose threads it shares.
             [compiler, "-shared", str(parts[0]), "-o", str(parts[1])],
         )
         for command in commands:
@@ -188,4 +188,6 @@ def layout(x: Tensor) -> torch.memory_format | None:
 
 def recorded() -> bool:
     """Whether torch is recording operations, which must then be torch's own."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # torch.jit leaves the name out of its __all__ and has no types.
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_compiling()

@@ -179,3 +179,11 @@ def test_the_environment_is_complete():
     assert facts["processor"]
     assert facts["torch"].split(".")[0].isdigit()
     assert all(name in facts for name in ("time", "python", "timm", "platform", "cores", "gpu"))
+
+
+def test_the_environment_names_the_kernels_in_force(monkeypatch):
+    monkeypatch.setenv("JUXTABIT_KERNELS", "plain")
+    assert environment()["kernels"] == "plain (JUXTABIT_KERNELS=plain)"
+    monkeypatch.setenv("JUXTABIT_KERNELS", "fast")
+    with pytest.raises(ValueError, match="choose auto or plain"):
+        environment()

@@ -148,7 +148,7 @@ class _CompiledGrids(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, p, steps, grids, scale = ctx.saved_tensors
         branches, rows = steps.shape

@@ -119,7 +119,7 @@ int grid_backward(const float *g, const float *x, const float *steps, float *gx,
     for (long row = 0; row < rows; row++) {
         double sum = 0.0;
         for (long i = 0; i < blocks; i++) sum += sums[row * blocks + i];
-        gs[row] = steps[row] < smallest ? 0.0f : (float)(sum * scale);
+        gs[row] = steps[row] <= smallest ? 0.0f : (float)(sum * scale);
     }
     free(sums);
     return 0;

@@ -150,7 +150,7 @@ class _CompiledGrid(torch.autograd.Function):
             v = x.detach() / used.detach() - ctx.grid.offset
             for_x, for_step = _gradients(grads[0], v, ctx.grid, step.shape if wanted else None)
             if for_step is not None:
-                for_step = for_step * (ctx.scale * (used == step))
+                for_step = for_step * (ctx.scale * (step > (ctx.smallest or -math.inf)))
             return for_x, for_step, None, None, None, None
         grad = grads[0].contiguous(memory_format=call.order)
         for_x = torch.empty_like(x)
