@@ -231,7 +231,7 @@ def test_training_step_over_that_of_a_peer(benchmark, peer):
     """ResNet-20 as above; torchao's training covers linear layers alone, so it has no row."""
     if peer != "torch":
         try:
-            importlib.import_module(peer)
+            importlib.import_module(f"{peer}.nn")
         except ImportError as error:
             pytest.skip(f"{peer} is not installed in this environment ({error})")
     task = problem("resnet20")
