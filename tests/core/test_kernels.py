@@ -20,8 +20,9 @@ needs_kernels = pytest.mark.skipif(
 
 
 @pytest.fixture
-def fresh():
+def fresh(monkeypatch):
     """Nothing loaded yet, and nothing of the test kept."""
+    monkeypatch.delenv(kernels.SWITCH, raising=False)
     kernels._loaded.cache_clear()
     yield
     kernels._loaded.cache_clear()
