@@ -19,7 +19,7 @@ import torch
 import benchmarks
 from benchmarks.config import Cell
 from benchmarks.record import digest
-from frameworks import registry
+from frameworks import kernels_in_force, registry
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "download"), "model": ("checkpoint",)}
 
@@ -121,6 +121,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels_in_force(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -3,8 +3,11 @@
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
+from frameworks.core.estimators.hessian import twice_differentiable
+from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
+from frameworks.core.kernels import kernels_in_force
 from frameworks.core.layers import Layer, describe
 from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
@@ -25,6 +28,7 @@ from frameworks.core.registry import (
 )
 from frameworks.core.registry import frameworks as registry
 from frameworks.core.solution import Point, Scores, Solution
+from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
 from frameworks.core.split import DatasetSplit, Split, TensorSplit
 from frameworks.core.steering import steer
@@ -73,7 +77,10 @@ __all__ = [
     "derive",
     "describe",
     "fit",
+    "kernels_in_force",
+    "layer_traces",
     "measure",
+    "multiple_choice",
     "numpy_rng",
     "observe",
     "reestimate_batchnorm",
@@ -88,4 +95,5 @@ __all__ = [
     "supported_space",
     "targets",
     "torch_rng",
+    "twice_differentiable",
 ]

@@ -6,6 +6,8 @@ import time
 import pytest
 import torch
 
+from frameworks import kernels_in_force
+
 
 def pytest_addoption(parser):
     parser.addoption("--perf-rounds", type=int, default=0, help="repetitions of every row")
@@ -48,6 +50,8 @@ def compare(benchmark, request):
             ratio=round(statistics.median(ratios), 4),
             range=[round(min(ratios), 4), round(max(ratios), 4)],
             rounds=rounds,
+            threads=torch.get_num_threads(),
+            kernels=kernels_in_force(),
             **facts,
         )
         print(f"\n{benchmark.name}: {benchmark.extra_info}")

@@ -30,7 +30,7 @@ from frameworks import (
     torch_rng,
 )
 
-SHAPE, CLASSES, BITS, GOAL, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10, 10
+SHAPE, CLASSES, BITS, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10
 
 
 def images(name, count):
@@ -125,7 +125,9 @@ def compare(benchmark, problem, name, note="", **options):
     benchmark.extra_info |= {
         "ratio": round(each * policies / watched.ours, 2),
         "range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "goal": GOAL,
+        "title": f"policies a second in {name} over the plain way",
+        "goal": "10 (larger is better)",
+        "rounds": len(watched.plains),
         "with_repeats": round(each * watched.asked / watched.ours, 2),
         "whole_search": round(each * policies / total, 2),
         "policies": policies,
@@ -134,26 +136,25 @@ def compare(benchmark, problem, name, note="", **options):
         "layers_run": round(resumer.layers_run / resumer.layers_asked, 3),
         "kept_mb": round(resumer.store.peak / 2**20),
         "peak_mb": round(problem.meter.read().peak_memory / 2**20),
-        "note": "policies per second over the plain way; with_repeats counts policies asked again, "
-        "whole_search the search's own time, too" + note,
+        "note": f"ResNet-8, 2,000 images, {policies} policies; all scores are equal" + note,
     }
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
 
 
-def test_haq(benchmark, problem):
+def test_haq_speedup(benchmark, problem):
     options = {"episodes": 60, "warmup": 10, "noise_decay": 0.93}
     compare(benchmark, problem, "haq", **options)
 
 
-def test_mohaq(benchmark, problem):
+def test_mohaq_speedup(benchmark, problem):
     note = "; both run the later subsets of images only where the first keeps to the error limit"
     compare(benchmark, problem, "mohaq", note, population=20, offspring=10, evaluations=80)
 
 
-def test_greedy(benchmark, problem):
+def test_greedy_speedup(benchmark, problem):
     compare(benchmark, problem, "greedy", evaluations=80)
 
 
-def test_random(benchmark, problem):
+def test_random_speedup(benchmark, problem):
     note = "; policies that cannot win any more are left"
     compare(benchmark, problem, "random", note, evaluations=60)

@@ -1,32 +1,18 @@
 """Traces of all layers beside a loop over the layers with PyHessian, at equal variance."""
 
-import importlib
 import statistics
 
 import pytest
 import torch
 
 from benchmarks.models import ModelConfig, create
-from benchmarks.perf.peers import interleaved
-from frameworks import describe, torch_rng
+from frameworks import describe, layer_traces, torch_rng, twice_differentiable
 
 SHAPE, CLASSES, IMAGES, PROBES = (1, 28, 28), 10, 32, 50
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def part(name):
-    return importlib.import_module(f"frameworks.core.estimators.{name}")
-
-
 @pytest.mark.parametrize("name", ["resnet8", "resnet20"])
-def test_traces_over_a_loop_with_pyhessian(benchmark, name):
+def test_traces_over_a_loop_with_pyhessian(compare, name):
     """Fifty probes a layer, as HAWQ-V2 takes; ours are exact here, so the ratio favours theirs."""
     pyhessian = pytest.importorskip("pyhessian", reason="PyHessian is an optional peer")
     model = create(ModelConfig(name=name), CLASSES, SHAPE).eval()
@@ -45,8 +31,8 @@ def test_traces_over_a_loop_with_pyhessian(benchmark, name):
             model.zero_grad()
 
     def ours():
-        with part("hessian").twice_differentiable(model):
-            return part("traces").layer_traces(
+        with twice_differentiable(model):
+            return layer_traces(
                 model, [(x, y)], torch.Generator().manual_seed(0), weights=layers, max_probes=PROBES
             )
 
@@ -55,4 +41,11 @@ def test_traces_over_a_loop_with_pyhessian(benchmark, name):
         f"{len(layers)} layers, {IMAGES} images; PyHessian: {PROBES} probes a layer; "
         f"our standard error, median over layers: {statistics.median(errors):g}"
     )
-    interleaved(benchmark, ours, theirs, 3, "at most 0.2", note)
+    compare(
+        ours,
+        theirs,
+        rounds=3,
+        title=f"traces of all layers over a loop with PyHessian, {name}",
+        goal="0.2",
+        note=note,
+    )

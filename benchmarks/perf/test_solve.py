@@ -1,12 +1,11 @@
 """The exact choice of bits at three budgets at once, beside SciPy's and PuLP's programmes."""
 
-import importlib
 import math
 
 import numpy as np
 import pytest
 
-from benchmarks.perf.peers import interleaved
+from frameworks import multiple_choice
 
 METRICS = ("size", "bops", "latency")
 BITS = range(2, 9)
@@ -33,11 +32,6 @@ def instance(layers, seed=0):
             for a in BITS
         }
     return table, {m: math.fsum(o[4, 4][1][m] for o in table.values()) for m in METRICS}
-
-
-def ours(table, limits):
-    # The solver is not public: it is measured through its module.
-    return importlib.import_module("frameworks.core.solvers.milp").multiple_choice(table, limits)
 
 
 def by_scipy(table, limits):
@@ -76,9 +70,16 @@ def by_pulp(table, limits):
 
 @pytest.mark.parametrize(("layers", "goal"), [(53, "under 0.1 s"), (200, "under 1 s")])
 @pytest.mark.parametrize("peer", ["scipy", "pulp"])
-def test_exact_choice(benchmark, layers, goal, peer):
+def test_exact_choice(compare, layers, goal, peer):
     pytest.importorskip(peer, reason=f"{peer} is an optional peer")
     table, limits = instance(layers)
     other = {"scipy": by_scipy, "pulp": by_pulp}[peer]
     note = f"{layers} layers x 49 pairs, three budgets, proven; {peer} with its default gap, 60 s"
-    interleaved(benchmark, lambda: ours(table, limits), lambda: other(table, limits), 3, goal, note)
+    compare(
+        lambda: multiple_choice(table, limits),
+        lambda: other(table, limits),
+        rounds=3,
+        title=f"exact choice of bits, {layers} layers, over {peer}",
+        goal=goal,
+        note=note,
+    )

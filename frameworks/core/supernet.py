@@ -126,10 +126,17 @@ class StochasticBlock(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self.masks is not None
+        constant = not self.masks.requires_grad and self.masks.device.type == "cpu"
+        shares = self.masks.tolist() if constant else self.masks
         out: Tensor | None = None
-        for mask, block in zip(self.masks, self.copies, strict=True):
-            part = mask * block(*args, **kwargs)
-            out = part if out is None else out + part
+        for share, block in zip(shares, self.copies, strict=True):
+            part = block(*args, **kwargs)
+            if out is None:
+                out = part * share
+            elif constant:
+                out = out.add_(part, alpha=share)  # one pass over memory instead of two
+            else:
+                out = out + share * part
         assert out is not None
         return out
 

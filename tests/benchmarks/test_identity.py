@@ -190,3 +190,11 @@ def test_a_table_is_known_by_its_content(tmp_path):
         keys.append(key_of(cell_of(composed(["hardware=table", f"hardware.path={path}"]))))
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
+
+
+def test_the_environment_names_the_kernels_in_force(monkeypatch):
+    monkeypatch.setenv("JUXTABIT_KERNELS", "plain")
+    assert environment()["kernels"] == "plain (JUXTABIT_KERNELS=plain)"
+    monkeypatch.setenv("JUXTABIT_KERNELS", "fast")
+    with pytest.raises(ValueError, match="choose auto or plain"):
+        environment()

@@ -4,7 +4,9 @@
 
 (EdMIPS, arXiv 2004.05795, section 4.2). Uniform grids are summed by one kernel that goes through
 the tensor in pieces that stay in the cache and keeps nothing for the backward pass but its input,
-so that many branches cost little more than one; its numbers are those of the plain sum.
+so that many branches cost little more than one; its numbers are those of the plain sum. It is a
+compiled one where there is a compiler (see `frameworks.core.kernels`), else one of composed
+operations.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from frameworks.core import kernels
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 
@@ -124,6 +128,44 @@ class _Grids(torch.autograd.Function):
         return for_x, (codes * steps).sum(1), for_step, None, None, None, None
 
 
+class _CompiledGrids(torch.autograd.Function):
+    """The same sum in one pass over memory each way; ``grids [K, 3]`` are limits and offsets."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, p: Tensor, steps: Tensor, grids: Tensor, scale: Tensor
+    ) -> Tensor:
+        p, out = p.contiguous(), torch.empty_like(x)
+        branches, rows = steps.shape
+        library = kernels.library()
+        assert library is not None
+        library.composite_forward(
+            x.data_ptr(), out.data_ptr(), steps.data_ptr(), p.data_ptr(), grids.data_ptr(),
+            branches, rows, x.numel() // rows, kernels.threads(),
+        )  # fmt: skip
+        ctx.save_for_backward(x, p, steps, grids, scale)
+        ctx.library = library
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, p, steps, grids, scale = ctx.saved_tensors
+        branches, rows = steps.shape
+        order = kernels.layout(x)
+        assert order is not None
+        grad = grads[0].contiguous(memory_format=order)
+        for_x, for_p, for_steps = torch.empty_like(x), torch.empty_like(p), torch.empty_like(steps)
+        failed = ctx.library.composite_backward(
+            grad.data_ptr(), x.data_ptr(), steps.data_ptr(), p.data_ptr(), grids.data_ptr(),
+            scale.data_ptr(), for_x.data_ptr(), for_p.data_ptr(), for_steps.data_ptr(),
+            branches, rows, x.numel() // rows, kernels.threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("no memory for the gradients of shares and steps")
+        return for_x, for_p, for_steps, None, None
+
+
 class Composite(nn.Module):
     """The weighted sum of several quantizations of one tensor.
 
@@ -135,19 +177,22 @@ class Composite(nn.Module):
     q_min: Tensor
     q_max: Tensor
     offset: Tensor
+    grids: Tensor
 
     def __init__(self, quantizers: Sequence[Quantizer]) -> None:
         super().__init__()
         self.quantizers = tuple(quantizers)
         self.branches = nn.ModuleList(quantizers)
-        self.grids = [q for q in quantizers if type(q) is UniformQuantizer]
-        shapes = {q.step.shape for q in self.grids}
-        self.fused = len(self.grids) == len(quantizers) and len(shapes) == 1
+        self.uniform = [q for q in quantizers if type(q) is UniformQuantizer]
+        shapes = {q.step.shape for q in self.uniform}
+        self.fused = len(self.uniform) == len(quantizers) and len(shapes) == 1
         if self.fused:
             for name in ("q_min", "q_max", "offset"):
-                values = torch.stack([getattr(q, name) for q in self.grids])
+                values = torch.stack([getattr(q, name) for q in self.uniform])
                 self.register_buffer(name, values[:, None, None])
             self.shifted = bool((self.offset != 0).any())
+            grids = torch.cat([self.q_min, self.q_max, self.offset], 2).flatten(1)
+            self.register_buffer("grids", grids.contiguous(), persistent=False)
 
     def forward(self, x: Tensor, p: Tensor) -> Tensor:
         """The sum with shares ``p [K]`` of the branches."""
@@ -158,12 +203,24 @@ class Composite(nn.Module):
         )
 
     def _grids(self, x: Tensor, p: Tensor) -> Tensor:
-        steps = torch.stack([q.step.reshape(-1) for q in self.grids]).clamp_min(SMALLEST_STEP)
+        steps = torch.stack([q.step.reshape(-1) for q in self.uniform]).clamp_min(SMALLEST_STEP)
         offset = self.offset if self.shifted else None
         # LSQ's gradient scale, as in UniformQuantizer.
         scale = (self.q_max.flatten().clamp_min(1) * (x.numel() / steps.shape[1])).rsqrt()
+        if self._compiles(x, p, steps):
+            fused: Tensor = _CompiledGrids.apply(x, p, steps, self.grids, scale)
+            return fused
         out: Tensor = _Grids.apply(x, p, steps, self.q_min, self.q_max, offset, scale)
         return out
+
+    def _compiles(self, x: Tensor, p: Tensor, steps: Tensor) -> bool:
+        """Whether the compiled kernel can do it: dense tensors, steps of rows or of the whole."""
+        if kernels.library() is None or kernels.recorded() or x.numel() == 0:
+            return False
+        dense = all(kernels.layout(t) is not None for t in (x, p.detach(), steps, self.grids))
+        shape, rows = self.uniform[0].step.shape, steps.shape[1]
+        outer = rows == 1 or (rows == len(x) == shape[0] and len(shape) == x.dim())
+        return dense and outer
 
     def learn_range(self, learn: bool = True) -> None:
         """Let the ranges of all branches be trained, or not."""

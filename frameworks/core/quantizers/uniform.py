@@ -65,13 +65,13 @@ class UniformQuantizer(Quantizer):
         self.step.requires_grad_(learn and self.learned)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Training may push a step through zero; the grid is undefined there.
-        step = self.step.clamp_min(SMALLEST_STEP)
+        # Training may push a step through zero, where the grid is undefined: hence a smallest step.
+        step = self.step
         if not (torch.is_grad_enabled() and (x.requires_grad or step.requires_grad)):
-            return on_grid(x, step, *self._grid)
+            return on_grid(x, step, *self._grid, SMALLEST_STEP)
         elements = x.numel() / step.numel()
         gradient_scale = 1 / math.sqrt(elements * max(self._grid[1], 1.0))
-        return fake_quantize(x, step, *self._grid, gradient_scale)
+        return fake_quantize(x, step, *self._grid, gradient_scale, SMALLEST_STEP)
 
     def codes(self, x: Tensor) -> Codes:
         step = self.step.detach().clamp_min(SMALLEST_STEP)
