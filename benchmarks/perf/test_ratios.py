@@ -1,6 +1,6 @@
 """Our hot paths as ratios to what they stand beside, measured interleaved in one run.
 
-`make perf` makes a page of them; lone times say little about another machine, the ratios carry over.
+`make perf` makes a page of them. Lone times say little about another machine; ratios carry over.
 """
 
 import importlib
