@@ -9,8 +9,9 @@ from frameworks.core.layers import Layer, describe
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
-from frameworks.core.qmodel import QModel
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme
+from frameworks.core.qmodel import QLayer, QModel
+from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme
+from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
 from frameworks.core.registry import (
     Origin,
@@ -40,7 +41,9 @@ __all__ = [
     "Data",
     "DataForbidden",
     "DatasetSplit",
+    "Float",
     "Framework",
+    "Grid",
     "InfeasibleBudget",
     "Layer",
     "LayerBits",
@@ -49,6 +52,7 @@ __all__ = [
     "Point",
     "Policy",
     "Problem",
+    "QLayer",
     "QModel",
     "Quantizer",
     "Recipe",
@@ -64,6 +68,7 @@ __all__ = [
     "Split",
     "Target",
     "TensorSplit",
+    "UniformQuantizer",
     "UnknownName",
     "derive",
     "describe",

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme, straight_through
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer, Scheme, straight_through
 from frameworks.core.quantizers.composite import Composite
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 from frameworks.core.registry import register_scheme
@@ -113,6 +113,14 @@ class RangeQuantizer(Quantizer):
         (step,) = nested_steps(beta, self.signed, [self.bits])
         code = torch.round(pact_clip(x, beta, self.signed) / step)
         return Codes(code, step, torch.zeros_like(step))
+
+    def uniform_grid(self) -> Grid:
+        beta = self.beta.detach().clamp_min(SMALLEST_STEP)
+        (step,) = nested_steps(beta, self.signed, [self.bits])
+        # A signed range ends half a step beyond its last level.
+        levels = 2**self.bits - 1
+        reach = levels // 2 if self.signed else levels
+        return Grid(float(step), -reach if self.signed else 0, reach, 0.0)
 
 
 class GatedResidual(Quantizer):
