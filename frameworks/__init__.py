@@ -10,7 +10,7 @@ from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.qmodel import QLayer, QModel
-from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme
+from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme, Zero
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
 from frameworks.core.registry import (
@@ -70,6 +70,7 @@ __all__ = [
     "TensorSplit",
     "UniformQuantizer",
     "UnknownName",
+    "Zero",
     "derive",
     "describe",
     "fit",

@@ -98,14 +98,14 @@ class QLayer(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> Codes | None:
-        """The integers behind `weight`; None where it is float."""
+        """The integers behind `weight`; None where it, or a channel of it, is float."""
         bits, raw = self.bits.weight, self._raw.detach()
-        if self._fixed_weight is None:
-            return None if bits == FLOAT else self.weight_quantizer.codes(raw)
-        if isinstance(bits, int):
-            return None if bits == FLOAT else self.scheme.weight(raw, bits).codes(raw)
-        if FLOAT in bits:
+        if FLOAT in ((bits,) if isinstance(bits, int) else bits):
             return None
+        if self._fixed_weight is None:
+            return self.weight_quantizer.codes(raw)
+        if isinstance(bits, int):
+            return self.scheme.weight(raw, bits).codes(raw)
         each, parts = torch.tensor(bits), []
         for value in sorted(set(bits)):
             rows = torch.nonzero(each == value).flatten()
