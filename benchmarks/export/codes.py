@@ -126,8 +126,11 @@ def _unsigned(value: Tensor, bits: Tensor, codes: Codes) -> Weights:
     if codes.codebook is not None:
         return Weights(value, bits, code, codebook=codes.codebook)
     shape = (-1, *(1,) * (value.dim() - 1))
-    # Of a grid whose codes may be negative the lower end is that of two's complement.
-    lowest = code.flatten(1).amin(1)
-    base = torch.where(lowest < 0, -(2.0 ** (bits - 1)), 0.0).to(value).view(shape)
+    lowest, highest = code.flatten(1).amin(1), code.flatten(1).amax(1)
+    # Where a layer has negative codes, a channel's lower end is that of two's complement; but one
+    # bit may have the codes 0 and 1 beside channels with signed codes.
+    half = 2.0 ** (bits - 1)
+    signed = (bits != PRUNED) & (highest < half) & bool((lowest < 0).any())
+    base = torch.where(signed, -half, 0.0).to(value).view(shape)
     scale, offset = (x.to(value).reshape(shape) for x in (codes.scale, codes.offset))
     return Weights(value, bits, code - base, scale, offset + base)
