@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from onnx import helper, numpy_helper
 from benchmarks.export.trace import DOMAIN, MARK
 
 Array = npt.NDArray[Any]
+CODES = "juxtabit.codes"
+"""The model's property that says where the codes of each layer's input are."""
 
 
 class Graph:
@@ -34,6 +37,7 @@ class Graph:
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._names = set(self._constants)
+        self.codes: dict[str, tuple[str, int]] = {}
 
     @staticmethod
     def mark(node: onnx.NodeProto) -> tuple[int, int] | None:
@@ -71,6 +75,10 @@ class Graph:
             self.model.graph.initializer.append(tensor)
         return name
 
+    def note_code(self, layer: str, value: str, lowest: int) -> None:
+        """Note where the codes of a layer's (first) input are, and the smallest code."""
+        self.codes.setdefault(layer, (value, lowest))
+
     def finish(self, producer: str, version: str, domains: dict[str, int]) -> onnx.ModelProto:
         """The model of the new nodes, without what nothing reads any more; checked."""
         graph = self.model.graph
@@ -88,6 +96,7 @@ class Graph:
         opsets += [helper.make_opsetid(name, number) for name, number in domains.items()]
         del self.model.opset_import[:]
         self.model.opset_import.extend(opsets)
+        helper.set_model_props(self.model, {CODES: json.dumps(self.codes)})
         self.model.producer_name, self.model.producer_version = producer, version
         return self.model
 

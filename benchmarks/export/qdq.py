@@ -6,9 +6,10 @@ operations of the fake quantizer. Weights: integers with a scale per output chan
 DequantizeLinear. BatchNorm is folded into the scales, so that the codes stay the policy's; what it
 adds, and biases, follow the convolution in float.
 
-Only where weights and activations have 8 bits is the bias given to the convolution, as int32 in
-units of both scales, which is the form that runtimes run in integers: it is rounded to half such a
-unit. With fewer bits that rounding would be felt; there the bias stays float.
+On request (``integer_bias``) the bias goes into the convolution where weights and activations have
+8 bits, as int32 in units of both scales. That is the form which runtimes run in integers; but it
+rounds the bias to such a unit, which moves values by a few thousandths of a step of the next
+layer's grid, and codes with them. With fewer bits it would move them by far more, so it is not done.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ SIGNED: dict[int, Types] = {
 LARGEST_BIAS = 2**30
 
 
-def to_qdq(model: onnx.ModelProto, layers: list[Exported]) -> onnx.ModelProto:
+def to_qdq(
+    model: onnx.ModelProto, layers: list[Exported], integer_bias: bool = False
+) -> onnx.ModelProto:
     """Replace the marks of a traced model (taken over) by QDQ and QCDQ."""
-    return _Writer(Graph(model), layers).written()
+    return _Writer(Graph(model), layers, integer_bias).written()
 
 
 def _suits(grid: Grid) -> bool:
@@ -52,8 +55,8 @@ def _suits(grid: Grid) -> bool:
 
 
 class _Writer:
-    def __init__(self, graph: Graph, layers: list[Exported]) -> None:
-        self.graph, self.layers = graph, layers
+    def __init__(self, graph: Graph, layers: list[Exported], integer_bias: bool) -> None:
+        self.graph, self.layers, self.integer_bias = graph, layers, integer_bias
         self.weights: dict[str, int] = {}
         self.gone: set[str] = set()
         """Results that another node already computes."""
@@ -113,6 +116,7 @@ class _Writer:
         if span != 2**width - 1:
             low, high = (self._bound(v, dtype) for v in (0, span))
             code = self.graph.add("Clip", [code, low, high], f"{out}.clipped")
+        self.graph.note_code(name, code, 0)
         self.graph.add("DequantizeLinear", [code, scale, zero], out)
 
     def _bound(self, value: int, dtype: Any) -> str:
@@ -127,6 +131,7 @@ class _Writer:
         x = add("Sub", [x, offset], f"{out}.shifted")
         x = add("Clip", [x, low, high], f"{out}.clipped")
         x = add("Round", [x], f"{out}.code")
+        self.graph.note_code(name, x, grid.low)
         x = add("Add", [x, offset], f"{out}.level")
         add("Mul", [x, step], out)
 
@@ -191,7 +196,9 @@ class _Writer:
                 turned, sign = folded(made, np.abs(factor)), np.where(factor < 0, -1.0, 1.0)
             weight = self._weight(entry, f"{out}.weight", turned)
         inputs = [node.input[0], weight]
-        integer = None if sign is not None else self._integer_bias(entry, turned, shift)
+        integer = None
+        if self.integer_bias and sign is None:
+            integer = self._integer(entry, turned, shift)
         last = out if integer is not None else f"{out}.sum"
         if integer is not None:
             inputs.append(self._bias(entry, turned, integer, out))
@@ -209,7 +216,7 @@ class _Writer:
         self.graph.add("Add", [x, self.graph.keep(f"{name}.shift", value)], out)
 
     @staticmethod
-    def _integer_bias(entry: Exported, made: Affine | None, shift: Array) -> Array | None:
+    def _integer(entry: Exported, made: Affine | None, shift: Array) -> Array | None:
         """The shift in units of both scales, where weights and activations have 8 bits."""
         grid = entry.grid
         if made is None or grid is None or not _suits(grid):
