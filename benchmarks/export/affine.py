@@ -45,7 +45,7 @@ def affine(weights: Weights) -> Affine | None:
     code = (weights.code + weights.offset).double().numpy()
     low = np.broadcast_to(weights.offset.flatten().double().numpy(), count)
     high = low + 2**bits - 1
-    scale = np.broadcast_to(weights.scale.flatten().numpy(), count).astype(np.float32)
+    scale: Array = np.broadcast_to(weights.scale.flatten().numpy(), count).astype(np.float32)
     if (low != np.round(low)).any():
         code, low, high, scale = 2 * code, 2 * low, 2 * high, scale / 2
     used = bits > 0

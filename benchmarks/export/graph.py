@@ -37,7 +37,7 @@ class Graph:
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._names = set(self._constants)
-        self.codes: dict[str, tuple[str, int]] = {}
+        self.codes: dict[str, tuple[str, int | None]] = {}
 
     @staticmethod
     def mark(node: onnx.NodeProto) -> tuple[int, int] | None:
@@ -64,10 +64,11 @@ class Graph:
         self.new.append(made)
         return output
 
-    def keep(self, name: str, value: Array, kind: int | None = None) -> str:
+    def keep(self, name: str, value: npt.ArrayLike, kind: int | None = None) -> str:
         """A constant of this name (once), of the array's type or of a given one (4 bits)."""
         if name not in self._names:
             self._names.add(name)
+            value = np.asarray(value)
             if kind is None:
                 tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
             else:
@@ -75,8 +76,11 @@ class Graph:
             self.model.graph.initializer.append(tensor)
         return name
 
-    def note_code(self, layer: str, value: str, lowest: int) -> None:
-        """Note where the codes of a layer's (first) input are, and the smallest code."""
+    def note_code(self, layer: str, value: str, lowest: int | None) -> None:
+        """Note where the codes of a layer's (first) input are, and the smallest code.
+
+        None: there are the quantized real numbers.
+        """
         self.codes.setdefault(layer, (value, lowest))
 
     def finish(self, producer: str, version: str, domains: dict[str, int]) -> onnx.ModelProto:

@@ -78,7 +78,8 @@ def packed_tensors(model: QModel) -> dict[str, Tensor]:
 
 def _layer_tensors(entry: Exported) -> dict[str, Tensor]:
     weights, at = entry.weights, f"layer.{entry.layer.name}"
-    bits = weights.bits.unique() if len(weights.bits.unique()) == 1 else weights.bits
+    same = bool((weights.bits == weights.bits[0]).all())
+    bits = weights.bits[:1] if same else weights.bits
     out = {f"{at}.bits": bits.to(torch.uint8)}
     if weights.code is None:
         out[f"{at}.weight"] = weights.value.clone()

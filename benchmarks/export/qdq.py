@@ -9,7 +9,8 @@ adds, and biases, follow the convolution in float.
 On request (``integer_bias``) the bias goes into the convolution where weights and activations have
 8 bits, as int32 in units of both scales. That is the form which runtimes run in integers; but it
 rounds the bias to such a unit, which moves values by a few thousandths of a step of the next
-layer's grid, and codes with them. With fewer bits it would move them by far more, so it is not done.
+layer's grid, and codes with them. With fewer bits it would move them by far more, so there it is
+not done.
 """
 
 from __future__ import annotations
@@ -96,14 +97,16 @@ class _Writer:
 
     def _activation(self, index: int, x: str, out: str) -> None:
         entry = self.layers[index]
-        if entry.grid is None:
+        grid = entry.grid
+        if grid is None:
             pruned = entry.bits.act == PRUNED
             zero = [self.graph.keep("zero", np.float32(0))]
             self.graph.add("Mul" if pruned else "Identity", [x, *(zero if pruned else [])], out)
-        elif _suits(entry.grid):
-            self._quantized(entry.layer.name, entry.grid, x, out)
+        elif _suits(grid) and (grid.high - grid.low < 256 or grid.high - grid.low == 2**16 - 1):
+            self._quantized(entry.layer.name, grid, x, out)
         else:
-            self._spelled_out(entry.layer.name, entry.grid, x, out)
+            # Also where codes of 16 bits need a Clip, which ONNX Runtime does not have for them.
+            self._spelled_out(entry.layer.name, grid, x, out)
 
     def _quantized(self, name: str, grid: Grid, x: str, out: str) -> None:
         span = grid.high - grid.low
@@ -159,9 +162,7 @@ class _Writer:
         return self.graph.add("DequantizeLinear", [kept, scale], out, axis=axis)
 
     def _float(self, name: str, value: Array, out: str) -> str:
-        return self.graph.add(
-            "Identity", [self.graph.keep(name, value.astype(np.float32))], out
-        )
+        return self.graph.add("Identity", [self.graph.keep(name, value.astype(np.float32))], out)
 
     # --- layers ----------------------------------------------------------------------------
 

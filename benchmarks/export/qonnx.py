@@ -53,8 +53,9 @@ def _activation(graph: Graph, entry: Exported, x: str, out: str) -> None:
     signed, narrow, shift = _form(grid)
     # The grid's own offset, and where its lowest code is to be.
     point = -grid.offset - shift
-    _quant(graph, f"{name}.act", x, out, np.float32(grid.step), point, entry.bits.act, signed, narrow)
-    graph.note_code(name, out, 0)
+    bits = entry.bits.act
+    _quant(graph, f"{name}.act", x, out, grid.step, point, bits, signed, narrow)
+    graph.note_code(entry.layer.name, out, None)
 
 
 def _form(grid: Grid) -> tuple[bool, bool, float]:
@@ -96,7 +97,7 @@ def _weight_form(weights: Weights, bits: Array) -> tuple[bool, Array]:
 
 
 def _quant(
-    graph: Graph, name: str, x: str, out: str, scale: Array | np.float32, point: Any, bits: Any,
+    graph: Graph, name: str, x: str, out: str, scale: npt.ArrayLike, point: Any, bits: Any,
     signed: bool, narrow: bool,
 ) -> None:  # fmt: skip
     inputs = [

@@ -11,6 +11,7 @@ import onnxruntime
 from torch import Tensor
 
 from benchmarks.export.trace import INPUT
+from frameworks import Split
 
 Array = npt.NDArray[Any]
 
@@ -35,3 +36,12 @@ def session(model: onnx.ModelProto, float_kernels: bool = False) -> onnxruntime.
 def outputs(of: onnxruntime.InferenceSession, images: Tensor) -> list[Array]:
     """All results for images ``[N, C, H, W]``."""
     return [np.asarray(value) for value in of.run(None, {INPUT: images.contiguous().numpy()})]
+
+
+def accuracy(model: onnx.ModelProto, split: Split, batch: int = 125) -> float:
+    """Top-1 accuracy of a model in percent."""
+    running = session(model)
+    right = sum(
+        int((outputs(running, x)[0].argmax(1) == y.numpy()).sum()) for x, y in split.batches(batch)
+    )
+    return 100.0 * right / len(split)

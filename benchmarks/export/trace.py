@@ -33,7 +33,7 @@ class _Mark(Float):
 
     def __init__(self, layer: int, kind: int) -> None:
         super().__init__()
-        self.attributes = {"layer": layer, "kind": kind}
+        self.attributes: dict[str, Any] = {"layer": layer, "kind": kind}
 
     def forward(self, x: Tensor) -> Tensor:
         marked: Tensor = torch.onnx.ops.symbolic(

@@ -3,9 +3,9 @@
 Both run on the same images. Where logits differ by more than float arithmetic does, the codes of
 every layer's input are compared, in execution order. Float sums in another order differ in their
 last bits, and a value that lies between two codes may then round to the other one: a rounding tie.
-An image is explained if at the first layer at which its codes differ, they differ by one, at values
-that are at most `TIE` of a step away from the middle between the two; what follows is the
-consequence. Biases in int32 move values further (`INTEGER_TIE`).
+An image is explained if at the first layer at which its codes differ, they do so at values that are
+at most `TIE` of a step away from the middle between the two codes; what follows is the consequence.
+Biases in int32 move values further (`INTEGER_TIE`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from frameworks import Grid, QModel, Split
 Array = npt.NDArray[Any]
 TIE = 1e-3
 """Largest distance from a tie, in steps, that float arithmetic explains."""
-INTEGER_TIE = 0.05
+INTEGER_TIE = 0.02
 """The same for biases that are rounded to units of both scales."""
 LOGITS = 1e-4
 """Relative difference of logits that float arithmetic explains without any change of a code."""
@@ -113,7 +113,9 @@ def verify(model: QModel, exported: onnx.ModelProto, split: Split, tie: float = 
                 len(tied),
             )
         )
-    images, equal, right, exported_right, many, explained = (sum(c) for c in zip(*found, strict=True))
+    images, equal, right, exported_right, many, explained = (
+        sum(c) for c in zip(*found, strict=True)
+    )
     accuracy = (100.0 * right / images, 100.0 * exported_right / images)
     return Verdict(images, equal, accuracy, largest, many, explained, distance)
 
@@ -125,7 +127,7 @@ class _Codes:
         self.model = model
         self.grids = {name: q.act_quantizer.uniform_grid() for name, q in model.qlayers()}
         properties = {p.key: p.value for p in exported.metadata_props}
-        noted: dict[str, tuple[str, int]] = json.loads(properties[CODES])
+        noted: dict[str, tuple[str, int | None]] = json.loads(properties[CODES])
         self.layers = [name for name in self.grids if name in noted]
         self.lowest = [noted[name][1] for name in self.layers]
         self.session = session(_exposed(exported, [noted[name][0] for name in self.layers]))
@@ -140,7 +142,10 @@ class _Codes:
         for name, code, lowest in zip(self.layers, codes, self.lowest, strict=True):
             grid = self.grids[name]
             assert grid is not None
-            each = _off(inputs[name], code.astype(np.float32) - lowest, grid)
+            code = code.astype(np.float32)
+            if lowest is None:
+                code = np.round(code / np.float32(grid.step) - grid.offset) - grid.low
+            each = _off(inputs[name], code - (lowest or 0), grid)
             # Layers that see patches or windows as samples have several rows an image.
             each = each.reshape(len(images), -1).max(1)
             hit = open_ & (each > 0)
@@ -149,13 +154,12 @@ class _Codes:
 
 
 def _off(x: Tensor, code: Array, grid: Grid) -> Array:
-    """Distance of values from a tie where the codes differ by one, inf by more, 0 where equal."""
+    """How far values are from what rounds to the other network's code; 0 where codes are equal."""
     steps = (x / torch.tensor(grid.step, dtype=x.dtype) - grid.offset).numpy()
-    ours = np.clip(steps, grid.low, grid.high).round() - grid.low
-    apart = np.abs(ours - code.reshape(ours.shape))
-    middle = np.abs(np.abs(steps - np.floor(steps)) - 0.5)
+    code = code.reshape(steps.shape) + grid.low
+    ours = np.clip(steps, grid.low, grid.high).round()
     # A value exactly on a tie still counts as one.
-    off: Array = np.where(apart == 0, 0.0, np.where(apart == 1, np.maximum(middle, 1e-12), np.inf))
+    off: Array = np.where(ours == code, 0.0, np.maximum(np.abs(steps - code) - 0.5, 1e-12))
     return off
 
 

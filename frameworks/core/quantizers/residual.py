@@ -117,10 +117,9 @@ class RangeQuantizer(Quantizer):
     def uniform_grid(self) -> Grid:
         beta = self.beta.detach().clamp_min(SMALLEST_STEP)
         (step,) = nested_steps(beta, self.signed, [self.bits])
-        # A signed range ends half a step beyond its last level.
-        levels = 2**self.bits - 1
-        reach = levels // 2 if self.signed else levels
-        return Grid(float(step), -reach if self.signed else 0, reach, 0.0)
+        # A signed range ends half a step beyond its last level, give or take float32's last bit.
+        ends = self.codes(torch.stack([-2 * beta, 2 * beta])).code
+        return Grid(float(step), int(ends[0]), int(ends[1]), 0.0)
 
 
 class GatedResidual(Quantizer):
