@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.export.graph import CODES
 from benchmarks.export.runtime import outputs, session
-from frameworks import Grid, QModel, Split
+from frameworks import Grid, QModel, Quantizer, Split
 
 Array = npt.NDArray[Any]
 TIE = 1e-3
@@ -145,7 +145,8 @@ class _Codes:
             code = code.astype(np.float32)
             if lowest is None:
                 code = np.round(code / np.float32(grid.step) - grid.offset) - grid.low
-            each = _off(inputs[name], code - (lowest or 0), grid)
+            quantizer = self.model.qlayer(name).act_quantizer
+            each = _off(inputs[name], quantizer, grid, code - (lowest or 0) + grid.low)
             # Layers that see patches or windows as samples have several rows an image.
             each = each.reshape(len(images), -1).max(1)
             hit = open_ & (each > 0)
@@ -153,11 +154,11 @@ class _Codes:
         return [float(d) for d in first]
 
 
-def _off(x: Tensor, code: Array, grid: Grid) -> Array:
+def _off(x: Tensor, quantizer: Quantizer, grid: Grid, code: Array) -> Array:
     """How far values are from what rounds to the other network's code; 0 where codes are equal."""
     steps = (x / torch.tensor(grid.step, dtype=x.dtype) - grid.offset).numpy()
-    code = code.reshape(steps.shape) + grid.low
-    ours = np.clip(steps, grid.low, grid.high).round()
+    code = code.reshape(steps.shape)
+    ours = np.round(quantizer(x).numpy() / np.float32(grid.step) - grid.offset)
     # A value exactly on a tie still counts as one.
     off: Array = np.where(ours == code, 0.0, np.maximum(np.abs(steps - code) - 0.5, 1e-12))
     return off
