@@ -70,7 +70,7 @@ class Graph:
             self._names.add(name)
             value = np.asarray(value)
             if kind is None:
-                tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+                tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             else:
                 tensor = helper.make_tensor(name, kind, value.shape, value.flatten())
             self.model.graph.initializer.append(tensor)

@@ -52,7 +52,7 @@ def _activation(graph: Graph, entry: Exported, x: str, out: str) -> None:
         return
     signed, narrow, shift = _form(grid)
     # The grid's own offset, and where its lowest code is to be.
-    point = -grid.offset - shift
+    point = -grid.offset - shift + 0.0
     bits = entry.bits.act
     _quant(graph, f"{name}.act", x, out, grid.step, point, bits, signed, narrow)
     graph.note_code(entry.layer.name, out, None)
@@ -91,7 +91,8 @@ def _weight_form(weights: Weights, bits: Array) -> tuple[bool, Array]:
     half = (2.0 ** (bits - 1)).reshape(-1, *(1,) * (offset.ndim - 1))
     half[bits == PRUNED] = 0
     signed = bool((np.abs(offset + half) < 1).all())
-    point = -(offset + half) if signed else -offset
+    # Adding 0 turns -0 into 0.
+    point = -(offset + half) + 0.0 if signed else -offset + 0.0
     same = point.reshape(-1)[:1] if len(np.unique(point)) == 1 else point
     return signed, same.reshape(()) if same.size == 1 else same
 
