@@ -69,8 +69,9 @@ def folded(weights: Affine, factor: Array) -> Affine | None:
     if code.max(initial=0) > weights.high or code.min(initial=0) < weights.low:
         return None
     scale = weights.scale * np.abs(factor).astype(np.float32)
-    # Nothing is left of a channel whose factor, or whose scale, is 0.
-    return replace(weights, code=code, scale=np.where(scale > 0, scale, np.float32(1)))
+    # Of a channel whose factor is 0 nothing is left but a bias, which may be in units of its scale.
+    spare = scale[scale > 0].min(initial=np.float32(1))
+    return replace(weights, code=code, scale=np.where(scale > 0, scale, spare))
 
 
 def batchnorm_of(graph: Graph, conv: onnx.NodeProto) -> onnx.NodeProto | None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from benchmarks.export.bitstream import pack
 from benchmarks.export.trace import DOMAIN, MARK
 
 Array = npt.NDArray[Any]
@@ -72,7 +73,9 @@ class Graph:
             if kind is None:
                 tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
             else:
-                tensor = helper.make_tensor(name, kind, value.shape, value.flatten())
+                nibbles = value.flatten().astype(np.int64) & 15
+                raw = pack(nibbles, np.full(value.size, 4)).tobytes()
+                tensor = helper.make_tensor(name, kind, value.shape, raw, raw=True)
             self.model.graph.initializer.append(tensor)
         return name
 

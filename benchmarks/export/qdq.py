@@ -8,7 +8,7 @@ adds, and biases, follow the convolution in float.
 
 On request (``integer_bias``) the bias goes into the convolution where weights and activations have
 8 bits, as int32 in units of both scales. That is the form which runtimes run in integers; but it
-rounds the bias to such a unit, which moves values by a few thousandths of a step of the next
+rounds the bias to such a unit, which moves values by thousandths, at worst some hundredths, of a step of the next
 layer's grid, and codes with them. With fewer bits it would move them by far more, so there it is
 not done.
 """
@@ -154,11 +154,19 @@ class _Writer:
         exact = 4 if (made.low, made.high) == (-8, 7) else wide
         kind, dtype = SIGNED[exact]
         kept = self.graph.keep(f"{name}.codes", code.astype(dtype), kind)
-        if made.bits != exact and exact != 16:
+        # The 4-bit types need no Clip, and one of 16 bits is nowhere to be had.
+        if exact == 8 and made.bits != 8:
             low, high = (self._bound(v, dtype) for v in (made.low, made.high))
             kept = self.graph.add("Clip", [kept, low, high], f"{out}.clipped")
-        scale = self.graph.keep(f"{name}.scale", made.scale)
+        if entry.layer.kind == "linear" and entry.grid is None:
+            # ONNX Runtime takes a product of float activations with DequantizeLinear for one whose
+            # activations it may round to 8 bits.
+            wide_scale = made.scale if transposed else made.scale[:, None]
+            factor = self.graph.keep(f"{name}.factor", wide_scale)
+            real = self.graph.add("Cast", [kept], f"{out}.real", to=TensorProto.FLOAT)
+            return self.graph.add("Mul", [real, factor], out)
         axis = 1 if transposed else 0
+        scale = self.graph.keep(f"{name}.scale", made.scale)
         return self.graph.add("DequantizeLinear", [kept, scale], out, axis=axis)
 
     def _float(self, name: str, value: Array, out: str) -> str:

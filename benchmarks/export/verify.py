@@ -30,7 +30,7 @@ from frameworks import Grid, QModel, Quantizer, Split
 Array = npt.NDArray[Any]
 TIE = 1e-3
 """Largest distance from a tie, in steps, that float arithmetic explains."""
-INTEGER_TIE = 0.02
+INTEGER_TIE = 0.1
 """The same for biases that are rounded to units of both scales."""
 LOGITS = 1e-4
 """Relative difference of logits that float arithmetic explains without any change of a code."""

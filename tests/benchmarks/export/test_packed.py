@@ -52,9 +52,7 @@ def test_a_loaded_network_has_the_outputs_of_the_saved_one(scheme, make, tmp_pat
     again = load_packed(tmp_path / "a.safetensors", type(problem.network)())
     assert torch.equal(logits(again), logits(model))
     assert again.policy == model.policy
-    sizes = [
-        targets.get("size")().cost([x], model.policy)["size"] for x in problem.layers
-    ]
+    sizes = [targets.get("size")().cost([x], model.policy)["size"] for x in problem.layers]
     assert payload == sum(-(-round(8 * size) // 8) for size in sizes)
 
 
