@@ -8,9 +8,9 @@ adds, and biases, follow the convolution in float.
 
 On request (``integer_bias``) the bias goes into the convolution where weights and activations have
 8 bits, as int32 in units of both scales. That is the form which runtimes run in integers; but it
-rounds the bias to such a unit, which moves values by thousandths, at worst some hundredths, of a step of the next
-layer's grid, and codes with them. With fewer bits it would move them by far more, so there it is
-not done.
+rounds the bias to such a unit, which moves values by thousandths, at worst some hundredths, of a
+step of the next layer's grid, and codes with them. With fewer bits it would move them by far more,
+so there it is not done.
 """
 
 from __future__ import annotations
@@ -111,6 +111,9 @@ class _Writer:
     def _quantized(self, name: str, grid: Grid, x: str, out: str) -> None:
         span = grid.high - grid.low
         width = 4 if span == 15 else 8 if span < 256 else 16
+        if width == 4 and self.graph.makers.get(x) == "Clip":
+            # ONNX Runtime fails to fuse a Clip (ReLU6) with 4-bit types, and so to load the file.
+            width = 8
         kind, dtype = UNSIGNED[width]
         point = np.array(-round(grid.low + grid.offset), dtype)
         scale = self.graph.keep(f"{name}.act.scale", np.float32(grid.step))

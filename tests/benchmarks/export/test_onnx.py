@@ -13,9 +13,11 @@ from benchmarks.export.qdq import to_qdq
 from benchmarks.export.runtime import outputs, session
 from benchmarks.export.trace import traced
 from benchmarks.export.verify import INTEGER_TIE, LOGITS, TIE, verify
+from benchmarks.models import ModelConfig, create
 from frameworks import (
     Policy,
     QModel,
+    TensorSplit,
     describe,
     observe,
     reestimate_batchnorm,
@@ -227,3 +229,28 @@ def test_resnet8_on_digits(policy, digits):
     assert verdict.equal >= verdict.images - verdict.tied
     assert verdict.tied < 0.1 * verdict.images
     assert verdict.largest < LOGITS * 20 or verdict.tied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet20", (3, 32, 32)),
+        ("mobilenetv2_small", (1, 28, 28)),
+        ("resnet18", (3, 64, 64)),
+        ("test_vit", (3, 160, 160)),
+    ],
+)
+def test_whole_networks(name, shape):
+    """With random weights; every layer at its own bits."""
+    network = create(ModelConfig(name=name), 10, shape)
+    layers = describe(network, shape)
+    images = torch.randn(8, *shape, generator=torch_rng(0, name))
+    calibration = observe(network, layers, images, torch_rng(0))
+    bits = (8, 2, 3, 4, 5, 6)
+    policy = Policy({x.name: (bits[i % 6], bits[i * 5 % 6]) for i, x in enumerate(layers)})
+    model = QModel(network, layers, schemes.get("minmax")(), calibration).fix(policy).eval()
+    reestimate_batchnorm(model, images)
+    made = to_qdq(traced(model, shape), exported_layers(model))
+    verdict = verify(model, made, TensorSplit(images, torch.zeros(8)))
+    assert verdict.ok, verdict
