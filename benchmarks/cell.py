@@ -67,7 +67,7 @@ def compute(
     try:
         record.code = {**code_of(cell["framework"]["name"]), "git": git_state()}
         record.card = registry.get(cell["framework"]["name"]).card.to_json()
-        _Run(cell, record, progress, scores).go()
+        Run(cell, record, progress, scores).go()
     except Exception:
         record.status = "failed"
         record.error = traceback.format_exc()
@@ -76,7 +76,7 @@ def compute(
     return record
 
 
-class _Run:
+class Run:
     """The stages of one cell, filling a record."""
 
     def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
@@ -146,7 +146,7 @@ class _Run:
             return
         with self._timed("search"):
             problem.meter = Meter()
-            solution, scoring = self._search(framework, problem)
+            solution, scoring = self.search(framework, problem)
             spent = problem.meter.read()
         problem.space.validate(solution.policy)
         problem.checkpoint(solution.policy)
@@ -161,7 +161,8 @@ class _Run:
             self._measure(framework, solution)
         self.record.status = "done"
 
-    def _search(self, framework: Framework, problem: Problem) -> tuple[Solution, Spent | None]:
+    def search(self, framework: Framework, problem: Problem) -> tuple[Solution, Spent | None]:
+        """The search; and what a scoring pass cost that is shared between budgets."""
         if not isinstance(framework, ScoringFramework) or self.scores is None:
             return steer(framework, problem, self.protocol["steering_runs"]), None
         shared = {k: v for k, v in self.cell.items() if k != "budget"}
@@ -230,12 +231,9 @@ class _Run:
 
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
-        judge = self.problem()
+        judge = self.judge(solution)
         self.progress(0, 1, "measuring")
-        if solution.images is not None:
-            judge.data.calibration = solution.images
-        ptq = judge.quantized(solution.policy)
-        reestimate_batchnorm(ptq, judge.images)
+        ptq = self.untrained(solution, judge)
         fine_tuned = None
         test = self.splits.test
         self.record.accuracy = {
@@ -246,13 +244,27 @@ class _Run:
         }
         if self.trains:
             with self._timed("fine_tune"):
-                fine_tuned = measure(self._trained(framework, solution, judge), test).accuracy
+                fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
         self.record.accuracy["fine_tuned"] = fine_tuned
         self.record.accuracy["final"] = (
             self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned
         )
 
-    def _trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
+    def judge(self, solution: Solution) -> Problem:
+        """The problem with all data that the final networks of a solution are made from."""
+        judge = self.problem()
+        if solution.images is not None:
+            judge.data.calibration = solution.images
+        return judge
+
+    def untrained(self, solution: Solution, judge: Problem) -> QModel:
+        """The network at the found policy without training."""
+        ptq = judge.quantized(solution.policy)
+        reestimate_batchnorm(ptq, judge.images)
+        return ptq
+
+    def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
+        """The network at the found policy, trained as the protocol says."""
         if self.protocol["name"] == "controlled":
             self.progress(0, 1, "fine-tuning")
             return judge.fine_tune(solution.policy)

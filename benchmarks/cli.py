@@ -1,4 +1,4 @@
-"""The command: ``juxtabit run``, ``juxtabit table``, ``juxtabit lut``, ``juxtabit frameworks``."""
+"""The command: ``juxtabit run``, ``table``, ``transfer``, ``export``, ``lut``, ``frameworks``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 USAGE = 2
 """Exit code of a request that cannot be carried out as it stands."""
+EXPORTS = ("onnx", "qonnx", "packed")
 FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code.
 
-    0: all went well; 1: a cell failed or a record is corrupt, the rest is there; 2: the request
-    cannot be carried out as it stands.
+    0: all went well; 1: a cell failed, a record is corrupt or an exported file does not compute
+    what it should, the rest is there; 2: the request cannot be carried out as it stands.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _warn
@@ -90,10 +91,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=_lut)
+    _add_export(commands)
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=_frameworks)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a record's network as ONNX, QONNX or packed weights",
+        description="Make the quantized network of a record anew, write it to a file, and check "
+        "on the test images that the file computes the same.",
+    )
+    export.add_argument("record", help="the JSON file of a finished cell")
+    export.add_argument("--to", choices=EXPORTS, required=True, help="format of the file")
+    export.add_argument("--out", required=True, help="the file to write")
+    export.add_argument("--calibration", type=_positive, help="calibrate on this many images")
+    export.add_argument(
+        "--integer-bias",
+        action="store_true",
+        help="onnx: int32 biases in 8-bit layers, which ONNX Runtime then runs in integers; "
+        "a little less exact",
+    )
+    export.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the file on the test images and compare (default)",
+    )
+    export.add_argument("--images", type=_positive, help="compare on this many test images only")
+    export.add_argument(
+        "--benchmark",
+        action="store_true",
+        help="onnx: accuracy, size and latency beside float and uniform 8 bit, on this machine",
+    )
+    export.set_defaults(action=_export)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -271,7 +312,23 @@ def _lut(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-# --- table and frameworks ------------------------------------------------------------------
+# --- export, table and frameworks ----------------------------------------------------------
+
+
+def _export(options: argparse.Namespace, _: list[str]) -> int:
+    from benchmarks.export.command import Request, export
+
+    request = Request(
+        record=Path(options.record).expanduser(),
+        to=options.to,
+        out=Path(options.out).expanduser(),
+        calibration=options.calibration,
+        integer_bias=options.integer_bias,
+        verify=options.verify,
+        images=options.images,
+        benchmark=options.benchmark,
+    )
+    return export(request)
 
 
 def _table(options: argparse.Namespace, _: list[str]) -> int:

@@ -13,8 +13,9 @@ from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
-from frameworks.core.qmodel import QModel
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme
+from frameworks.core.qmodel import QLayer, QModel
+from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme, Zero
+from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
 from frameworks.core.registry import (
     Origin,
@@ -47,7 +48,9 @@ __all__ = [
     "DataForbidden",
     "DatasetSplit",
     "Evaluator",
+    "Float",
     "Framework",
+    "Grid",
     "InfeasibleBudget",
     "Layer",
     "LayerBits",
@@ -57,6 +60,7 @@ __all__ = [
     "Point",
     "Policy",
     "Problem",
+    "QLayer",
     "QModel",
     "Quantizer",
     "Recipe",
@@ -72,8 +76,10 @@ __all__ = [
     "Split",
     "Target",
     "TensorSplit",
+    "UniformQuantizer",
     "UnknownName",
     "UnsupportedBits",
+    "Zero",
     "derive",
     "describe",
     "fit",

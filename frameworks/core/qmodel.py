@@ -14,7 +14,7 @@ from torch.nn import functional
 from frameworks.core.calibrate import Calibration
 from frameworks.core.layers import Layer
 from frameworks.core.policy import FLOAT, PRUNED, Bits, LayerBits, Policy
-from frameworks.core.quantizers.base import Float, Quantizer, Scheme
+from frameworks.core.quantizers.base import Codes, Float, Quantizer, Scheme, joined
 
 
 def run_layer(inner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -100,6 +100,30 @@ class QLayer(nn.Module):
             out[rows] = self._quantized(value)[rows]
         return out
 
+    @torch.no_grad()
+    def codes(self) -> Codes | None:
+        """The integers behind `weight`; None where it, or a channel of it, is float."""
+        bits, raw = self.bits.weight, self._raw.detach()
+        if FLOAT in ((bits,) if isinstance(bits, int) else bits):
+            return None
+        if self._fixed_weight is None:
+            return self.weight_quantizer.codes(raw)
+        if isinstance(bits, int):
+            return self.scheme.weight(raw, bits).codes(raw)
+        each, parts = torch.tensor(bits), []
+        for value in sorted(set(bits)):
+            rows = torch.nonzero(each == value).flatten()
+            # The ranges are those of the whole tensor, as in `_fixed`.
+            whole = self.scheme.weight(raw, value).codes(raw)
+            parts.append((rows, _rows_of(whole, rows)))
+        return joined(parts, raw)
+
+    def use(self, bits: LayerBits, weight: Quantizer, act: Quantizer) -> None:
+        """Put in quantizers made elsewhere, which stand for these bits."""
+        self.bits = bits
+        self._fixed_weight = None
+        self.weight_quantizer, self.act_quantizer = weight, act
+
     def _activation(self, bits: int) -> Quantizer:
         return self._calibration.quantizer(self.scheme, self.layer.name, bits)
 
@@ -118,6 +142,17 @@ class QLayer(nn.Module):
         self.act_quantizer = copy.deepcopy(self._activation(bits.act))
         self.weight_quantizer.learn_range()
         self.act_quantizer.learn_range()
+
+
+def _rows_of(codes: Codes, rows: Tensor) -> Codes:
+    """The codes of some output channels."""
+    count = len(codes.code)
+
+    def cut(x: Tensor) -> Tensor:
+        return x[rows] if x.dim() > 1 and len(x) == count else x
+
+    book = None if codes.codebook is None else cut(codes.codebook)
+    return Codes(codes.code[rows], cut(codes.scale), cut(codes.offset), book)
 
 
 class QModel(nn.Module):

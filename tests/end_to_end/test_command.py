@@ -285,7 +285,10 @@ BAD = [
     (["run", "model=nonesuch"], "unknown model 'nonesuch'; choose from"),
     (["run", "model=timm", "model.name=resnet8000"], "unknown model 'resnet8000'"),
     (["run", "dataset=nonesuch"], "unknown dataset 'nonesuch'; choose from"),
-    (["run", "hardware=nonesuch"], "unknown hardware 'nonesuch'; choose from bismo_cloud, bismo_edge, "),
+    (
+        ["run", "hardware=nonesuch"],
+        "unknown hardware 'nonesuch'; choose from bismo_cloud, bismo_edge, ",
+    ),
     (["run", "protocol=nonesuch"], "unknown protocol 'nonesuch'; choose from"),
     (["run", "+suite=nonesuch"], "unknown suite 'nonesuch'; choose from"),
     (["run", "tracker.name=nonesuch"], "tracker: 'nonesuch'; choose from"),

@@ -41,6 +41,23 @@ class Codes:
         return cls(code, codebook.new_ones(()), codebook.new_zeros(()), codebook)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A fixed uniform grid for a whole tensor: value = step * (clip(round(x/step - o), ...) + o).
+
+    Attributes:
+        step: positive, in float32 and exact.
+        low: smallest code.
+        high: largest code.
+        offset: shift of the grid in steps, o.
+    """
+
+    step: float
+    low: int
+    high: int
+    offset: float
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
@@ -70,6 +87,10 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def codes(self, x: Tensor) -> Codes:
         """The integers behind `forward`; ``codes(x).dequantize()`` equals ``forward(x)``."""
+
+    def uniform_grid(self) -> Grid | None:
+        """The grid of a quantizer that maps every tensor to one fixed uniform grid; else None."""
+        return None
 
     def learn_range(self, learn: bool = True) -> None:
         """Let the range be trained, or not."""
@@ -117,18 +138,22 @@ class PerChannel(Quantizer):
         return out
 
     def codes(self, x: Tensor) -> Codes:
-        parts = [(rows, quantizer.codes(x[rows])) for rows, quantizer in self._parts()]
-        code = torch.zeros_like(x)
-        for rows, part in parts:
-            code[rows] = part.code
-        if any(part.codebook is not None for _, part in parts):
-            return Codes.of_codebook(code, _codebooks(parts, x))
-        shape = (len(x),) + (1,) * (x.dim() - 1)
-        scale, offset = x.new_ones(shape), x.new_zeros(shape)
-        for rows, part in parts:
-            scale[rows] = part.scale.expand(len(rows), *shape[1:])
-            offset[rows] = part.offset.expand(len(rows), *shape[1:])
-        return Codes(code, scale, offset)
+        return joined([(rows, q.codes(x[rows])) for rows, q in self._parts()], x)
+
+
+def joined(parts: Sequence[tuple[Tensor, Codes]], x: Tensor) -> Codes:
+    """Codes of a tensor from those of its rows; ``parts`` are the rows' places and codes."""
+    code = torch.zeros_like(x)
+    for rows, part in parts:
+        code[rows] = part.code
+    if any(part.codebook is not None for _, part in parts):
+        return Codes.of_codebook(code, _codebooks(parts, x))
+    shape = (len(x),) + (1,) * (x.dim() - 1)
+    scale, offset = x.new_ones(shape), x.new_zeros(shape)
+    for rows, part in parts:
+        scale[rows] = part.scale.expand(len(rows), *shape[1:])
+        offset[rows] = part.offset.expand(len(rows), *shape[1:])
+    return Codes(code, scale, offset)
 
 
 def _codebooks(parts: Sequence[tuple[Tensor, Codes]], x: Tensor) -> Tensor:

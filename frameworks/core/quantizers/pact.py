@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.quantizers.base import Codes, Quantizer
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer
 from frameworks.core.quantizers.grid import on_grid
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, mse_step
 
@@ -91,6 +91,11 @@ class Pact(Quantizer):
         step = self.alpha.detach().clamp_min(SMALLEST_STEP) / steps
         code = (x.detach() / step - offset).clamp_(low, high).round_()
         return Codes(code, step, step.new_tensor(offset))
+
+    def uniform_grid(self) -> Grid:
+        low, high, offset, steps = self._grid
+        step = self.alpha.detach().clamp_min(SMALLEST_STEP) / steps
+        return Grid(float(step), int(low), int(high), offset)
 
 
 def best_clip(sample: Tensor, bits: int, signed: bool) -> Tensor:

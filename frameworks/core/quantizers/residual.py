@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme, straight_through
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer, Scheme, straight_through
 from frameworks.core.quantizers.composite import Composite
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 from frameworks.core.registry import register_scheme
@@ -113,6 +113,13 @@ class RangeQuantizer(Quantizer):
         (step,) = nested_steps(beta, self.signed, [self.bits])
         code = torch.round(pact_clip(x, beta, self.signed) / step)
         return Codes(code, step, torch.zeros_like(step))
+
+    def uniform_grid(self) -> Grid:
+        beta = self.beta.detach().clamp_min(SMALLEST_STEP)
+        (step,) = nested_steps(beta, self.signed, [self.bits])
+        # A signed range ends half a step beyond its last level, give or take float32's last bit.
+        ends = self.codes(torch.stack([-2 * beta, 2 * beta])).code
+        return Grid(float(step), int(ends[0]), int(ends[1]), 0.0)
 
 
 class GatedResidual(Quantizer):

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer, Scheme
 from frameworks.core.quantizers.grid import fake_quantize, on_grid
 from frameworks.core.registry import register_scheme
 
@@ -78,6 +78,13 @@ class UniformQuantizer(Quantizer):
         low, high, offset = self._grid
         code = torch.clamp(x.detach() / step - offset, low, high).round()
         return Codes(code, step, self.offset)
+
+    def uniform_grid(self) -> Grid | None:
+        if self.step.numel() > 1:
+            return None
+        low, high, offset = self._grid
+        step = self.step.detach().clamp_min(SMALLEST_STEP)
+        return Grid(float(step), int(low), int(high), offset)
 
 
 def symmetric_grid(bits: int) -> tuple[int, int, float]:

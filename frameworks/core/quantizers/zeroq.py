@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme, straight_through
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer, Scheme, straight_through
 from frameworks.core.quantizers.uniform import per_channel
 from frameworks.core.registry import register_scheme
 
@@ -48,6 +48,11 @@ class AsymmetricQuantizer(Quantizer):
     def codes(self, x: Tensor) -> Codes:
         code = torch.round(x.detach() / self.step - self.zero_point).clamp(*self.ends)
         return Codes(code, self.step, self.zero_point)
+
+    def uniform_grid(self) -> Grid | None:
+        if self.step.numel() > 1:
+            return None
+        return Grid(float(self.step), *self.ends, float(self.zero_point))
 
 
 @register_scheme

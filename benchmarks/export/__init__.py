@@ -1,0 +1,1 @@
+"""Exported policies: ONNX, QONNX and packed weights of a record's network."""

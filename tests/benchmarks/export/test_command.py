@@ -1,0 +1,181 @@
+import json
+import shutil
+
+import onnx
+import pytest
+from safetensors import safe_open
+
+from benchmarks import assets
+from benchmarks.cell import compute
+from benchmarks.cli import main
+from benchmarks.config import cell_of, composed
+from benchmarks.export import errors
+from benchmarks.export.rebuild import CannotRebuild, rebuilt
+from benchmarks.identity import key_of
+from benchmarks.store import Store, read_record
+
+FAST = [
+    "dataset.pretrain.epochs=1",
+    "protocol.valid_images=60",
+    "protocol.calibration_images=60",
+    "framework=random",
+    "framework.evaluations=2",
+    "hardware=bops",
+]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Finished records of the three protocols, by protocol."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JUXTABIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    store, paths = Store(tmp_path_factory.mktemp("records")), {}
+    for protocol in ("ptq", "controlled", "paper"):
+        short = ["protocol.fine_tune.epochs=0.5"] if protocol != "ptq" else []
+        cell = cell_of(composed([*FAST, f"protocol={protocol}", *short]))
+        record = compute(cell, key_of(cell))
+        assert record.status == "done", record.error
+        store.put(record)
+        paths[protocol] = store.path(record.key)
+    yield paths
+    patch.undo()
+    assets.forget()
+
+
+def ran(capsys, *arguments):
+    code = main(["export", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("protocol", ["ptq", "controlled", "paper"])
+def test_a_record_is_rebuilt_to_its_accuracy(protocol, records):
+    record = read_record(records[protocol])
+    made = rebuilt(record)
+    assert made.warnings == ()
+    assert made.accuracy == record.accuracy["final"]
+    assert made.model.policy.to_json() == record.policy
+
+
+def test_onnx_with_its_comparison(records, tmp_path, capsys):
+    out = tmp_path / "new" / "a.onnx"
+    code, text, _ = ran(capsys, records["ptq"], "--to", "onnx", "--out", out, "--benchmark")
+    assert code == 0
+    assert f"wrote {out}: {out.stat().st_size} bytes" in text
+    assert "of 449 images; accuracy" in text
+    rows = [line.rsplit(None, 5) for line in text.splitlines()]
+    rows = {row[0].strip(): row[1:] for row in rows if len(row) == 6}
+    assert {"float", "uniform 8 bit", "this policy"} <= set(rows)
+    assert float(rows["float"][4]) == 1
+    assert int(rows["this policy"][1]) < int(rows["float"][1]) / 2
+    notes = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert json.loads(notes["juxtabit.policy"]) == read_record(records["ptq"]).policy
+
+
+def test_packed_after_fine_tuning(records, tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    code, text, _ = ran(capsys, records["controlled"], "--to", "packed", "--out", out)
+    assert code == 0
+    assert "the file gives the same logits on 449 images" in text
+    size = read_record(records["controlled"]).costs["size"]
+    assert f"of which {size:.0f} are the weights' bits" in text
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["record"] == records["controlled"].stem
+
+
+def test_qonnx_with_other_calibration(records, tmp_path, capsys):
+    out = tmp_path / "a.onnx"
+    options = ("--calibration", 20, "--images", 50)
+    code, text, _ = ran(capsys, records["ptq"], "--to", "qonnx", "--out", out, *options)
+    assert code == 0
+    assert "note: calibrated on 20 images" in text
+    assert "top-1 equal on 50 of 50 images" in text
+    assert "Quant" in {n.op_type for n in onnx.load(out).graph.node}
+
+
+@pytest.fixture
+def early(monkeypatch):
+    """Fails if anything is rebuilt: errors are to come before."""
+
+    def late(*_):
+        raise AssertionError("this was long work")
+
+    monkeypatch.setattr("benchmarks.export.command.rebuilt", late)
+
+
+@pytest.mark.usefixtures("early")
+class TestErrorsComeBeforeAnyLongWork:
+    def refused(self, capsys, *arguments):
+        code, _, error = ran(capsys, *arguments)
+        assert code == 2
+        assert len(error.splitlines()) == 1
+        return error
+
+    def test_unwritable_paths(self, records, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        for out in (tmp_path, tmp_path / "file" / "a.onnx", "/proc/none/a.onnx"):
+            error = self.refused(capsys, records["ptq"], "--to", "onnx", "--out", out)
+            assert f"--out {out}" in error
+
+    def test_a_missing_extra(self, records, tmp_path, capsys, monkeypatch):
+        real = errors.find_spec
+        monkeypatch.setattr(errors, "find_spec", lambda n: None if n == "onnx" else real(n))
+        error = self.refused(capsys, records["ptq"], "--to", "onnx", "--out", tmp_path / "a")
+        assert "needs onnx: pip install 'juxtabit[export]'" in error
+
+    def test_options_that_do_not_go_together(self, records, tmp_path, capsys):
+        out = tmp_path / "a"
+        error = self.refused(capsys, records["ptq"], "--to", "packed", "--out", out, "--benchmark")
+        assert "--to onnx" in error
+
+    def test_no_record(self, tmp_path, capsys):
+        error = self.refused(capsys, tmp_path / "x.json", "--to", "packed", "--out", tmp_path / "a")
+        assert "cannot be read" in error
+
+    def test_a_record_without_a_policy(self, records, tmp_path, capsys):
+        record = read_record(records["ptq"])
+        record.status, record.reason, record.policy = "skipped", "not today", None
+        Store(tmp_path).put(record)
+        path = tmp_path / f"{record.key}.json"
+        error = self.refused(capsys, path, "--to", "packed", "--out", tmp_path / "a")
+        assert "is skipped, there is no policy to export (not today)" in error
+
+    def test_a_quantizer_without_a_grid(self, records, tmp_path, capsys):
+        record = read_record(records["ptq"])
+        record.cell["protocol"]["quantizer"] = "stochastic"
+        Store(tmp_path).put(record)
+        path = tmp_path / f"{record.key}.json"
+        for kind in ("packed", "onnx"):
+            error = self.refused(capsys, path, "--to", kind, "--out", tmp_path / "a")
+            assert "layer conv1: activations of Stochastic" in error
+
+
+def test_a_file_that_computes_something_else_exits_with_1(records, tmp_path, capsys, monkeypatch):
+    """The verification reads the file, so a broken writer is found."""
+    out = tmp_path / "a.safetensors"
+
+    def broken(model, path, shape, notes):
+        other = read_record(records["controlled"])
+        assert main(["export", str(records["controlled"]), "--to", "packed", "--out",
+                     str(tmp_path / "b"), "--no-verify"]) == 0  # fmt: skip
+        shutil.copy(tmp_path / "b", path)
+        return len(other.key)
+
+    from benchmarks.export import command, packed
+
+    def once(*arguments):
+        monkeypatch.setattr(command, "save_packed", packed.save_packed)
+        return broken(*arguments)
+
+    monkeypatch.setattr(command, "save_packed", once)
+    code, text, _ = ran(capsys, records["ptq"], "--to", "packed", "--out", out)
+    assert code == 1
+    assert "OTHER logits" in text
+
+
+def test_a_search_that_ends_elsewhere_is_not_exported(records, monkeypatch):
+    record = read_record(records["paper"])
+    name = next(iter(record.policy))
+    record.policy[name]["weight"] = 7
+    with pytest.raises(CannotRebuild, match="found another policy"):
+        rebuilt(record)
