@@ -39,6 +39,7 @@ from frameworks.core.solution import Solution
 from frameworks.core.train import Recipe, train_epoch
 
 MOMENTUM = 0.9
+Planes = dict[str, BitPlanes]
 
 
 @register
@@ -58,6 +59,7 @@ class BSQ(Framework):
         weight_decay: of all that ``lr`` trains.
         range_lr: learning rate of learned activation ranges, relative to ``lr``.
         augment: whether images are augmented as the dataset says.
+        prune: whether a layer without planes has 0 bits, where the protocol trains.
     """
 
     name: ClassVar[str] = "bsq"
@@ -77,8 +79,8 @@ class BSQ(Framework):
             "alpha is adjusted to meet the budget; the paper sweeps it",
             "activation bits, which the paper sets by hand, are where the target prices them the "
             "most up to act_bits at which the uniform policy of equal bits is within the budget",
-            "where the protocol does not train, a layer without planes gets its fewest bits and "
-            "not 0: the network that has learned to do without it is not kept",
+            "a layer without planes gets its fewest bits and not 0 where the protocol does not "
+            "train, or without prune: the network that did without it is kept under paper alone",
             "bits that are no candidate are raised to the next; tied layers get their most bits; "
             "in spaces of equal weight and activation bits activations follow",
             "planes start from the codes of the protocol's quantizer at the most bits; where that "
@@ -106,6 +108,7 @@ class BSQ(Framework):
     weight_decay: float = 1e-4
     range_lr: float = 0.1
     augment: bool = True
+    prune: bool = True
 
     def skip(self, problem: Problem) -> str | None:
         if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
@@ -144,8 +147,7 @@ class BSQ(Framework):
         for name, each in planes.items():
             net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[operator]
         steps = {name: each.step.flatten().tolist() for name, each in planes.items()}
-        notes = {"alpha": self.alpha, "steps": steps}
-        return Solution(policy, weights=net.float_state(), notes=notes)
+        return Solution(policy, net.float_state(), notes={"alpha": self.alpha, "steps": steps})
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Fine-tune the weights of the search at their precision, from the scales of the search."""
@@ -173,14 +175,12 @@ class BSQ(Framework):
         uniform = space.nearest(space.reference(wanted, wanted))
         return {name: bits.act for name, bits in uniform.items()}
 
-    def adjust(
-        self, problem: Problem, net: QModel, planes: dict[str, BitPlanes], acts: dict[str, int]
-    ) -> Policy:
+    def adjust(self, problem: Problem, net: QModel, planes: Planes, acts: dict[str, int]) -> Policy:
         """Re-quantize and strip all layers; the policy of the planes that are left."""
         for each in planes.values():
             each.requantize()
             each.adjust()
-        policy = precision(problem, planes, acts)
+        policy = precision(problem, planes, acts, self.prune and problem.retrains)
         for name, qlayer in net.qlayers():
             if qlayer.bits.act != policy[name].act:
                 release_activations(problem, net, name, policy[name].act)
@@ -200,9 +200,9 @@ class BSQ(Framework):
         return torch.optim.SGD(groups, lr=self.rate(epoch), momentum=MOMENTUM)
 
 
-def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> dict[str, BitPlanes]:
+def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
     """Put planes in the place of every searched weight; the planes by layer name."""
-    planes: dict[str, BitPlanes] = {}
+    planes: Planes = {}
     for name, qlayer in net.qlayers():
         bits = [b for b in problem.space.weight_bits[name] if b != FLOAT] or [FLOAT]
         release_activations(problem, net, name, acts[name])
@@ -229,7 +229,7 @@ def release_activations(problem: Problem, net: QModel, name: str, bits: int) -> 
     qlayer.act_quantizer.learn_range()
 
 
-def reweighed_lasso(problem: Problem, planes: dict[str, BitPlanes]) -> Tensor:
+def reweighed_lasso(problem: Problem, planes: Planes) -> Tensor:
     """``sum_l (#Para_l #Bit_l / #Para) B_GL(l)`` over the layers with planes (equation 5)."""
     params = {layer.name: layer.params for layer in problem.layers if layer.name in planes}
     total = sum(params.values())
@@ -237,14 +237,14 @@ def reweighed_lasso(problem: Problem, planes: dict[str, BitPlanes]) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def precision(problem: Problem, planes: dict[str, BitPlanes], acts: dict[str, int]) -> Policy:
-    """The candidates that hold the planes; 0 for a layer without a plane left (see the card)."""
+def precision(problem: Problem, planes: Planes, acts: dict[str, int], prune: bool) -> Policy:
+    """The candidates that hold the planes; 0 with ``prune`` for a layer without a plane left."""
     space = problem.space
     tied = {name: group for group in space.groups for name in group}
     policy = {name: LayerBits(bits[0], acts[name]) for name, bits in space.weight_bits.items()}
     for name, each in planes.items():
         most = max(planes[other].bits for other in tied.get(name, (name,)))
         enough = min(b for b in space.weight_bits[name] if b >= most)
-        gone = each.bits == 0 and problem.retrains
-        policy[name] = LayerBits(PRUNED if gone else enough, enough if space.paired else acts[name])
+        weight = PRUNED if prune and each.bits == 0 else enough
+        policy[name] = LayerBits(weight, enough if space.paired else acts[name])
     return Policy(policy)

@@ -38,6 +38,7 @@ from frameworks.core.qmodel import QModel
 from frameworks.core.registry import register
 from frameworks.core.solution import Point, Solution
 from frameworks.core.solvers.nsga2 import NSGA2, Genes, Member
+from frameworks.core.solvers.repair import draw_within
 from frameworks.core.train import Recipe
 
 SPEED_UP = "-speed-up"
@@ -51,7 +52,7 @@ class MOHAQ(Framework):
     Attributes:
         population: members of a generation.
         offspring: candidates made per generation.
-        generations: after the first one, which is random.
+        generations: after the first one, which is random within the budget.
         evaluations: the search ends when so many candidates were run; 0 for no such end.
         eta: distribution index of crossover (always applied) and mutation.
         subsets: of the validation data; the error is the largest over them.
@@ -84,8 +85,9 @@ class MOHAQ(Framework):
             "The speed-up is the ratio of total costs to those of the most bits; the released "
             "scripts average those of the layers over 16 bits, which overstates the gain. Their "
             "bound of 10 for beacons is 2.5 over 8 bits (BitFusion's products are 4 times faster).",
-            "The cheapest policy (of the fewest bits, if those cost least) joins the random first "
-            "generation, so that one member at least meets a tight budget.",
+            "The first generation is random, as the paper's, but each of its members is lowered at "
+            "random until it is within the budget, and the cheapest policy (of the fewest bits, if "
+            "those cost least) joins it: of 10,000 uniform draws a tight budget may leave none.",
             "The released scripts run with beacons fixed by hand; here the search adds them by "
             "the paper's rule, and their number is bounded.",
             "Candidates over the budget are ranked by their violation alone and not run; the "
@@ -112,20 +114,25 @@ class MOHAQ(Framework):
     images: int = 0
 
     def search(self, problem: Problem) -> Solution:
-        choices = problem.space.choices
+        candidates = Candidates(self, problem)
+        choices, rng = problem.space.choices, problem.rng("mohaq")
+        least, most = [0] * len(choices), [len(c.bits) - 1 for c in choices]
         cheapest = problem.space.encode(problem.cheapest())
+        start = [tuple(c.bits.index(b) for c, b in zip(choices, cheapest, strict=True))]
+        start += draw_within(
+            self.population - 1, least, most, lambda g: problem.within(candidates.policy(g)), rng
+        )
         solver = NSGA2(
-            [0] * len(choices),
-            [len(choice.bits) - 1 for choice in choices],
-            problem.rng("mohaq"),
+            least,
+            most,
+            rng,
             population=self.population,
             offspring=self.offspring,
             crossover=1.0,
             crossover_eta=self.eta,
             mutation_eta=self.eta,
-            start=[tuple(c.bits.index(b) for c, b in zip(choices, cheapest, strict=True))],
+            start=start,
         )
-        candidates = Candidates(self, problem)
         for generation in range(self.generations + 1):
             problem.progress(generation, self.generations + 1, "generations")
             solver.tell([candidates.member(g) for g in solver.ask() if not candidates.spent])

@@ -103,11 +103,19 @@ def test_precision_is_raised_to_a_candidate_and_zero_prunes():
         planes[name] = BitPlanes(torch.tensor([codes, -codes]), torch.tensor(1.0), 7)
         planes[name].adjust()
     assert [planes[n].count for n in FREE] == [1, 1, 2, 4]
-    policy = precision(of, planes, acts)
+    policy = precision(of, planes, acts, True)
     assert [policy[n].weight for n in FREE] == [0, 2, 4, 8]
     assert policy["stem"].weight == policy["fc"].weight == 8
     of.space.validate(policy)
-    assert [precision(of.at(retrains=False), planes, acts)[n].weight for n in FREE] == [2, 2, 4, 8]
+    assert [precision(of, planes, acts, False)[n].weight for n in FREE] == [2, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("retrains", "prune"), [(False, True), (True, False), (True, True)])
+def test_layers_are_pruned_only_on_demand_and_where_the_protocol_trains(retrains, prune):
+    of = problem("bops", retrains=retrains)
+    policy = replace(FAST, alpha=500.0, prune=prune).search(of).policy
+    least = 0 if retrains and prune else 2
+    assert {policy[name].weight for name in FREE} == {least}
 
 
 def test_tied_layers_get_the_most_of_them_and_may_be_pruned_alone():
@@ -115,11 +123,11 @@ def test_tied_layers_get_the_most_of_them_and_may_be_pruned_alone():
     _, planes, acts = with_planes(of)
     planes[FREE[0]] = BitPlanes(torch.tensor([1]), torch.tensor(1.0), 7)
     planes[FREE[0]].adjust()
-    policy = precision(of, planes, acts)
+    policy = precision(of, planes, acts, True)
     assert policy[FREE[0]] == policy[FREE[1]] == LayerBits(8, acts[FREE[0]])
     planes[FREE[0]] = BitPlanes(torch.tensor([0]), torch.tensor(1.0), 7)
     planes[FREE[0]].adjust()
-    policy = precision(of, planes, acts)
+    policy = precision(of, planes, acts, True)
     assert (policy[FREE[0]].weight, policy[FREE[1]].weight) == (0, 8)
     of.space.validate(policy)
 

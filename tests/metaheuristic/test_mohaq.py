@@ -114,7 +114,7 @@ def test_later_subsets_are_run_only_below_the_error_limit():
 
 
 def trainable(**fields):
-    return toy.make_problem("bops", like=3, retrains=True, **fields)
+    return toy.make_problem("bops", **{"like": 3, "retrains": True, **fields})
 
 
 RETRAIN = Recipe(epochs=2, batch=32, lr=0.02)
@@ -185,7 +185,7 @@ def test_no_beacons_where_the_protocol_does_not_train():
 
 
 def test_the_answer_keeps_the_weights_that_its_error_is_of():
-    problem = trainable(bits=(2, 3, 4))
+    problem = trainable(bits=(2, 3, 4), like=2.2)
     settings = {**FAST, "epochs": 2, "lr": 0.02, "images": 0, "error_rise": 90.0}
     framework = MOHAQ(**settings, beacon_rise=90.0, beacon_speedup=1.0, beacons=1)
     solution = framework.search(problem)
@@ -214,6 +214,16 @@ def test_the_front_is_undominated_within_the_budget_and_holds_the_answer():
     least = min(points)[0]
     assert solution.notes["error"] == least
     assert json.dumps(solution.notes)
+
+
+def test_the_first_generation_is_within_a_budget_that_hardly_any_draw_meets():
+    problem = toy.make_problem("bops", like=2.5)
+    rng = problem.rng("uniform")
+    drawn = [problem.space.sample(rng) for _ in range(300)]
+    assert sum(map(problem.within, drawn)) < 10
+    MOHAQ(population=12, generations=0, subsets=1).search(problem)
+    # Every member was run, and only what is within the budget is run.
+    assert problem.meter.policies == 12
 
 
 def test_evaluations_are_bounded():
