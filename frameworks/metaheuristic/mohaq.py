@@ -123,16 +123,9 @@ class MOHAQ(Framework):
             self.population - 1, least, most, lambda g: problem.within(candidates.policy(g)), rng
         )
         solver = NSGA2(
-            least,
-            most,
-            rng,
-            population=self.population,
-            offspring=self.offspring,
-            crossover=1.0,
-            crossover_eta=self.eta,
-            mutation_eta=self.eta,
-            start=start,
-        )
+            least, most, rng, population=self.population, offspring=self.offspring,
+            crossover=1.0, crossover_eta=self.eta, mutation_eta=self.eta, start=start,
+        )  # fmt: skip
         for generation in range(self.generations + 1):
             problem.progress(generation, self.generations + 1, "generations")
             solver.tell([candidates.member(g) for g in solver.ask() if not candidates.spent])
