@@ -56,3 +56,20 @@ def test_the_command_writes_and_then_guards(tmp_path, monkeypatch, capsys):
     )
     assert main(["--out", str(tmp_path), "--guard"]) == 1
     assert "QAT: 9, kept is 1.2" in capsys.readouterr().out
+
+
+def test_a_slow_ratio_is_measured_again_before_it_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(performance, "measure", lambda *a: ROWS)
+    assert main(["--out", str(tmp_path)]) == 0
+    slow = [Row("step_over_float", "QAT", 9, 1, 9, 1, 3)]
+    answers = [slow, ROWS]
+    monkeypatch.setattr(performance, "measure", lambda *a: answers.pop(0))
+    assert main(["--out", str(tmp_path), "--guard"]) == 0
+    assert not answers
+
+
+def test_a_guard_that_compares_nothing_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(performance, "measure", lambda *a: ROWS)
+    assert main(["--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(performance, "measure", lambda *a: [Row("other", "O", 1, 1, 1, 1, 1)])
+    assert main(["--out", str(tmp_path), "--guard"]) == 1
