@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from frameworks.core import kernels
 from frameworks.core.quantizers import grid
 from frameworks.core.quantizers.composite import Composite
-from frameworks.core.quantizers.grid import Grid, fake_quantize, on_grid
+from frameworks.core.quantizers.grid import Limits, fake_quantize, on_grid
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 
 needs_kernels = pytest.mark.skipif(
@@ -71,7 +71,7 @@ def cases(draw):
     step = 0.02 + torch.rand(len(x), generator=torch.Generator().manual_seed(seed))
     per_row = draw(st.booleans())
     step = step.view(-1, *(1,) * (x.dim() - 1)) if per_row else step[0]
-    return x, step, slope, Grid(float(low), float(low + 2**bits - 1), offset)
+    return x, step, slope, Limits(float(low), float(low + 2**bits - 1), offset)
 
 
 @needs_kernels
@@ -102,7 +102,7 @@ def test_values_and_gradients_equal_the_composed_ones(case):
 @pytest.mark.parametrize("shape", [(40_001,), (70_000, 3), (2, 50_000), (3, 5, 100, 99)])
 @pytest.mark.parametrize("per_row", [False, True])
 def test_large_tensors_to_a_millionth_and_alike_on_every_thread_count(shape, per_row):
-    x, slope, limits = gaussian(*shape) * 2, gaussian(*shape, seed=1), Grid(-8.0, 7.0, 0.0)
+    x, slope, limits = gaussian(*shape) * 2, gaussian(*shape, seed=1), Limits(-8.0, 7.0, 0.0)
     step = torch.full((len(x), *(1,) * (x.dim() - 1)) if per_row else (), 0.21)
     alone = run(x, step, slope, limits)
     reference = exact(x, step, slope, limits)
@@ -121,7 +121,7 @@ def test_large_tensors_to_a_millionth_and_alike_on_every_thread_count(shape, per
 @needs_kernels
 def test_special_values():
     x = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0, 1e-45, -1e-45, 3e38])
-    for limits in (Grid(0.0, 15.0), Grid(-2.0, 1.0), Grid(-1.0, 0.0, 0.5)):
+    for limits in (Limits(0.0, 15.0), Limits(-2.0, 1.0), Limits(-1.0, 0.0, 0.5)):
         for step in (0.1, 3.0, 1e-8):
             found = on_grid(x, torch.tensor(step), *limits)
             expected = grid._composed(x, torch.tensor(step), limits)
@@ -133,7 +133,7 @@ def test_special_values():
 @pytest.mark.parametrize("shape", [(), (4, 1)])
 def test_a_step_below_the_smallest_is_raised_and_gets_no_gradient(switch, shape, monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, switch)
-    x, limits = gaussian(4, 9), Grid(-2.0, 1.0)
+    x, limits = gaussian(4, 9), Limits(-2.0, 1.0)
     step = torch.full(shape, 2e-3)
     step.view(-1)[0] = -1.0
     out, _, for_step = run(x, step, torch.ones(4, 9), limits, smallest=1e-3)
@@ -151,7 +151,7 @@ def test_a_step_below_the_smallest_is_raised_and_gets_no_gradient(switch, shape,
 )
 def test_the_plain_ends_are_the_first_clipped_numbers(step, bits, zero, offset):
     low = -float(zero % 2**bits)
-    limits, s = Grid(low, low + 2**bits - 1, offset), torch.tensor(step)
+    limits, s = Limits(low, low + 2**bits - 1, offset), torch.tensor(step)
     for end, towards in zip(grid._ends(step, limits), (math.inf, -math.inf), strict=True):
         x = torch.tensor(end)
         x = torch.stack([x, torch.nextafter(x, torch.tensor(towards))])
@@ -223,7 +223,7 @@ def exact_sum(x, p, quantizers, slope):
     """The same in double precision, and the size of the terms of each sum."""
     out, for_x, for_p, for_steps, sizes = 0, 0, [], [], []
     for share, q in zip(p.double(), quantizers, strict=True):
-        step, limits = q.step.detach(), Grid(*q._grid)
+        step, limits = q.step.detach(), Limits(*q._grid)
         scale = 4 / math.sqrt(x.numel() / step.numel() * max(limits.high, 1))
         value, inside, _ = exact(x, step, torch.ones_like(x), limits)
         out, for_x = out + share * value, for_x + share * inside * slope

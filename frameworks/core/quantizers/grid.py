@@ -26,7 +26,7 @@ from torch import Tensor
 from frameworks.core import kernels
 
 
-class Grid(NamedTuple):
+class Limits(NamedTuple):
     """What is constant of a grid: its limits (whole numbers) and its offset, in steps."""
 
     low: float
@@ -73,11 +73,11 @@ def on_grid(
     """
     call = _call(x, step)
     if call is not None:
-        return _forward(call, x, step, Grid(low, high, offset), smallest)
-    return _composed(x, step.clamp_min(smallest) if smallest else step, Grid(low, high, offset))
+        return _forward(call, x, step, Limits(low, high, offset), smallest)
+    return _composed(x, step.clamp_min(smallest) if smallest else step, Limits(low, high, offset))
 
 
-def _forward(call: _Call, x: Tensor, step: Tensor, grid: Grid, smallest: float) -> Tensor:
+def _forward(call: _Call, x: Tensor, step: Tensor, grid: Limits, smallest: float) -> Tensor:
     y = torch.empty_like(x)
     rows = call.rows
     call.library.grid_forward(
@@ -87,7 +87,7 @@ def _forward(call: _Call, x: Tensor, step: Tensor, grid: Grid, smallest: float) 
     return y
 
 
-def _composed(x: Tensor, step: Tensor, grid: Grid) -> Tensor:
+def _composed(x: Tensor, step: Tensor, grid: Limits) -> Tensor:
     """In place but for the first operation; the limits are whole, so clipping may come first."""
     q = x / step
     if grid.offset:
@@ -118,7 +118,7 @@ def fake_quantize(
         gradient_scale: factor on the gradient of the steps.
         smallest: steps below it are raised to it and get no gradient, if it is positive.
     """
-    grid, call = Grid(low, high, offset), _call(x, step)
+    grid, call = Limits(low, high, offset), _call(x, step)
     if call is not None:
         fused: Tensor = _CompiledGrid.apply(x, step, grid, gradient_scale, smallest, call)
         return fused
@@ -134,7 +134,7 @@ class _CompiledGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, grid: Grid, scale: float, smallest: float, call: _Call
+        ctx: Any, x: Tensor, step: Tensor, grid: Limits, scale: float, smallest: float, call: _Call
     ) -> Tensor:
         ctx.save_for_backward(x, step)
         ctx.grid, ctx.scale, ctx.smallest, ctx.call = grid, scale, smallest, call
@@ -166,7 +166,7 @@ class _CompiledGrid(torch.autograd.Function):
 
 
 def _gradients(
-    grad: Tensor, v: Tensor, grid: Grid, shape: torch.Size | None
+    grad: Tensor, v: Tensor, grid: Limits, shape: torch.Size | None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients to x and, where a shape is given, to the steps of that shape, from x / s - o."""
     q = torch.clamp(v, grid.low, grid.high)
@@ -188,7 +188,7 @@ class _Grid(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, grid: Limits, scale: float) -> Tensor:
         v = x / step
         if grid.offset:
             v -= grid.offset
@@ -214,7 +214,7 @@ class _TensorGrid(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, grid: Limits, scale: float) -> Tensor:
         y = _composed(x, step, grid)
         ctx.save_for_backward(x, y) if ctx.needs_input_grad[1] else ctx.save_for_backward(x)
         ctx.step, ctx.step_shape, ctx.scale = float(step), step.shape, scale
@@ -234,7 +234,7 @@ class _TensorGrid(torch.autograd.Function):
         return for_x, for_step, None, None
 
 
-def _ends(step: float, grid: Grid) -> tuple[float, float]:
+def _ends(step: float, grid: Limits) -> tuple[float, float]:
     """The float32 neighbours of a grid's inside, on either side: the first x that are clipped.
 
     x / s - o is rounded, so these are found by bisection; floats in order are integers in order.
