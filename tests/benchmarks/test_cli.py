@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import benchmarks
 from benchmarks import cli
 from benchmarks.cli import main
 from benchmarks.record import Record
@@ -44,7 +45,7 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.strip() == cli.benchmarks.__version__
+    assert capsys.readouterr().out.strip() == benchmarks.__version__
 
 
 @pytest.mark.parametrize(

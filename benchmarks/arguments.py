@@ -1,0 +1,97 @@
+"""The arguments of the command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import benchmarks
+
+Action = Callable[[argparse.Namespace, list[str]], int]
+FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
+EXPORTS = ("onnx", "qonnx", "packed")
+
+
+def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
+    """The parser; ``options.action`` is the action of the command that was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="juxtabit",
+        description="Mixed-precision quantization frameworks side by side.",
+    )
+    parser.add_argument("--version", action="version", version=benchmarks.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="compute cells: one, a sweep (-m), or a suite (+suite=NAME)",
+        description="Compute cells. Arguments are Hydra overrides, for instance "
+        "'framework=haq dataset=fashion_mnist hardware=bops budget.like=3 seed=1', "
+        "'-m framework=haq,hawq_v3 seed=0,1,2', or '+suite=quick'.",
+    )
+    run.add_argument("-m", "--multirun", action="store_true", help="sweep over comma-lists")
+    run.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    run.set_defaults(action=actions["run"])
+    table = commands.add_parser("table", help="make the juxtaposition table from records")
+    table.add_argument("records", nargs="?", default="results", help="folder or file of records")
+    table.add_argument("--format", choices=FORMATS, default="text")
+    table.add_argument("--out", help="write all formats into this folder, too")
+    table.set_defaults(action=actions["table"])
+    transfer = commands.add_parser(
+        "transfer", help="what policies cost on hardware that they were not searched for"
+    )
+    transfer.add_argument("records", nargs="?", default="results", help="folder or file of records")
+    transfer.add_argument("--format", choices=("text", "markdown"), default="text")
+    transfer.set_defaults(action=actions["transfer"])
+    lut = commands.add_parser(
+        "lut",
+        help="measure a latency table of a model's layers on this machine",
+        description="Measure what hardware=cpu, hardware=gpu and hardware=table read. Arguments "
+        "are Hydra overrides: 'model=resnet8 dataset=fashion_mnist out=FILE', and device=cpu|gpu, "
+        "processes=5, extra=5, seconds=0.2, threads=1, force=true.",
+    )
+    lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    lut.set_defaults(action=actions["lut"])
+    _add_export(commands, actions["export"])
+    frameworks = commands.add_parser("frameworks", help="list what is installed")
+    frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
+    frameworks.set_defaults(action=actions["frameworks"])
+    return parser
+
+
+def _add_export(commands: Any, action: Action) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a record's network as ONNX, QONNX or packed weights",
+        description="Make the quantized network of a record anew, write it to a file, and check "
+        "on the test images that the file computes the same.",
+    )
+    export.add_argument("record", help="the JSON file of a finished cell")
+    export.add_argument("--to", choices=EXPORTS, required=True, help="format of the file")
+    export.add_argument("--out", required=True, help="the file to write")
+    export.add_argument("--calibration", type=_positive, help="calibrate on this many images")
+    export.add_argument(
+        "--integer-bias",
+        action="store_true",
+        help="onnx: int32 biases in 8-bit layers, which ONNX Runtime then runs in integers; "
+        "a little less exact",
+    )
+    export.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the file on the test images and compare (default)",
+    )
+    export.add_argument("--images", type=_positive, help="compare on this many test images only")
+    export.add_argument(
+        "--benchmark",
+        action="store_true",
+        help="onnx: accuracy, size and latency beside float and uniform 8 bit, on this machine",
+    )
+    export.set_defaults(action=action)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
