@@ -172,7 +172,8 @@ class SignMagnitude(Quantizer):
         ratio = x / self.unit
         code = torch.round(ratio.detach().clamp(-1, 1) * self.levels)
         # The second term is 0 and carries the gradient of the weight, so the values stay exact.
-        return code * (self.scale / self.levels) + self.scale.detach() * (ratio - ratio.detach())
+        out: Tensor = code * (self.scale / self.levels)
+        return out + self.scale.detach() * (ratio - ratio.detach())
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:
