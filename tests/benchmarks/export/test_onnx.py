@@ -80,7 +80,6 @@ def written(case, policy=None, integer_bias=False, scheme=None):
     for _, q in model.qlayers():
         q.scheme = schemes.get(scheme)() if scheme else q.scheme
         q._weights.clear()
-        q._activations.clear()
     model.fix(policy or mixed(problem.layers))
     made = to_qdq(copy.deepcopy(graph), exported_layers(model), integer_bias)
     onnx.checker.check_model(made, full_check=True)
