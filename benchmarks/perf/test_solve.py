@@ -74,7 +74,7 @@ def test_exact_choice(compare, layers, goal, peer):
     pytest.importorskip(peer, reason=f"{peer} is an optional peer")
     table, limits = instance(layers)
     other = {"scipy": by_scipy, "pulp": by_pulp}[peer]
-    note = f"{layers} layers x 49 pairs, three budgets, proven; {peer} with its default gap, 20 s at most"
+    note = f"{layers} layers x 49 pairs, three budgets, proven; {peer}: default gap, 20 s at most"
     compare(
         lambda: multiple_choice(table, limits),
         lambda: other(table, limits),
