@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,9 @@ def measure(select: str = "", rounds: int = 0) -> list[Row]:
         command += ["--benchmark-only", f"--benchmark-json={report}"]
         command += ["-k", select] if select else []
         command += [f"--perf-rounds={rounds}"] if rounds else []
-        ended = subprocess.run(command, check=False)
+        # A worker of pytest-xdist would have its children take themselves for workers.
+        outer = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        ended = subprocess.run(command, check=False, env=outer)
         if ended.returncode or not report.exists():
             raise RuntimeError(f"the benchmarks ended with exit code {ended.returncode}")
         return rows_of(json.loads(report.read_text(encoding="utf-8")))
