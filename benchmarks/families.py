@@ -188,7 +188,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table of all families that were tried."""
     works = [row for row in rows if "error" not in row]
     lines = [
-        f"{len(works)} of {len(rows)} families work (timm {timm.__version__}).",
+        "# Families of timm",
+        "",
+        f"{len(works)} of {len(rows)} families work (timm {timm.__version__}): a model of each was "
+        "described, wrapped, priced and run at random bits.",
         "",
         "| family | model | side | layers | weights | in layers | works |",
         "|---|---|---|---|---|---|---|",
@@ -209,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="at most this many")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--markdown", type=Path, help="write the table here")
-    parser.add_argument("--seconds", type=float, default=300, help="for each model")
+    parser.add_argument("--seconds", type=float, default=600, help="for each model")
     parser.add_argument("--memory", type=float, default=12, help="GiB of addresses for each model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

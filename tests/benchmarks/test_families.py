@@ -80,17 +80,17 @@ def test_the_command_writes_what_it_found(monkeypatch, tmp_path, capsys):
     assert main(["--limit=2", "--json", str(files[0]), "--markdown", str(files[1])]) == 1
     text = capsys.readouterr().out
     assert files[1].read_text() == text
-    assert text.startswith("1 of 2 families work (timm ")
+    assert "\n1 of 2 families work (timm " in text
     assert "| a | alexnet | 64 | 3 | 2.5 M | 99 % | yes |" in text
     assert "| b | resnet18 | | | | | no: RuntimeError: a\\|b |" in text
     rows = json.loads(files[0].read_text())["families"]
     assert [row["family"] for row in rows] == ["a", "b"]
     assert main(["--pattern=a"]) == 0
-    assert markdown([]).startswith("0 of 0")
+    assert "\n0 of 0 families" in markdown([])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(families.families()))
 def test_every_family_works(family):
-    result = isolated(families.families()[family], 300, 12)
+    result = isolated(families.families()[family], 600, 12)
     assert "error" not in result, result
