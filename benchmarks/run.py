@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import cell as cells_module
 from benchmarks.config import Cell
 from benchmarks.identity import key_of
+from benchmarks.memory import keep_freed_memory
 from benchmarks.progress import Display, title
 from benchmarks.record import Record
 from benchmarks.setting import check
@@ -199,6 +200,7 @@ def _begin(threads: int, messages: Any) -> None:
     global _messages
     _messages = messages
     end_with_parent()
+    keep_freed_memory()
     torch.set_num_threads(threads)
 
 

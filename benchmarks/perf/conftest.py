@@ -6,7 +6,12 @@ import time
 import pytest
 import torch
 
+from benchmarks.memory import keep_freed_memory
 from frameworks import kernels_in_force
+
+
+def pytest_configure():
+    keep_freed_memory()  # as the workers of `juxtabit run` do
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,8 @@ of one CPU, which other processes disturb less than the clock. The ratio is that
 ``range`` holds the least and the largest of ten policies each.
 """
 
+import copy
+import statistics
 import time
 
 import pytest
@@ -31,6 +33,7 @@ from frameworks import (
 )
 
 SHAPE, CLASSES, BITS, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10
+BATCH = 125  # as evaluations run
 
 
 def images(name, count):
@@ -139,6 +142,39 @@ def compare(benchmark, problem, name, note="", **options):
         "note": f"ResNet-8, 2,000 images, {policies} policies; all scores are equal" + note,
     }
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
+
+
+def test_float_convolutions_alone_over_the_plain_way(benchmark, problem):
+    """What no saving around the convolutions can go below, as long as they are made in float."""
+    network, calls = copy.deepcopy(problem.network), []
+    for layer in problem.layers:
+        module = network.get_submodule(layer.name)
+        module.register_forward_pre_hook(lambda m, x: calls.append((m, m.forward, x[0])))
+    with torch.no_grad():
+        batches = [x for x, _ in problem.valid.batches(BATCH)]
+        for x in (*batches, problem.images):
+            network(x)
+    plain, rng, ratios = Plain(problem), problem.rng("policies"), []
+    plain(problem.space.lowest(), [problem.valid])
+
+    @torch.no_grad()
+    def convolutions():
+        start = time.process_time()
+        for _, forward, x in calls:
+            forward(x)
+        seconds = time.process_time() - start
+        ratios.append(seconds / plain(problem.space.sample(rng), [problem.valid])[1])
+
+    benchmark.pedantic(convolutions, rounds=7, warmup_rounds=0)
+    plain.close()
+    benchmark.extra_info |= {
+        "ratio": round(statistics.median(ratios), 3),
+        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        "title": "the convolutions of one float pass alone over the plain way to score a policy",
+        "rounds": len(ratios),
+        "note": "ResNet-8, 2,256 images; one over this bounds every ratio below whose search "
+        "changes all layers",
+    }
 
 
 def test_haq_speedup(benchmark, problem):

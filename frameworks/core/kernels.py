@@ -38,6 +38,8 @@ _SIGNATURES = {
     "grid_backward": (_I, (_P,) * 5 + (_L, _L, _F, _F, _F, _F, _D, _I)),
     "composite_forward": (None, (_P,) * 5 + (_L, _L, _L, _I)),
     "composite_backward": (_I, (_P,) * 9 + (_L, _L, _L, _I)),
+    "mix_forward": (None, (_P, _P, _P, _L, _L, _I)),
+    "mix_backward": (None, (_P, _P, _P, _L, _L, _I)),
 }
 
 

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QLayer, run_layer, swap_module
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.composite import Composite
+from frameworks.core.quantizers.mix import mixed
 from frameworks.core.solvers.relaxations import choice_rows
 
 
@@ -126,19 +129,12 @@ class StochasticBlock(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self.masks is not None
-        constant = not self.masks.requires_grad and self.masks.device.type == "cpu"
-        shares = self.masks.tolist() if constant else self.masks
-        out: Tensor | None = None
-        for share, block in zip(shares, self.copies, strict=True):
-            part = block(*args, **kwargs)
-            if out is None:
-                out = part * share
-            elif constant:
-                out = out.add_(part, alpha=share)  # one pass over memory instead of two
-            else:
-                out = out + share * part
-        assert out is not None
-        return out
+        if self.masks.requires_grad or self.masks.device.type != "cpu":
+            pairs = zip(self.masks, self.copies, strict=True)
+            terms = (share * block(*args, **kwargs) for share, block in pairs)
+            out: Tensor = functools.reduce(operator.add, terms)
+            return out
+        return mixed([block(*args, **kwargs) for block in self.copies], self.masks)
 
 
 class StochasticNet(nn.Module):

@@ -1,4 +1,5 @@
-/* The passes of a uniform grid, value = s (clip(rint(x/s - o), low, high) + o), over dense float32.
+/* The passes of a uniform grid, value = s (clip(rint(x/s - o), low, high) + o), over dense float32,
+ * and those of weighted sums.
  *
  * Plain C99, called through ctypes by frameworks/core/kernels.py, which says how it is compiled:
  * without fast-math and without contraction, so that every value equals that of the composed
@@ -219,4 +220,45 @@ int composite_backward(const float *g, const float *x, const float *steps, const
     }
     free(codes);
     return 0;
+}
+
+/* y = sum_k p[k] parts[k], rounded as torch's add with alpha does: one fused step a term. */
+void mix_forward(const float *const *parts, const float *p, float *y, long branches, long columns,
+                 int threads)
+{
+    const long rows = 1;
+    EACH_PIECE({
+        PLACE
+        for (long from = start; from < start + count; from += CHUNK) {
+            const long n = least(CHUNK, start + count - from);
+            float *restrict out = y + from;
+            for (long k = 0; k < branches; k++) {
+                const float *restrict in = parts[k] + from;
+                const float share = p[k];
+                if (k == 0)
+                    for (long i = 0; i < n; i++) out[i] = in[i] * share;
+                else
+                    for (long i = 0; i < n; i++) out[i] = fmaf(in[i], share, out[i]);
+            }
+        }
+    });
+}
+
+/* grads[k] = p[k] g. */
+void mix_backward(const float *g, const float *p, float *const *grads, long branches, long columns,
+                  int threads)
+{
+    const long rows = 1;
+    EACH_PIECE({
+        PLACE
+        for (long from = start; from < start + count; from += CHUNK) {
+            const long n = least(CHUNK, start + count - from);
+            const float *restrict in = g + from;
+            for (long k = 0; k < branches; k++) {
+                float *restrict out = grads[k] + from;
+                const float share = p[k];
+                for (long i = 0; i < n; i++) out[i] = in[i] * share;
+            }
+        }
+    });
 }
