@@ -2,8 +2,11 @@
 
 Each function takes the float network and a batch, and gives the network that the peer would train,
 built from what it offers for that; `PEERS` says how its step differs from ours. They install beside
-this package: ``pip install -c constraints.txt '.[perf,peers,qat-peers]'``, and then
-``python -m benchmarks.performance --add --select of_a_peer`` adds their rows to the page.
+this package, and in an environment of their own, if need be, whose rows then join the page:
+
+    python3 -m venv .venv-peers
+    .venv-peers/bin/pip install -c constraints.txt '.[perf,peers,qat-peers]'
+    .venv-peers/bin/python -m benchmarks.performance --add --select "brevitas or nncf or torchao"
 """
 
 import dataclasses
@@ -143,7 +146,7 @@ def brevitas_layer(inner, first):
 
 
 def brevitas(model, x):
-    """Brevitas's layers with its usual integer quantizers, steps of weights learned, too."""
+    """Brevitas's layers with its usual integer quantizers; the weights' steps are learned, too."""
     return swapped(model, brevitas_layer)
 
 

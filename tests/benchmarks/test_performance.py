@@ -1,6 +1,7 @@
 """The page of ratios and its guard; nothing here measures a time."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,6 +153,16 @@ def test_where_all_rows_are_skipped_the_page_stays(kept_page, monkeypatch, optio
     monkeypatch.setattr(performance, "measure", lambda *a: [])
     assert main(["--out", str(kept_page.parent), *options]) == 1
     assert kept_page.read_bytes() == before
+
+
+@pytest.mark.parametrize("code", [1, 5])
+def test_a_run_that_wrote_no_report_had_only_skips_or_failed(monkeypatch, code):
+    ended = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(performance.subprocess, "run", lambda *a, **k: ended)
+    assert performance.measure("x") == []
+    ended.returncode = code
+    with pytest.raises(RuntimeError, match=f"exit code {code}"):
+        performance.measure("x")
 
 
 def test_adding_and_guarding_exclude_each_other(tmp_path):
