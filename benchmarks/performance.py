@@ -4,6 +4,8 @@ Runs the benchmarks under ``benchmarks/perf`` and writes ``performance.json`` (t
 and the versions) and ``performance.md`` (the same to read). Every row is a ratio of two things
 measured in turns in one run, as lone times say little about another machine. ``--guard`` compares a
 short run with the rows kept there instead and fails where a ratio has grown far beyond its row.
+``--add`` puts the rows of this run (say, peers that an environment of their own holds) among those
+kept, which takes the same machine and the same versions of all that both environments have.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ FOLDER = Path("results")
 PERF = Path(__file__).parent / "perf"
 MARGIN = 1.6
 """A ratio may grow by this factor over its kept row before the guard fails."""
-PACKAGES = ("numpy", "scipy", "pulp", "brevitas", "torchao", "pyhessian")
+PACKAGES = ("numpy", "scipy", "pulp", "pyhessian", "brevitas", "nncf", "torchao")
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,16 @@ def measure(select: str = "", rounds: int = 0) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "benchmarks.json"
         command = [sys.executable, "-m", "pytest", str(PERF), "-q", "-s", "-p", "no:cacheprovider"]
-        command += ["--benchmark-only", f"--benchmark-json={report}"]
+        command += ["-rs", "--benchmark-only", f"--benchmark-json={report}"]
         command += ["-k", select] if select else []
         command += [f"--perf-rounds={rounds}"] if rounds else []
         # A worker of pytest-xdist would have its children take themselves for workers.
         outer = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         ended = subprocess.run(command, check=False, env=outer)
-        if ended.returncode or not report.exists():
+        if ended.returncode:
             raise RuntimeError(f"the benchmarks ended with exit code {ended.returncode}")
+        if not report.exists():  # every row was skipped
+            return []
         return rows_of(json.loads(report.read_text(encoding="utf-8")))
 
 
@@ -152,40 +156,93 @@ def slower(rows: Sequence[Row], kept: Sequence[Row], margin: float = MARGIN) -> 
     return faults
 
 
-def _kept(folder: Path) -> list[Row]:
+def merged(kept: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """The kept rows with those of the same name replaced; a new row follows its test's others."""
+    rows = list(kept)
+    for row in measured:
+        names = [old.name for old in rows]
+        if row.name in names:
+            rows[names.index(row.name)] = row
+            continue
+        families = [name.partition("[")[0] for name in names]
+        same = [i for i, family in enumerate(families, 1) if family == row.name.partition("[")[0]]
+        rows.insert(same[-1] if same else len(rows), row)
+    return rows
+
+
+def differing(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two environments differ, the time and packages that only one of them has aside."""
+    faults = []
+    for name in {**kept, **now}:
+        apart = name in PACKAGES and not (name in kept and name in now)
+        if name != "time" and not apart and kept.get(name) != now.get(name):
+            faults.append(f"{name}: {kept.get(name)} on the page, {now.get(name)} here")
+    return faults
+
+
+def _kept(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     data = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
-    return [Row(**row) for row in data["rows"]]
+    return data["machine"], [Row(**row) for row in data["rows"]]
+
+
+def _guard(options: argparse.Namespace) -> int:
+    rows = measure(options.select, options.rounds)
+    _, kept = _kept(options.out)
+    if not {row.name for row in rows} & {row.name for row in kept}:
+        print(f"No ratio of this run is kept in {options.out / 'performance.json'}.")
+        return 1
+    if slower(rows, kept):
+        print("Slower than kept; measured once more, as a busy machine is no slow path.")
+        rows = measure(options.select, options.rounds)
+    faults = slower(rows, kept)
+    print("\n".join(faults) or f"{len(rows)} ratios are within {MARGIN} times those kept.")
+    return 1 if faults else 0
+
+
+def _add(options: argparse.Namespace) -> int:
+    facts, kept = _kept(options.out)
+    now = machine()
+    faults = differing(facts, now)
+    if faults:
+        print("\n".join(["These rows would not belong to the page:", *faults]))
+        return 1
+    rows = measure(options.select, options.rounds)
+    dated = [replace(row, note=f"{row.note}; added {now['time']}".lstrip("; ")) for row in rows]
+    return _write(options.out, merged(kept, dated) if rows else [], facts)
+
+
+def _write(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> int:
+    if not rows:
+        print("Nothing was measured; no page is written.")
+        return 1
+    notes = PERF / "changes.md"
+    text = page(rows, facts, notes.read_text(encoding="utf-8") if notes.exists() else "")
+    write_json(folder / "performance.json", {"machine": facts, "rows": [asdict(r) for r in rows]})
+    write_text(folder / "performance.md", text)
+    print(text)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write, or guard; the exit code is 1 where the guard finds a slower path."""
+    """Measure and write, add or guard.
+
+    The exit code is 1 where the guard finds a slower path, where nothing was measured, and where
+    the rows to add are of another machine or other versions than the page.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.performance")
     parser.add_argument("--select", default="", help="pytest's -k")
     parser.add_argument("--rounds", type=int, default=0, help="repetitions of every row")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--guard", action="store_true", help="compare with the rows kept in OUT")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--guard", action="store_true", help="compare with the rows kept in OUT")
+    instead.add_argument("--add", action="store_true", help="put the rows among those kept in OUT")
     options = parser.parse_args(argv)
-    rows = measure(options.select, options.rounds)
     if options.guard:
-        kept = _kept(options.out)
-        if not {row.name for row in rows} & {row.name for row in kept}:
-            print(f"No ratio of this run is kept in {options.out / 'performance.json'}.")
-            return 1
-        if slower(rows, kept):
-            print("Slower than kept; measured once more, as a busy machine is no slow path.")
-            rows = measure(options.select, options.rounds)
-        faults = slower(rows, kept)
-        print("\n".join(faults) or f"{len(rows)} ratios are within {MARGIN} times those kept.")
-        return 1 if faults else 0
+        return _guard(options)
+    if options.add:
+        return _add(options)
     facts = machine()
-    notes = PERF / "changes.md"
-    text = page(rows, facts, notes.read_text(encoding="utf-8") if notes.exists() else "")
-    write_json(
-        options.out / "performance.json", {"machine": facts, "rows": [asdict(r) for r in rows]}
-    )
-    write_text(options.out / "performance.md", text)
-    print(text)
-    return 0
+    return _write(options.out, measure(options.select, options.rounds), facts)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 `make perf` makes a page of them. Lone times say little about another machine; ratios carry over.
 """
 
+import copy
 import importlib
 import os
 from functools import partial
@@ -10,9 +11,9 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.models import ModelConfig, create
+from benchmarks.perf.peers import PEERS, check
 from frameworks import (
     BudgetSpec,
     Data,
@@ -67,6 +68,13 @@ def qat_step(task, x, y, bits=4):
     model.free(Policy.uniform(task.layers, bits, bits))
     model.train()
     return step(model, [p for p in model.parameters() if p.requires_grad], x, y)
+
+
+def float_network(task):
+    """A float network in training mode that nothing meters."""
+    made = create(ModelConfig(name="resnet20"), CLASSES, SHAPE)
+    made.load_state_dict(task.float_model().state_dict())
+    return made.train().to(memory_format=torch.channels_last)
 
 
 def float_step(task, x, y):
@@ -150,82 +158,31 @@ def test_search_step_of_dnas_over_training_its_branches(compare):
     )
 
 
-class NativeQuantized(nn.Module):
-    """A layer quantized by torch's own operators with learned steps, as its QAT does."""
-
-    def __init__(self, inner, first):
-        super().__init__()
-        self.inner, self.low, self.high = inner, -8 if first else 0, 7 if first else 15
-        self.step = nn.Parameter(torch.full((1,), 0.3))
-        self.zero = torch.zeros(1)
-        reach = inner.weight.detach().flatten(1).abs().amax(1)
-        self.weight_step, self.weight_zero = nn.Parameter(reach / 7), torch.zeros_like(reach)
-
-    def forward(self, x):
-        x = torch._fake_quantize_learnable_per_tensor_affine(
-            x, self.step, self.zero, self.low, self.high, (x.numel() * self.high) ** -0.5
-        )
-        raw = self.inner.weight
-        scale = (raw[0].numel() * 7) ** -0.5
-        weight = torch._fake_quantize_learnable_per_channel_affine(
-            raw, self.weight_step, self.weight_zero, 0, -8, 7, scale
-        )
-        if isinstance(self.inner, nn.Linear):
-            return nn.functional.linear(x, weight, self.inner.bias)
-        return self.inner._conv_forward(x, weight, self.inner.bias)
-
-
-def brevitas_layer(inner, first):
-    """A layer of Brevitas with learned steps, 4 bits."""
-    qnn = importlib.import_module("brevitas.nn")
-    quant = importlib.import_module("brevitas.quant")
-    options = {
-        "weight_bit_width": 4,
-        "weight_quant": quant.Int8WeightPerChannelFloat,
-        "weight_scaling_impl_type": "parameter_from_stats",
-        "input_quant": quant.Int8ActPerTensorFloat if first else quant.Uint8ActPerTensorFloat,
-        "input_bit_width": 4,
-        "input_collect_stats_steps": 1,
-    }
-    if isinstance(inner, nn.Linear):
-        made = qnn.QuantLinear(inner.in_features, inner.out_features, bias=True, **options)
-    else:
-        made = qnn.QuantConv2d(
-            inner.in_channels, inner.out_channels, inner.kernel_size, inner.stride, inner.padding,
-            bias=False, **options,
-        )  # fmt: skip
-    made.load_state_dict(inner.state_dict(), strict=False)
-    return made.to(memory_format=torch.channels_last)
-
-
-PEERS = {"torch": NativeQuantized, "brevitas": brevitas_layer}
-
-
-@pytest.mark.parametrize("peer", PEERS)
-def test_training_step_over_that_of_a_peer(compare, peer):
-    """ResNet-20 as above; torchao's training covers linear layers alone, so it has no row."""
-    if peer != "torch":
-        try:
-            importlib.import_module(f"{peer}.nn")
-        except ImportError as error:
-            pytest.skip(f"{peer} is not installed in this environment ({error})")
+@pytest.mark.parametrize("name", PEERS)
+def test_training_step_over_that_of_a_peer(compare, name):
+    """ResNet-20 as above; before it is timed, the peer's network is checked to be quantized."""
+    peer = PEERS[name]
+    if reason := peer.missing():
+        pytest.skip(reason)
     task = problem("resnet20")
     x, y = next(task.train.batches(128))
-    other = task.float_model().train()
-    for name, module in list(other.named_modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(other.get_submodule(parent), leaf, PEERS[peer](module, name == "conv1"))
-    theirs = step(other, other.parameters(), x, y)
+    plain = float_network(task)
+    other = peer.convert(copy.deepcopy(plain), x)
+    exact = plain(x)
+    assert (other(x) - exact).abs().max() > 0.05 * exact.abs().max()
+    theirs = step(other, [p for p in other.parameters() if p.requires_grad], x, y)
     for _ in range(3):  # a peer may collect statistics first
         theirs()
+    check(other, x, len(task.layers))
+    trained = sum(p.grad is not None for p in other.parameters())
+    assert (trained >= len(list(plain.parameters())) + 2 * len(task.layers)) == peer.learned
     compare(
         qat_step(task, x, y),
         theirs,
         rounds=9,
-        title=f"our training step over that of {peer}",
+        title=f"our training step over that of {name}",
         goal="below 1",
-        note=NET,
+        note=f"{NET}; {peer.note()}",
     )
 
 
