@@ -49,6 +49,10 @@ def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
         raise BadCell(f"protocol.name: {protocol['name']!r}; choose from {list(PROTOCOLS)}")
     cls = registry.get(cell["framework"]["name"])
     framework = _instance(cls, cell["framework"], "framework")
+    try:
+        framework.validate()
+    except ValueError as error:
+        raise BadCell(f"framework={cls.name}: framework.{error}") from error
     target = _instance(targets.get(cell["hardware"]["name"]), cell["hardware"], "hardware")
     target.prepare(layers)
     paper = protocol["name"] == "paper"

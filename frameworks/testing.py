@@ -121,6 +121,8 @@ class FrameworkContract:
         hyperparameters = cls().hyperparameters()
         assert set(_plain(hyperparameters)) == set(hyperparameters)
         assert cls.strength is None or hyperparameters[cls.strength] > 0
+        cls().validate()
+        self.framework.validate()
 
     def test_skip_gives_a_reason_or_none(self) -> None:
         for target in ("bops", "size", toy.Peak()):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from frameworks.core.calibrate import batchnorms
 from frameworks.core.card import Card
+from frameworks.core.hyperparameters import check_hyperparameters
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.train import Recipe
 
@@ -41,6 +42,14 @@ class Framework(ABC):
     @abstractmethod
     def search(self, problem: Problem) -> Solution:
         """Find a policy within ``problem.budget`` (steered methods: lighter with more strength)."""
+
+    def validate(self) -> None:
+        """Check the hyper-parameters before any work; overrides add what only they know.
+
+        Raises:
+            ValueError: one cannot be used; the message names it.
+        """
+        check_hyperparameters(self)
 
     def skip(self, problem: Problem) -> str | None:
         """Why this method cannot solve this problem, or None. Overrides add to these reasons."""

@@ -134,6 +134,10 @@ def test_a_checkpoint_file_is_known_by_its_content(tmp_path):
         (["protocol.quantizer=magic"], "unknown quantizer 'magic'; choose from"),
         (["protocol.fine_tune.lr=-1"], r"protocol\.fine_tune"),
         (["dataset.pretrain.optimizer=magic"], "sgd or adam"),
+        (
+            ["framework=haq", "framework.episodes=0"],
+            r"^framework=haq: framework\.episodes = 0: must be at least 1$",
+        ),
         (["budget.ratio=0.001"], "smallest cost of this space on size is"),
         (["budget.metric=latency"], r"budget\.metric: size has no 'latency'"),
         (["model=timm", "model.name=resnet9000"], "unknown model 'resnet9000'"),
