@@ -402,3 +402,38 @@ def test_same_generator_same_estimates():
 
     assert run(0) == run(0)
     assert run(0) != run(1)
+
+
+class TinyGate(nn.Module):
+    """A squeeze-and-excitation gate with a hard sigmoid, as in MobileNetV3."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.conv, self.fc, self.head = nn.Conv2d(1, 3, 3), nn.Linear(3, 3), nn.Linear(3, 4)
+        self.gate = gate
+
+    def forward(self, x):
+        x = torch.tanh(self.conv(x))
+        x = x * self.gate(4 * self.fc(x.mean((2, 3))))[:, :, None, None]
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_hard_sigmoids_are_twice_differentiable(inplace):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TinyGate(nn.Hardsigmoid(inplace)).double()
+    x, y = torch.randn(8, 1, 5, 5, generator=generator()).double(), torch.arange(8) % 4
+    other = TinyGate(lambda z: (z / 6 + 0.5).clamp(0, 1)).double()
+    other.load_state_dict(model.state_dict())
+    products = []
+    for net in (model, other):
+        with twice_differentiable(net):
+            found = WeightHessian(net, {n: [n] for n in ("conv", "fc")}, [(x, y)])
+            graph = next(iter(found.graphs()))
+            vectors = {n: [torch.ones_like(t) for t in v] for n, v in graph.variables.items()}
+            products.append(graph.product(vectors))
+    for name, parts in products[0].items():
+        for a, b in zip(parts, products[1][name], strict=True):
+            assert a.abs().max() > 1e-6
+            torch.testing.assert_close(a, b)

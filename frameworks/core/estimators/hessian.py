@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
@@ -26,12 +28,22 @@ Vectors = Mapping[str, Sequence[Tensor]]
 """Name of a variable (a layer, a block) to the tensors that it is made of."""
 
 
+class _HardSigmoids(TorchFunctionMode):
+    """Composes hard sigmoids, the one common activation without a second derivative in torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.hardsigmoid:
+            return functional.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Make a model's loss twice differentiable and its Hessian deterministic, and undo it after.
 
     Eval mode (BatchNorm by running statistics), no in-place activations, attention by plain matrix
-    products (the fused kernels have no second derivative), full float32 on a GPU.
+    products (the fused kernels have no second derivative), composed hard sigmoids, full float32 on
+    a GPU.
 
     Raises:
         ValueError: the model is not in float32 or float64.
@@ -44,6 +56,7 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_HardSigmoids())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast("cuda", enabled=False))
         if torch.cuda.is_available():
