@@ -76,6 +76,13 @@ def _add_export(commands: Any, action: Action) -> None:
         "a little less exact",
     )
     export.add_argument(
+        "--integer-outputs",
+        action="store_true",
+        help="onnx: also quantize to 8 bits what the policy leaves float behind convolutions and "
+        "in residual sums, so that ONNX Runtime runs them in integers: the fastest form, but no "
+        "longer quite the same network; what it changes is reported",
+    )
+    export.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.export.affine import Affine
 from frameworks import Grid
+
+if TYPE_CHECKING:
+    from benchmarks.export.affine import Affine
 
 Array = npt.NDArray[Any]
 LARGEST_BIAS = 2**30

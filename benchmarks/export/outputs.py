@@ -47,15 +47,6 @@ def with_quantized_outputs(model: onnx.ModelProto, images: Tensor) -> onnx.Model
     return made
 
 
-def check(model: onnx.ModelProto) -> None:
-    """Check that there is something to quantize.
-
-    Raises:
-        UnsupportedExport: no convolution of the model can run in integers.
-    """
-    _Flow(model).unquantized()
-
-
 def ranges(
     model: onnx.ModelProto, values: list[str], images: Tensor
 ) -> dict[str, tuple[float, float]]:
@@ -69,7 +60,7 @@ def ranges(
     )
     running = session(shown)
     ends: dict[str, tuple[float, float]] = dict.fromkeys(values, (0.0, 0.0))
-    for part in images.split(BATCH):
+    for part in torch.split(images, BATCH):
         for value, found in zip(values, outputs(running, part)[1:], strict=True):
             low, high = ends[value]
             ends[value] = min(low, float(found.min())), max(high, float(found.max()))
@@ -151,7 +142,7 @@ class _Flow:
         return value not in self.served
 
     def _has_bytes(self, quantizer: onnx.NodeProto) -> bool:
-        return self.constants[quantizer.input[2]].data_type == TensorProto.UINT8
+        return bool(self.constants[quantizer.input[2]].data_type == TensorProto.UINT8)
 
     def quantize(self, value: str, grid: Grid) -> None:
         """Write a quantizer behind a value, for all that reads it."""

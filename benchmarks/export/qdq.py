@@ -1,9 +1,8 @@
 """ONNX with standard operators: QDQ for 8 and 4 bits, QCDQ for the other widths.
 
-Activations: see `benchmarks.export.activations`. Weights: integers with a scale per output channel,
-Clip to the policy's bits where they are not those of the type, and DequantizeLinear. BatchNorm is
-folded into the scales, so that the codes stay the policy's; what it adds, and biases, follow the
-convolution in float.
+Activations and weights are written by `benchmarks.export.activations` and `.weights`. BatchNorm is
+folded into the scales of weights, so that the codes stay the policy's; what it adds, and biases,
+follow the convolution in float.
 
 On request (`Integers.BIAS`) the bias goes into the convolution where weights and activations have
 8 bits and the result is quantized at once, as int32 in units of both scales. These are the
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
 
 import benchmarks
 from benchmarks.export.activations import Activations
@@ -31,13 +29,9 @@ from benchmarks.export.codes import Exported
 from benchmarks.export.graph import Graph, attributes, marks
 from benchmarks.export.integers import Integers, bias_units, filled
 from benchmarks.export.trace import ACTIVATION, WEIGHT
-from frameworks import Grid
+from benchmarks.export.weights import stored, write_float, write_weight
 
 Array = npt.NDArray[Any]
-SIGNED: dict[int, tuple[int | None, Any]] = {
-    4: (TensorProto.INT4, np.int8), 8: (None, np.int8), 16: (None, np.int16),
-}  # fmt: skip
-"""ONNX's type where numpy has none of its own, and numpy's."""
 
 
 def to_qdq(
@@ -74,7 +68,7 @@ class _Writer:
             if kind == ACTIVATION:
                 self.activations.write(self.layers[layer], node.input[0], node.output[0])
             elif not all(_writes(r, node.output[0]) for r in self.graph.readers[node.output[0]]):
-                self._weight(self.layers[layer], node.output[0])
+                write_weight(self.graph, self.layers[layer], node.output[0])
         elif any(_writes(node, name) for name in node.input[:2] if name in self.weights):
             self._layer(node)
         else:
@@ -86,51 +80,7 @@ class _Writer:
         elif node.op_type == "Gemm":
             self._linear(node)
         else:
-            entry = self.layers[self.weights[node.input[0]]]
-            self._weight(entry, node.output[0], transposed=True)
-
-    # --- weights ---------------------------------------------------------------------------
-
-    def _weight(
-        self, entry: Exported, out: str, made: Affine | None = None, transposed: bool = False,
-        real: bool = False,
-    ) -> str:  # fmt: skip
-        """Write a weight as integers, dequantized; as plain float where it has no integers.
-
-        Args:
-            entry: the layer.
-            out: the value's name.
-            made: the integers, where they are not the weight's own.
-            transposed: ``[in, out]`` in the place of ``[out, in]``.
-            real: with operations which runtimes carry out when they load the file.
-        """
-        made = made or affine(entry.weights)
-        name = entry.layer.name
-        if made is None:
-            value = entry.weights.value.numpy()
-            return self._float(f"{name}.float", value.T if transposed else value, out)
-        code = made.code.T if transposed else made.code
-        wide = 16 if made.low < -128 or made.high > 127 else 8
-        exact = 4 if (made.low, made.high) == (-8, 7) else wide
-        kind, dtype = SIGNED[exact]
-        kept = self.graph.keep(f"{name}.codes", code.astype(dtype), kind)
-        # The 4-bit types need no Clip, and one of 16 bits is nowhere to be had.
-        if exact == 8 and made.bits != 8:
-            low, high = (self.graph.bound(v, dtype) for v in (made.low, made.high))
-            kept = self.graph.add("Clip", [kept, low, high], f"{out}.clipped")
-        # ONNX Runtime takes a product of float activations with DequantizeLinear for one whose
-        # activations it may round to 8 bits.
-        if real or (entry.layer.kind == "linear" and entry.grid is None):
-            broad = made.scale.reshape(-1, *(1,) * (0 if transposed else code.ndim - 1))
-            factor = self.graph.keep(f"{name}.factor", broad)
-            cast = self.graph.add("Cast", [kept], f"{out}.real", to=TensorProto.FLOAT)
-            return self.graph.add("Mul", [cast, factor], out)
-        axis = 1 if transposed else 0
-        scale = self.graph.keep(f"{name}.scale", made.scale)
-        return self.graph.add("DequantizeLinear", [kept, scale], out, axis=axis)
-
-    def _float(self, name: str, value: Array, out: str) -> str:
-        return self.graph.add("Identity", [self.graph.keep(name, value.astype(np.float32))], out)
+            self._product(self.layers[self.weights[node.input[0]]], node.output[0])
 
     # --- layers ----------------------------------------------------------------------------
 
@@ -158,13 +108,13 @@ class _Writer:
         if made is None:
             broad = factor.reshape(-1, *(1,) * (entry.weights.value.dim() - 1))
             value = entry.weights.value.double().numpy() * broad
-            weight = self._float(f"{entry.layer.name}.float", value, f"{out}.weight")
+            weight = write_float(self.graph, f"{entry.layer.name}.float", value, f"{out}.weight")
         else:
             if sign is None and self._in_integers(entry, made, node.input[0], out):
                 assert entry.grid is not None
                 units = bias_units(made, entry.grid, shift)
             real = self.integers > Integers.NONE and units is None
-            weight = self._weight(entry, f"{out}.weight", made, real=real)
+            weight = write_weight(self.graph, entry, f"{out}.weight", made, real=real)
         inputs = [node.input[0], weight]
         if made is not None and units is not None:
             inputs.append(self._bias(entry, made, units, out))
@@ -195,7 +145,7 @@ class _Writer:
 
     def _in_integers(self, entry: Exported, made: Affine, x: str, out: str) -> bool:
         """Whether ONNX Runtime can run a convolution from one value to another in integers."""
-        if made.bits != 8 or made.high > 127 or self.activations.width(entry.grid, x) != 8:
+        if made.bits != 8 or stored(made) != 8 or self.activations.width(entry.grid, x) != 8:
             return False
         if self.integers == Integers.BIAS:
             return entry.bits.act == 8 and self._requantized(out)
@@ -224,14 +174,31 @@ class _Writer:
         return self.graph.add("DequantizeLinear", [code, kept], f"{out}.bias", axis=0)
 
     def _linear(self, node: onnx.NodeProto) -> None:
-        """Gemm as a product and a sum, so that no runtime rounds the bias."""
+        """Gemm as a product and a sum, so that no runtime rounds the bias.
+
+        ONNX Runtime takes a product and a sum for a Gemm again, which it runs in float; a product
+        and a difference it leaves apart, and runs the product in integers.
+        """
         entry = self.layers[self.weights[node.input[1]]]
-        out = node.output[0]
-        weight = self._weight(entry, f"{out}.weight", transposed=True)
-        last = f"{out}.sum" if len(node.input) > 2 else out
-        at = self.graph.add("MatMul", [node.input[0], weight], last)
-        if len(node.input) > 2:
-            self.graph.add("Add", [at, node.input[2]], out)
+        out, bias = node.output[0], [*node.input[2:]]
+        weight = self._product(entry, f"{out}.weight")
+        at = self.graph.add("MatMul", [node.input[0], weight], f"{out}.sum" if bias else out)
+        value = self.graph.constant(bias[0]) if bias else None
+        if value is not None:
+            minus = self.graph.keep(f"{entry.layer.name}.minus", -value)
+            self.graph.add("Sub", [at, minus], out)
+        elif bias:
+            self.graph.add("Add", [at, bias[0]], out)
+
+    def _product(self, entry: Exported, out: str) -> str:
+        """The weight ``[in, out]`` of a product, which is run in integers if both sides are."""
+        made = affine(entry.weights)
+        if made is not None and self.integers == Integers.OUTPUTS:
+            made = filled(made)
+        whole = made is not None and stored(made) == 8
+        whole = whole and self.activations.width(entry.grid, "") == 8
+        real = self.integers > Integers.NONE and not whole
+        return write_weight(self.graph, entry, out, made, transposed=True, real=real)
 
 
 def _writes(node: onnx.NodeProto, weight: str) -> bool:
