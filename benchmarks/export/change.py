@@ -129,8 +129,10 @@ class _Twice:
 
 def _off(value: Array, code: Array, scale: Array, point: Array) -> Array:
     """How far values are from what rounds to a code, in steps; 0 where they round to it."""
-    steps = value / scale + point.astype(np.float32)
-    ours = np.clip(np.round(steps), 0, np.iinfo(point.dtype).max)
+    # QuantizeLinear adds the zero point after it has rounded.
+    zero = point.astype(np.float32)
+    steps, code = value / scale, code - zero
+    ours = np.clip(np.round(steps), -zero, np.iinfo(point.dtype).max - zero)
     # A value exactly on a tie still counts as one.
     off: Array = np.where(ours == code, 0.0, np.maximum(np.abs(steps - code) - 0.5, 1e-12))
     return off
