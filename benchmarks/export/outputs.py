@@ -25,7 +25,7 @@ from frameworks import Grid, schemes
 
 BITS = 8
 BATCH = 125
-RECTIFIERS = ("Relu", "Clip")
+RECTIFIERS = ("Relu", "Clip", "Identity")
 
 
 def with_quantized_outputs(model: onnx.ModelProto, images: Tensor) -> onnx.ModelProto:

@@ -30,6 +30,7 @@ from benchmarks.export.graph import Graph, attributes, marks
 from benchmarks.export.integers import Integers, bias_units, filled
 from benchmarks.export.trace import ACTIVATION, WEIGHT
 from benchmarks.export.weights import stored, write_float, write_weight
+from frameworks import Grid
 
 Array = npt.NDArray[Any]
 
@@ -71,8 +72,36 @@ class _Writer:
                 write_weight(self.graph, self.layers[layer], node.output[0])
         elif any(_writes(node, name) for name in node.input[:2] if name in self.weights):
             self._layer(node)
+        elif node.op_type == "Clip" and self._clipped_again(node):
+            self.graph.add("Identity", [node.input[0]], node.output[0])
         else:
             self.graph.new.append(node)
+
+    def _clipped_again(self, node: onnx.NodeProto) -> bool:
+        """Whether the one quantizer behind a Clip (ReLU6) clips all that it does.
+
+        ONNX Runtime sees that by itself where the codes fill their type, and not with fewer bits;
+        it then runs the convolution before the Clip in float.
+        """
+        bounds = [self.graph.constant(name) for name in node.input[1:3]]
+        low, high = bounds if len(bounds) == 2 else (None, None)
+        if low is None or high is None or node.output[0] in self.graph.results:
+            return False
+        grids = self._grids(node.output[0])
+        grid = grids.pop() if len(grids) == 1 else None
+        if grid is None:
+            return False
+        ends = [round(float(end) / grid.step - grid.offset) for end in (low, high)]
+        return ends[0] <= grid.low and ends[1] >= grid.high
+
+    def _grids(self, value: str) -> set[Grid | None]:
+        """The grids of all that reads a value; None for what is no quantizer."""
+        grids = set()
+        for node in self.graph.readers[value]:
+            mark = self.graph.mark(node)
+            is_input = mark is not None and mark[1] == ACTIVATION
+            grids.add(self.layers[mark[0]].grid if mark is not None and is_input else None)
+        return grids
 
     def _layer(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Conv":
@@ -156,11 +185,7 @@ class _Writer:
         reader = self.graph.only_reader(out)
         if reader is not None and reader.op_type in ("Relu", "Clip"):
             out = reader.output[0]
-        grids = set()
-        for node in self.graph.readers[out]:
-            mark = self.graph.mark(node)
-            is_input = mark is not None and mark[1] == ACTIVATION
-            grids.add(self.layers[mark[0]].grid if mark is not None and is_input else None)
+        grids = self._grids(out)
         if out in self.graph.results or len(grids) != 1:
             return False
         return self.activations.width(grids.pop(), out) == 8

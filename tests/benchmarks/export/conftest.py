@@ -3,6 +3,7 @@
 import copy
 import random
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import onnx
@@ -10,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.export import trace
 from benchmarks.export.codes import exported_layers
 from benchmarks.export.integers import Integers
 from benchmarks.export.qdq import to_qdq
-from benchmarks.export.trace import traced
 from frameworks import (
     Policy,
     QModel,
@@ -81,7 +82,7 @@ def case_of(network, shape, images, flipped=False):
             with torch.no_grad():
                 module.weight[::3] *= -1
                 module.weight[1] = 0
-    return Case(model, images, traced(model, shape))
+    return Case(model, images, trace.traced(model, shape))
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +107,24 @@ def resnet8(digits):
     splits = digits.splits
     images = splits.train.subset(256, torch_rng(0, "data")).images()
     return case_of(digits.checkpoint.model, splits.input_shape, images)
+
+
+@pytest.fixture(scope="session")
+def one_trace_each():
+    """Networks that differ in nothing but their quantizers are traced once."""
+    known, real = {}, trace.traced
+
+    def once(model, shape):
+        state = model.model.state_dict().items()
+        kept = [(k, v.numpy().tobytes()) for k, v in state if "_quantizer." not in k]
+        key = sha256(repr((type(model.model), shape, kept)).encode()).hexdigest()
+        if key not in known:
+            known[key] = real(model, shape)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "traced", once)
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from benchmarks.export.rebuild import CannotRebuild, rebuilt
 from benchmarks.identity import key_of
 from benchmarks.store import Store, read_record
 
+pytestmark = pytest.mark.usefixtures("one_trace_each")
 FAST = [
     "dataset.pretrain.epochs=1",
     "protocol.valid_images=60",

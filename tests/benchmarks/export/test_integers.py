@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from benchmarks.export.affine import Affine
 from benchmarks.export.change import Change, _Twice, change
+from benchmarks.export.codes import exported_layers
 from benchmarks.export.errors import UnsupportedExport
 from benchmarks.export.integers import Integers, bias_units, filled
 from benchmarks.export.outputs import with_quantized_outputs
+from benchmarks.export.qdq import to_qdq
 from benchmarks.export.runtime import outputs, session
 from benchmarks.export.verify import INTEGER_TIE, TIE, verify
 from frameworks import Grid, Policy, seeded, toy
@@ -74,14 +76,14 @@ class Mixed(nn.Module):
 
     def forward(self, x):
         x = self.first(x)
-        x = functional.relu(self.grouped(x) + x)
+        x = functional.relu6(self.grouped(x) + x)
         x = functional.relu(self.left(x) + self.right(x))
         return self.fc(functional.relu(self.free(x)).mean((2, 3)))
 
 
 def written_out(net, x, oracle):
     x, shortcut = oracle.served("first", net.first(x), net.grouped)
-    x = functional.relu(oracle.output("grouped", net.grouped(x)) + shortcut)
+    x = functional.relu6(oracle.output("grouped", net.grouped(x)) + shortcut)
     # One quantizer of 8 bits that both layers share is enough.
     grids = {layer.act_quantizer.uniform_grid() for layer in (net.left, net.right)}
     if len(grids) > 1:
@@ -119,6 +121,21 @@ def test_the_file_is_the_network_written_out(bits, mixed, kernels):
         changed = np.abs(theirs - model(VALID.x).numpy()).max(1)
     assert changed.max() > 1e-4
     assert change(model, made, VALID).ok
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_relu6_before_a_narrower_grid_is_not_in_the_way(bits, mixed, kernels):
+    """Under minmax both layers behind it have the same grid, which is within 0 .. 6."""
+    model, plain = mixed.written(mixed.uniform(bits), Integers.OUTPUTS, "minmax")
+    assert not [n for n in plain.graph.node if n.op_type == "Clip" and n.input[0] == "add"]
+    made = with_quantized_outputs(plain, mixed.images)
+    assert kernels(made).count("QLinearAdd") >= 1
+    assert change(model, made, VALID).ok
+    wide = mixed.at(mixed.uniform(bits), "minmax")
+    for layer in (wide.qlayer("left"), wide.qlayer("right")):
+        layer.act_quantizer.step *= 20
+    kept = to_qdq(copy.deepcopy(mixed.graph), exported_layers(wide), Integers.OUTPUTS)
+    assert [n for n in kept.graph.node if n.op_type == "Clip" and n.input[0] == "add"]
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])

@@ -5,8 +5,11 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from benchmarks.export.change import change
 from benchmarks.export.codes import exported_layers
 from benchmarks.export.errors import UnsupportedExport
+from benchmarks.export.integers import Integers
+from benchmarks.export.outputs import with_quantized_outputs
 from benchmarks.export.qdq import to_qdq
 from benchmarks.export.runtime import outputs, session
 from benchmarks.export.trace import traced
@@ -167,7 +170,7 @@ def test_resnet8_on_digits(bits, resnet8, digits):
         ("test_vit", (3, 160, 160)),
     ],
 )
-def test_whole_networks(name, shape):
+def test_whole_networks(name, shape, kernels):
     """With random weights; every layer at its own bits."""
     network = create(ModelConfig(name=name), 10, shape)
     layers = describe(network, shape)
@@ -177,6 +180,12 @@ def test_whole_networks(name, shape):
     policy = Policy({x.name: (bits[i % 6], bits[i * 5 % 6]) for i, x in enumerate(layers)})
     model = QModel(network, layers, schemes.get("minmax")(), calibration).fix(policy).eval()
     reestimate_batchnorm(model, images)
-    made = to_qdq(traced(model, shape), exported_layers(model))
-    verdict = verify(model, made, TensorSplit(images, torch.zeros(8)))
+    graph, split = traced(model, shape), TensorSplit(images, torch.zeros(8))
+    made = to_qdq(copy.deepcopy(graph), exported_layers(model))
+    verdict = verify(model, made, split)
     assert verdict.ok, verdict
+    whole = to_qdq(graph, exported_layers(model), Integers.OUTPUTS)
+    whole = with_quantized_outputs(whole, images)
+    assert not {"Conv", "FusedConv"} & set(kernels(whole))
+    result = change(model, whole, split)
+    assert result.ok, result
