@@ -72,8 +72,8 @@ def _add_export(commands: Any, action: Action) -> None:
     export.add_argument(
         "--integer-bias",
         action="store_true",
-        help="onnx: int32 biases in 8-bit layers, which ONNX Runtime then runs in integers; "
-        "a little less exact",
+        help="onnx: int32 biases in 8-bit convolutions whose output is quantized, which ONNX "
+        "Runtime then runs in integers, and all others as fast as float; a little less exact",
     )
     export.add_argument(
         "--integer-outputs",

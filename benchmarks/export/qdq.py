@@ -153,11 +153,9 @@ class _Writer:
 
     def _turned(self, entry: Exported, factor: Array) -> tuple[Affine | None, Array | None]:
         """A weight's integers times a factor, and the sign that is left to be applied, if any."""
-        made = affine(entry.weights)
+        made = self._codes(entry)
         if made is None:
             return None, None
-        if self.integers == Integers.OUTPUTS:
-            made = filled(made)
         turned = folded(made, factor)
         if turned is not None:
             return turned, None
@@ -202,14 +200,14 @@ class _Writer:
         """Gemm as a product and a sum, so that no runtime rounds the bias.
 
         ONNX Runtime takes a product and a sum for a Gemm again, which it runs in float; a product
-        and a difference it leaves apart, and runs the product in integers.
+        and a difference it leaves apart, and runs the product in integers if it can.
         """
         entry = self.layers[self.weights[node.input[1]]]
         out, bias = node.output[0], [*node.input[2:]]
         weight = self._product(entry, f"{out}.weight")
         at = self.graph.add("MatMul", [node.input[0], weight], f"{out}.sum" if bias else out)
         value = self.graph.constant(bias[0]) if bias else None
-        if value is not None:
+        if value is not None and self._multiplied(entry):
             minus = self.graph.keep(f"{entry.layer.name}.minus", -value)
             self.graph.add("Sub", [at, minus], out)
         elif bias:
@@ -217,13 +215,18 @@ class _Writer:
 
     def _product(self, entry: Exported, out: str) -> str:
         """The weight ``[in, out]`` of a product, which is run in integers if both sides are."""
-        made = affine(entry.weights)
-        if made is not None and self.integers == Integers.OUTPUTS:
-            made = filled(made)
-        whole = made is not None and stored(made) == 8
-        whole = whole and self.activations.width(entry.grid, "") == 8
-        real = self.integers > Integers.NONE and not whole
+        real = self.integers > Integers.NONE and not self._multiplied(entry)
+        made = self._codes(entry)
         return write_weight(self.graph, entry, out, made, transposed=True, real=real)
+
+    def _codes(self, entry: Exported) -> Affine | None:
+        made = affine(entry.weights)
+        return filled(made) if made is not None and self.integers == Integers.OUTPUTS else made
+
+    def _multiplied(self, entry: Exported) -> bool:
+        """Whether ONNX Runtime can run a layer's product in integers."""
+        made = self._codes(entry)
+        return made is not None and stored(made) == self.activations.width(entry.grid, "") == 8
 
 
 def _writes(node: onnx.NodeProto, weight: str) -> bool:

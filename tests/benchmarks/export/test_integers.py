@@ -202,6 +202,8 @@ def test_a_classifier_runs_in_integers_in_every_form(conv, kernels):
     for integers in Integers:
         made = conv.written(conv.uniform(8), integers)[1]
         assert "MatMulIntegerToFloat" in kernels(made), integers
+        made = conv.written(conv.uniform(32), integers)[1]
+        assert "Gemm" in kernels(made), integers
 
 
 def test_layers_share_the_codes_of_a_value_on_the_same_grid(mixed):
