@@ -248,6 +248,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
         out=Path(options.out).expanduser(),
         calibration=options.calibration,
         integer_bias=options.integer_bias,
+        integer_outputs=options.integer_outputs,
         verify=options.verify,
         images=options.images,
         benchmark=options.benchmark,

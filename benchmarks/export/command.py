@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from benchmarks.export.codes import exported_layers
 from benchmarks.export.errors import require
+from benchmarks.export.integers import Integers
 from benchmarks.export.packed import load_packed, packed_tensors, save_packed
 from benchmarks.export.rebuild import Rebuilt, draft, rebuilt
 from benchmarks.record import Record
@@ -35,9 +37,17 @@ class Request:
     out: Path
     calibration: int | None = None
     integer_bias: bool = False
+    integer_outputs: bool = False
     verify: bool = True
     images: int | None = None
     benchmark: bool = False
+
+    @property
+    def integers(self) -> Integers:
+        """What is to run in integers."""
+        if self.integer_outputs:
+            return Integers.OUTPUTS
+        return Integers.BIAS if self.integer_bias else Integers.NONE
 
 
 def export(request: Request) -> int:
@@ -51,7 +61,7 @@ def export(request: Request) -> int:
     record = read_record(request.record)
     sketch, splits = draft(record)
     # Whatever cannot be exported is found on an untrained network.
-    _made(request, sketch, splits.input_shape)
+    _made(request, sketch, splits.input_shape, splits.train.images(8))
     made = rebuilt(record, _say, request.calibration)
     for warning in made.warnings:
         print(f"note: {warning}")
@@ -72,8 +82,8 @@ def _check(request: Request) -> None:
         ValueError: options that do not go together, or a missing extra.
         OSError: the file cannot be written.
     """
-    if request.to != "onnx" and (request.benchmark or request.integer_bias):
-        raise ValueError("--benchmark and --integer-bias are for --to onnx")
+    if request.to != "onnx" and (request.benchmark or request.integers):
+        raise ValueError("--benchmark, --integer-bias and --integer-outputs are for --to onnx")
     if request.to != "packed":
         running = request.verify or request.benchmark
         require("onnx", "onnxscript", *(["onnxruntime"] if running else []))
@@ -108,23 +118,38 @@ def _part(split: Split, count: int | None) -> Split:
 
 
 def _made(
-    request: Request, model: QModel, shape: tuple[int, ...], integer_bias: bool | None = None
+    request: Request, model: QModel, shape: tuple[int, ...], images: Tensor
 ) -> onnx.ModelProto | None:
-    """The model in ONNX or QONNX; for packed weights only the check that there are any."""
+    """The model in ONNX or QONNX; for packed weights only the check that there are any.
+
+    Args:
+        request: what the command was asked for.
+        model: the quantized network.
+        shape: shape of one sample.
+        images: for the ranges of outputs.
+    """
     if request.to == "packed":
         packed_tensors(model)
         return None
+    if request.to == "qonnx":
+        layers = exported_layers(model)
+        from benchmarks.export.qonnx import to_qonnx
+        from benchmarks.export.trace import traced
+
+        return to_qonnx(traced(model, shape), layers)
+    return _qdq(model, shape, request.integers, images)
+
+
+def _qdq(
+    model: QModel, shape: tuple[int, ...], integers: Integers, images: Tensor
+) -> onnx.ModelProto:
     layers = exported_layers(model)
+    from benchmarks.export.outputs import with_quantized_outputs
+    from benchmarks.export.qdq import to_qdq
     from benchmarks.export.trace import traced
 
-    graph = traced(model, shape)
-    if request.to == "qonnx":
-        from benchmarks.export.qonnx import to_qonnx
-
-        return to_qonnx(graph, layers)
-    from benchmarks.export.qdq import to_qdq
-
-    return to_qdq(graph, layers, request.integer_bias if integer_bias is None else integer_bias)
+    made = to_qdq(traced(model, shape), layers, integers)
+    return with_quantized_outputs(made, images) if integers == Integers.OUTPUTS else made
 
 
 def _write(request: Request, record: Record, made: Rebuilt) -> onnx.ModelProto | None:
@@ -135,7 +160,7 @@ def _write(request: Request, record: Record, made: Rebuilt) -> onnx.ModelProto |
         size = request.out.stat().st_size
         print(f"wrote {request.out}: {size} bytes, of which {count} are the weights' bits")
         return None
-    model = _made(request, made.model, shape)
+    model = _made(request, made.model, shape, made.problem.images)
     assert model is not None
     _check_model(request, model)
     written = copy.deepcopy(model)
@@ -174,9 +199,19 @@ def _verified(request: Request, made: Rebuilt, model: onnx.ModelProto | None, te
         from benchmarks.export.qonnx import runnable
 
         model = runnable(model)
-    verdict = verify(made.model, model, test, INTEGER_TIE if request.integer_bias else TIE)
-    print(verdict.text())
-    return verdict.ok
+    tie = INTEGER_TIE if request.integers == Integers.BIAS else TIE
+    if request.integers != Integers.OUTPUTS:
+        verdict = verify(made.model, model, test, tie)
+        print(verdict.text())
+        return verdict.ok
+    from benchmarks.export.change import change
+
+    shape, images = made.splits.input_shape, made.problem.images
+    exact = verify(made.model, _qdq(made.model, shape, Integers.NONE, images), test, tie)
+    print(f"without --integer-outputs: {exact.text()}")
+    changed = change(made.model, model, test)
+    print(f"with it: {changed.text()}")
+    return exact.ok and changed.ok
 
 
 def _compare(request: Request, made: Rebuilt, model: onnx.ModelProto, test: Split) -> None:
@@ -184,13 +219,14 @@ def _compare(request: Request, made: Rebuilt, model: onnx.ModelProto, test: Spli
     from benchmarks.export.runtime import accuracy
 
     shape = made.splits.input_shape
-    # Uniform 8 bit is given the form in which ONNX Runtime runs it in integers.
-    others = {"float": (32, False), "uniform 8 bit": (8, True)}
-    models = {
-        name: _made(request, made.uniform(bits), shape, integer)
-        for name, (bits, integer) in others.items()
+    # Uniform 8 bit is given a form that ONNX Runtime runs in integers.
+    eight = max(request.integers, Integers.BIAS)
+    others = {"float": (32, Integers.NONE), "uniform 8 bit": (8, eight)}
+    every = {
+        name: _qdq(made.uniform(bits), shape, integers, made.problem.images)
+        for name, (bits, integers) in others.items()
     }
-    every = {**{k: v for k, v in models.items() if v is not None}, "this policy": model}
+    every["this policy"] = model
     timings = compare(every, test.images(WARM_BATCH))
     base = timings["float"].best
     print(f"{'':<14} {'top-1 %':>8} {'bytes':>9} {'us':>7} {'us, float kernels':>18} {'ratio':>6}")

@@ -80,6 +80,10 @@ class Graph:
             self.model.graph.initializer.append(tensor)
         return name
 
+    def bound(self, value: int, dtype: npt.DTypeLike) -> str:
+        """A whole number as a constant of a type, an end of a Clip."""
+        return self.keep(f"{np.dtype(dtype).name}.{value}", np.array(value, dtype))
+
     def note_code(self, layer: str, value: str, lowest: int | None) -> None:
         """Note where the codes of a layer's (first) input are, and the smallest code.
 

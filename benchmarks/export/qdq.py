@@ -1,16 +1,17 @@
 """ONNX with standard operators: QDQ for 8 and 4 bits, QCDQ for the other widths.
 
-Activations: QuantizeLinear, Clip to the policy's bits where they are not those of the type, and
-DequantizeLinear; grids without a zero (1-bit signed activations) are spelled out in float with the
-operations of the fake quantizer. Weights: integers with a scale per output channel, Clip and
-DequantizeLinear. BatchNorm is folded into the scales, so that the codes stay the policy's; what it
-adds, and biases, follow the convolution in float.
+Activations and weights are written by `benchmarks.export.activations` and `.weights`. BatchNorm is
+folded into the scales of weights, so that the codes stay the policy's; what it adds, and biases,
+follow the convolution in float.
 
-On request (``integer_bias``) the bias goes into the convolution where weights and activations have
-8 bits, as int32 in units of both scales. That is the form which runtimes run in integers; but it
-rounds the bias to such a unit, which moves values by thousandths, at worst some hundredths, of a
-step of the next layer's grid, and codes with them. With fewer bits it would move them by far more,
-so there it is not done.
+On request (`Integers.BIAS`) the bias goes into the convolution where weights and activations have
+8 bits and the result is quantized at once, as int32 in units of both scales. These are the
+convolutions that ONNX Runtime runs in integers; but the bias is rounded to such a unit, which moves
+values by thousandths, at worst some hundredths, of a step of the next layer's grid, and codes with
+them. With fewer bits it would move them by far more, so there it is not done. All other
+convolutions run in float, so their weights are written as what ONNX Runtime turns into floats when
+it loads the file (Cast and Mul): it does not do so with DequantizeLinear, and then has none of its
+fast float kernels either.
 """
 
 from __future__ import annotations
@@ -20,44 +21,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
 
 import benchmarks
+from benchmarks.export.activations import Activations
 from benchmarks.export.affine import Affine, affine, batchnorm_of, folded, normalisation
-from benchmarks.export.codes import PRUNED, Exported
+from benchmarks.export.codes import Exported
 from benchmarks.export.graph import Graph, attributes, marks
+from benchmarks.export.integers import Integers, bias_units, filled
 from benchmarks.export.trace import ACTIVATION, WEIGHT
+from benchmarks.export.weights import stored, write_float, write_weight
 from frameworks import Grid
 
 Array = npt.NDArray[Any]
-Types = tuple[int | None, Any]
-"""ONNX's type where numpy has none of its own, and numpy's."""
-
-UNSIGNED: dict[int, Types] = {
-    4: (TensorProto.UINT4, np.uint8), 8: (None, np.uint8), 16: (None, np.uint16),
-}  # fmt: skip
-SIGNED: dict[int, Types] = {
-    4: (TensorProto.INT4, np.int8), 8: (None, np.int8), 16: (None, np.int16),
-}  # fmt: skip
-LARGEST_BIAS = 2**30
 
 
 def to_qdq(
-    model: onnx.ModelProto, layers: list[Exported], integer_bias: bool = False
+    model: onnx.ModelProto, layers: list[Exported], integers: Integers = Integers.NONE
 ) -> onnx.ModelProto:
-    """Replace the marks of a traced model (taken over) by QDQ and QCDQ."""
-    return _Writer(Graph(model), layers, integer_bias).written()
+    """Replace the marks of a traced model (taken over) by QDQ and QCDQ.
 
-
-def _suits(grid: Grid) -> bool:
-    """Whether a grid has 0 as a code, which QuantizeLinear asks for."""
-    low, high = grid.low + grid.offset, grid.high + grid.offset
-    return low == round(low) and low <= 0 <= high
+    `Integers.OUTPUTS` wants the outputs quantized thereafter (`benchmarks.export.outputs`).
+    """
+    return _Writer(Graph(model), layers, integers).written()
 
 
 class _Writer:
-    def __init__(self, graph: Graph, layers: list[Exported], integer_bias: bool) -> None:
-        self.graph, self.layers, self.integer_bias = graph, layers, integer_bias
+    def __init__(self, graph: Graph, layers: list[Exported], integers: Integers) -> None:
+        self.graph, self.layers, self.integers = graph, layers, integers
+        self.activations = Activations(graph, integers)
         self.weights: dict[str, int] = {}
         self.gone: set[str] = set()
         """Results that another node already computes."""
@@ -76,13 +67,41 @@ class _Writer:
         if mark is not None:
             layer, kind = mark
             if kind == ACTIVATION:
-                self._activation(layer, node.input[0], node.output[0])
+                self.activations.write(self.layers[layer], node.input[0], node.output[0])
             elif not all(_writes(r, node.output[0]) for r in self.graph.readers[node.output[0]]):
-                self._weight(self.layers[layer], node.output[0])
+                write_weight(self.graph, self.layers[layer], node.output[0])
         elif any(_writes(node, name) for name in node.input[:2] if name in self.weights):
             self._layer(node)
+        elif node.op_type == "Clip" and self._clipped_again(node):
+            self.graph.add("Identity", [node.input[0]], node.output[0])
         else:
             self.graph.new.append(node)
+
+    def _clipped_again(self, node: onnx.NodeProto) -> bool:
+        """Whether the one quantizer behind a Clip (ReLU6) clips all that it does.
+
+        ONNX Runtime sees that by itself where the codes fill their type, and not with fewer bits;
+        it then runs the convolution before the Clip in float.
+        """
+        bounds = [self.graph.constant(name) for name in node.input[1:3]]
+        low, high = bounds if len(bounds) == 2 else (None, None)
+        if low is None or high is None or node.output[0] in self.graph.results:
+            return False
+        grids = self._grids(node.output[0])
+        grid = grids.pop() if len(grids) == 1 else None
+        if grid is None:
+            return False
+        ends = [round(float(end) / grid.step - grid.offset) for end in (low, high)]
+        return ends[0] <= grid.low and ends[1] >= grid.high
+
+    def _grids(self, value: str) -> set[Grid | None]:
+        """The grids of all that reads a value; None for what is no quantizer."""
+        grids = set()
+        for node in self.graph.readers[value]:
+            mark = self.graph.mark(node)
+            is_input = mark is not None and mark[1] == ACTIVATION
+            grids.add(self.layers[mark[0]].grid if mark is not None and is_input else None)
+        return grids
 
     def _layer(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Conv":
@@ -90,90 +109,7 @@ class _Writer:
         elif node.op_type == "Gemm":
             self._linear(node)
         else:
-            entry = self.layers[self.weights[node.input[0]]]
-            self._weight(entry, node.output[0], transposed=True)
-
-    # --- activations -----------------------------------------------------------------------
-
-    def _activation(self, index: int, x: str, out: str) -> None:
-        entry = self.layers[index]
-        grid = entry.grid
-        if grid is None:
-            pruned = entry.bits.act == PRUNED
-            zero = [self.graph.keep("zero", np.float32(0))]
-            self.graph.add("Mul" if pruned else "Identity", [x, *(zero if pruned else [])], out)
-        elif _suits(grid) and (grid.high - grid.low < 256 or grid.high - grid.low == 2**16 - 1):
-            self._quantized(entry.layer.name, grid, x, out)
-        else:
-            # Also where codes of 16 bits need a Clip, which ONNX Runtime does not have for them.
-            self._spelled_out(entry.layer.name, grid, x, out)
-
-    def _quantized(self, name: str, grid: Grid, x: str, out: str) -> None:
-        span = grid.high - grid.low
-        width = 4 if span == 15 else 8 if span < 256 else 16
-        if width == 4 and self.graph.makers.get(x) == "Clip":
-            # ONNX Runtime fails to fuse a Clip (ReLU6) with 4-bit types, and so to load the file.
-            width = 8
-        kind, dtype = UNSIGNED[width]
-        point = np.array(-round(grid.low + grid.offset), dtype)
-        scale = self.graph.keep(f"{name}.act.scale", np.float32(grid.step))
-        zero = self.graph.keep(f"{name}.act.zero_point", point, kind)
-        code = self.graph.add("QuantizeLinear", [x, scale, zero], f"{out}.code")
-        if span != 2**width - 1:
-            low, high = (self._bound(v, dtype) for v in (0, span))
-            code = self.graph.add("Clip", [code, low, high], f"{out}.clipped")
-        self.graph.note_code(name, code, 0)
-        self.graph.add("DequantizeLinear", [code, scale, zero], out)
-
-    def _bound(self, value: int, dtype: Any) -> str:
-        return self.graph.keep(f"{np.dtype(dtype).name}.{value}", np.array(value, dtype))
-
-    def _spelled_out(self, name: str, grid: Grid, x: str, out: str) -> None:
-        add, keep = self.graph.add, self.graph.keep
-        step = keep(f"{name}.act.scale", np.float32(grid.step))
-        offset = keep(f"{name}.act.offset", np.float32(grid.offset))
-        low, high = (self._bound(v, np.float32) for v in (grid.low, grid.high))
-        x = add("Div", [x, step], f"{out}.steps")
-        x = add("Sub", [x, offset], f"{out}.shifted")
-        x = add("Clip", [x, low, high], f"{out}.clipped")
-        x = add("Round", [x], f"{out}.code")
-        self.graph.note_code(name, x, grid.low)
-        x = add("Add", [x, offset], f"{out}.level")
-        add("Mul", [x, step], out)
-
-    # --- weights ---------------------------------------------------------------------------
-
-    def _weight(
-        self, entry: Exported, out: str, made: Affine | None = None, transposed: bool = False
-    ) -> str:
-        """Write a weight as integers, dequantized; as plain float where it has no integers."""
-        made = made or affine(entry.weights)
-        name = entry.layer.name
-        if made is None:
-            value = entry.weights.value.numpy()
-            return self._float(f"{name}.float", value.T if transposed else value, out)
-        code = made.code.T if transposed else made.code
-        wide = 16 if made.low < -128 or made.high > 127 else 8
-        exact = 4 if (made.low, made.high) == (-8, 7) else wide
-        kind, dtype = SIGNED[exact]
-        kept = self.graph.keep(f"{name}.codes", code.astype(dtype), kind)
-        # The 4-bit types need no Clip, and one of 16 bits is nowhere to be had.
-        if exact == 8 and made.bits != 8:
-            low, high = (self._bound(v, dtype) for v in (made.low, made.high))
-            kept = self.graph.add("Clip", [kept, low, high], f"{out}.clipped")
-        if entry.layer.kind == "linear" and entry.grid is None:
-            # ONNX Runtime takes a product of float activations with DequantizeLinear for one whose
-            # activations it may round to 8 bits.
-            wide_scale = made.scale if transposed else made.scale[:, None]
-            factor = self.graph.keep(f"{name}.factor", wide_scale)
-            real = self.graph.add("Cast", [kept], f"{out}.real", to=TensorProto.FLOAT)
-            return self.graph.add("Mul", [real, factor], out)
-        axis = 1 if transposed else 0
-        scale = self.graph.keep(f"{name}.scale", made.scale)
-        return self.graph.add("DequantizeLinear", [kept, scale], out, axis=axis)
-
-    def _float(self, name: str, value: Array, out: str) -> str:
-        return self.graph.add("Identity", [self.graph.keep(name, value.astype(np.float32))], out)
+            self._product(self.layers[self.weights[node.input[0]]], node.output[0])
 
     # --- layers ----------------------------------------------------------------------------
 
@@ -195,28 +131,35 @@ class _Writer:
         self, node: onnx.NodeProto, entry: Exported, factor: Array, shift: Array, out: str
     ) -> None:
         """A convolution times a factor, plus a shift, for each output channel."""
-        graph, name = self.graph, entry.layer.name
-        made = affine(entry.weights)
-        turned = None if made is None else folded(made, factor)
-        sign = None
+        graph = self.graph
+        made, sign = self._turned(entry, factor)
+        units = None
         if made is None:
             broad = factor.reshape(-1, *(1,) * (entry.weights.value.dim() - 1))
             value = entry.weights.value.double().numpy() * broad
-            weight = self._float(f"{name}.float", value, f"{out}.weight")
+            weight = write_float(self.graph, f"{entry.layer.name}.float", value, f"{out}.weight")
         else:
-            if turned is None:
-                turned, sign = folded(made, np.abs(factor)), np.where(factor < 0, -1.0, 1.0)
-            weight = self._weight(entry, f"{out}.weight", turned)
+            if sign is None and self._in_integers(entry, made, node.input[0], out):
+                assert entry.grid is not None
+                units = bias_units(made, entry.grid, shift)
+            real = self.integers > Integers.NONE and units is None
+            weight = write_weight(self.graph, entry, f"{out}.weight", made, real=real)
         inputs = [node.input[0], weight]
-        integer = None
-        if self.integer_bias and sign is None:
-            integer = self._integer(entry, turned, shift)
-        last = out if integer is not None else f"{out}.sum"
-        if integer is not None:
-            inputs.append(self._bias(entry, turned, integer, out))
-        at = graph.add("Conv", inputs, last, **attributes(node))
-        if integer is None:
+        if made is not None and units is not None:
+            inputs.append(self._bias(entry, made, units, out))
+        at = graph.add("Conv", inputs, f"{out}.sum" if units is None else out, **attributes(node))
+        if units is None:
             self._after(entry, at, sign, shift, out)
+
+    def _turned(self, entry: Exported, factor: Array) -> tuple[Affine | None, Array | None]:
+        """A weight's integers times a factor, and the sign that is left to be applied, if any."""
+        made = self._codes(entry)
+        if made is None:
+            return None, None
+        turned = folded(made, factor)
+        if turned is not None:
+            return turned, None
+        return folded(made, np.abs(factor)), np.where(factor < 0, -1.0, 1.0)
 
     def _after(self, entry: Exported, x: str, sign: Array | None, shift: Array, out: str) -> None:
         broad = (-1, *(1,) * len(entry.layer.kernel))
@@ -227,19 +170,25 @@ class _Writer:
         value = shift.astype(np.float32).reshape(broad)
         self.graph.add("Add", [x, self.graph.keep(f"{name}.shift", value)], out)
 
-    @staticmethod
-    def _integer(entry: Exported, made: Affine | None, shift: Array) -> Array | None:
-        """The shift in units of both scales, where weights and activations have 8 bits."""
-        grid = entry.grid
-        if made is None or grid is None or not _suits(grid):
-            return None
-        if made.bits != 8 or entry.bits.act != 8 or made.high > 127:
-            return None
-        units = np.round(shift / (made.scale.astype(np.float64) * grid.step))
-        return units if np.abs(units).max(initial=0) < LARGEST_BIAS else None
+    def _in_integers(self, entry: Exported, made: Affine, x: str, out: str) -> bool:
+        """Whether ONNX Runtime can run a convolution from one value to another in integers."""
+        if made.bits != 8 or stored(made) != 8 or self.activations.width(entry.grid, x) != 8:
+            return False
+        if self.integers == Integers.BIAS:
+            return entry.bits.act == 8 and self._requantized(out)
+        return self.integers == Integers.OUTPUTS
 
-    def _bias(self, entry: Exported, made: Affine | None, units: Array, out: str) -> str:
-        assert made is not None
+    def _requantized(self, out: str) -> bool:
+        """Whether all that reads a value, past a ReLU, is one and the same quantizer of 8 bits."""
+        reader = self.graph.only_reader(out)
+        if reader is not None and reader.op_type in ("Relu", "Clip"):
+            out = reader.output[0]
+        grids = self._grids(out)
+        if out in self.graph.results or len(grids) != 1:
+            return False
+        return self.activations.width(grids.pop(), out) == 8
+
+    def _bias(self, entry: Exported, made: Affine, units: Array, out: str) -> str:
         assert entry.grid is not None
         name = entry.layer.name
         code = self.graph.keep(f"{name}.bias", units.astype(np.int32))
@@ -248,14 +197,36 @@ class _Writer:
         return self.graph.add("DequantizeLinear", [code, kept], f"{out}.bias", axis=0)
 
     def _linear(self, node: onnx.NodeProto) -> None:
-        """Gemm as a product and a sum, so that no runtime rounds the bias."""
+        """Gemm as a product and a sum, so that no runtime rounds the bias.
+
+        ONNX Runtime takes a product and a sum for a Gemm again, which it runs in float; a product
+        and a difference it leaves apart, and runs the product in integers if it can.
+        """
         entry = self.layers[self.weights[node.input[1]]]
-        out = node.output[0]
-        weight = self._weight(entry, f"{out}.weight", transposed=True)
-        last = f"{out}.sum" if len(node.input) > 2 else out
-        at = self.graph.add("MatMul", [node.input[0], weight], last)
-        if len(node.input) > 2:
-            self.graph.add("Add", [at, node.input[2]], out)
+        out, bias = node.output[0], [*node.input[2:]]
+        weight = self._product(entry, f"{out}.weight")
+        at = self.graph.add("MatMul", [node.input[0], weight], f"{out}.sum" if bias else out)
+        value = self.graph.constant(bias[0]) if bias else None
+        if value is not None and self._multiplied(entry):
+            minus = self.graph.keep(f"{entry.layer.name}.minus", -value)
+            self.graph.add("Sub", [at, minus], out)
+        elif bias:
+            self.graph.add("Add", [at, bias[0]], out)
+
+    def _product(self, entry: Exported, out: str) -> str:
+        """The weight ``[in, out]`` of a product, which is run in integers if both sides are."""
+        real = self.integers > Integers.NONE and not self._multiplied(entry)
+        made = self._codes(entry)
+        return write_weight(self.graph, entry, out, made, transposed=True, real=real)
+
+    def _codes(self, entry: Exported) -> Affine | None:
+        made = affine(entry.weights)
+        return filled(made) if made is not None and self.integers == Integers.OUTPUTS else made
+
+    def _multiplied(self, entry: Exported) -> bool:
+        """Whether ONNX Runtime can run a layer's product in integers."""
+        made = self._codes(entry)
+        return made is not None and stored(made) == self.activations.width(entry.grid, "") == 8
 
 
 def _writes(node: onnx.NodeProto, weight: str) -> bool:

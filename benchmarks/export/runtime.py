@@ -16,16 +16,21 @@ from frameworks import Split
 Array = npt.NDArray[Any]
 
 
-def session(model: onnx.ModelProto, float_kernels: bool = False) -> onnxruntime.InferenceSession:
+def session(
+    model: onnx.ModelProto, float_kernels: bool = False, as_written: bool = False
+) -> onnxruntime.InferenceSession:
     """A session of a model.
 
     Args:
         model: a model of standard operators.
         float_kernels: fold weights to float and leave no layer to integer kernels.
+        as_written: run each node by itself, as the standard has it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if float_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(

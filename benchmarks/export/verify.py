@@ -130,7 +130,7 @@ class _Codes:
         noted: dict[str, tuple[str, int | None]] = json.loads(properties[CODES])
         self.layers = [name for name in self.grids if name in noted]
         self.lowest = [noted[name][1] for name in self.layers]
-        self.session = session(_exposed(exported, [noted[name][0] for name in self.layers]))
+        self.session = session(exposed(exported, [noted[name][0] for name in self.layers]))
 
     def distances(self, images: Tensor, reach: float) -> list[float]:
         """For each image how far from a tie its first differing codes are; inf: no tie."""
@@ -183,12 +183,13 @@ def _inputs(model: QModel, layers: list[str]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _exposed(exported: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
+def exposed(exported: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
     """A copy of a model that gives some values, as float32, after its result."""
     model = onnx.ModelProto()
     model.CopyFrom(exported)
-    for value in values:
-        name = f"{value}.seen"
+    # Layers may share their codes.
+    for index, value in enumerate(values):
+        name = f"{value}.seen{index}"
         model.graph.node.append(helper.make_node("Cast", [value], [name], to=TensorProto.FLOAT))
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return model

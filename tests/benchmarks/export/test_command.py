@@ -14,6 +14,7 @@ from benchmarks.export.rebuild import CannotRebuild, rebuilt
 from benchmarks.identity import key_of
 from benchmarks.store import Store, read_record
 
+pytestmark = pytest.mark.usefixtures("one_trace_each")
 FAST = [
     "dataset.pretrain.epochs=1",
     "protocol.valid_images=60",
@@ -72,6 +73,18 @@ def test_onnx_with_its_comparison(records, tmp_path, capsys):
     assert json.loads(notes["juxtabit.policy"]) == read_record(records["ptq"]).policy
 
 
+def test_quantized_outputs_are_reported_as_a_change(records, tmp_path, capsys):
+    out = tmp_path / "a.onnx"
+    options = ("--integer-outputs", "--images", 100)
+    code, text, _ = ran(capsys, records["ptq"], "--to", "onnx", "--out", out, *options)
+    assert code == 0
+    assert "without --integer-outputs: top-1 equal on " in text
+    assert "with it: top-1 equal on " in text
+    assert "is the price of the outputs in 8 bits" in text
+    names = {t.name for t in onnx.load(out).graph.initializer}
+    assert any(name.endswith(".out.zero_point") for name in names)
+
+
 def test_packed_after_fine_tuning(records, tmp_path, capsys):
     out = tmp_path / "a.safetensors"
     code, text, _ = ran(capsys, records["controlled"], "--to", "packed", "--out", out)
@@ -125,8 +138,19 @@ class TestErrorsComeBeforeAnyLongWork:
 
     def test_options_that_do_not_go_together(self, records, tmp_path, capsys):
         out = tmp_path / "a"
-        error = self.refused(capsys, records["ptq"], "--to", "packed", "--out", out, "--benchmark")
-        assert "--to onnx" in error
+        for option in ("--benchmark", "--integer-bias", "--integer-outputs"):
+            for kind in ("packed", "qonnx"):
+                error = self.refused(capsys, records["ptq"], "--to", kind, "--out", out, option)
+                assert "--integer-outputs are for --to onnx" in error
+
+    def test_quantized_outputs_where_nothing_runs_in_integers(self, records, tmp_path, capsys):
+        record = read_record(records["ptq"])
+        record.policy = {name: {"weight": 32, "act": 32} for name in record.policy}
+        Store(tmp_path).put(record)
+        path = tmp_path / f"{record.key}.json"
+        out = ("--out", tmp_path / "a")
+        error = self.refused(capsys, path, "--to", "onnx", *out, "--integer-outputs")
+        assert "no convolution of this policy can run in integers" in error
 
     def test_no_record(self, tmp_path, capsys):
         error = self.refused(capsys, tmp_path / "x.json", "--to", "packed", "--out", tmp_path / "a")

@@ -1,18 +1,19 @@
 import copy
-import random
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from benchmarks.export.change import change
 from benchmarks.export.codes import exported_layers
 from benchmarks.export.errors import UnsupportedExport
+from benchmarks.export.integers import Integers
+from benchmarks.export.outputs import with_quantized_outputs
 from benchmarks.export.qdq import to_qdq
 from benchmarks.export.runtime import outputs, session
 from benchmarks.export.trace import traced
-from benchmarks.export.verify import INTEGER_TIE, LOGITS, TIE, verify
+from benchmarks.export.verify import LOGITS, TIE, verify
 from benchmarks.models import ModelConfig, create
 from frameworks import (
     Policy,
@@ -29,63 +30,6 @@ from frameworks import (
 VALID = toy.split("valid", 128)
 
 
-def mixed(layers, seed=0):
-    """Weights of 1, 2, 3, 4, 5 and 8 bits, mixed and pruned channels; activations alike."""
-    draw = random.Random(seed)
-    acts = (8, 4, 3, 1, 2, 5, 32, 6)
-
-    def weight(layer, index):
-        if index % 3 == 2:
-            return tuple(draw.choice((0, 1, 2, 3, 4, 5, 8)) for _ in range(layer.out_channels))
-        return (1, 2, 3, 4, 5, 8)[(index + seed) % 6]
-
-    return Policy({x.name: (weight(x, i), acts[(i + seed) % 8]) for i, x in enumerate(layers)})
-
-
-def at(problem, policy):
-    model = problem.quantized(policy)
-    reestimate_batchnorm(model, problem.images)
-    return model
-
-
-def flipped(model):
-    """Some BatchNorm factors made negative, and one zero, as training may do."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            with torch.no_grad():
-                module.weight[::3] *= -1
-                module.weight[1] = 0
-    return model
-
-
-@pytest.fixture(scope="module")
-def conv():
-    """A convolutional toy network, its problem and its trace, which serves all bits."""
-    problem = toy.make_problem()
-    model = flipped(at(problem, mixed(problem.layers)))
-    return problem, model, traced(model, toy.SHAPE)
-
-
-@pytest.fixture(scope="module")
-def vit():
-    problem = toy.make_problem(kind=toy.ToyViT)
-    model = at(problem, mixed(problem.layers))
-    return problem, model, traced(model, toy.SHAPE)
-
-
-def written(case, policy=None, integer_bias=False, scheme=None):
-    """The network of a case at other bits, and its file."""
-    problem, model, graph = case
-    model = copy.deepcopy(model)
-    for _, q in model.qlayers():
-        q.scheme = schemes.get(scheme)() if scheme else q.scheme
-        q._weights.clear()
-    model.fix(policy or mixed(problem.layers))
-    made = to_qdq(copy.deepcopy(graph), exported_layers(model), integer_bias)
-    onnx.checker.check_model(made, full_check=True)
-    return model, made
-
-
 def constants(made):
     return {t.name: t for t in made.graph.initializer}
 
@@ -94,7 +38,7 @@ def constants(made):
 @pytest.mark.parametrize("name", ["conv", "vit"])
 def test_onnx_runtime_computes_the_fake_quantized_network(name, seed, request):
     case = request.getfixturevalue(name)
-    model, made = written(case, mixed(case[0].layers, seed))
+    model, made = case.written(case.mixed(seed))
     verdict = verify(model, made, VALID)
     assert verdict.ok, verdict
     assert verdict.distance <= TIE
@@ -105,7 +49,7 @@ def test_onnx_runtime_computes_the_fake_quantized_network(name, seed, request):
 
 @pytest.mark.parametrize("bits", [*range(1, 9), 32])
 def test_every_width(bits, conv):
-    model, made = written(conv, Policy.uniform(conv[0].layers, bits, bits))
+    model, made = conv.written(conv.uniform(bits))
     verdict = verify(model, made, VALID)
     assert verdict.ok, verdict
     kinds = {n.op_type for n in made.graph.node}
@@ -116,20 +60,19 @@ def test_every_width(bits, conv):
 
 @pytest.mark.parametrize("scheme", sorted(schemes.names()))
 def test_every_scheme_is_exported_or_refused_by_name(scheme, conv):
-    policy = Policy.uniform(conv[0].layers, 4, 4)
+    policy = conv.uniform(4)
     if scheme in ("autoq_binary", "bsq", "stochastic"):
         with pytest.raises(UnsupportedExport, match="layer stem: activations of"):
-            written(conv, policy, scheme=scheme)
+            conv.written(policy, scheme=scheme)
         return
-    model, made = written(conv, policy, scheme=scheme)
+    model, made = conv.written(policy, scheme=scheme)
     verdict = verify(model, made, VALID)
     assert verdict.ok, verdict
 
 
 def test_the_codes_in_the_file_are_the_policys(conv):
     """Fold and flips aside, the integers are those of the quantizer, and so is their range."""
-    problem = conv[0]
-    model, made = written(conv, Policy.uniform(problem.layers, 3, 3))
+    model, made = conv.written(conv.uniform(3))
     kept = constants(made)
     for name, q in model.qlayers():
         codes = numpy_helper.to_array(kept[f"{name}.codes"]).astype(int)
@@ -146,7 +89,7 @@ def test_the_codes_in_the_file_are_the_policys(conv):
 
 
 def test_four_bits_are_stored_as_such(conv):
-    model, made = written(conv, Policy.uniform(conv[0].layers, 4, 4))
+    model, made = conv.written(conv.uniform(4))
     kept = constants(made)
     for name, q in model.qlayers():
         tensor = kept[f"{name}.codes"]
@@ -157,23 +100,15 @@ def test_four_bits_are_stored_as_such(conv):
 
 def test_a_code_without_a_negative_is_not_flipped_away(conv):
     """-8 of 4 bits under a negative BatchNorm factor: a sign follows the convolution."""
-    model, made = written(conv, Policy.uniform(conv[0].layers, 4, 4))
+    model, made = conv.written(conv.uniform(4))
     signs = [n for n in constants(made) if n.endswith(".sign")]
     own = {name: q.codes().code for name, q in model.qlayers()}
     assert signs
     assert all((own[name.removesuffix(".sign")][::3] == -8).any() for name in signs)
 
 
-def test_integer_biases_are_close_and_run_in_integers(conv):
-    model, made = written(conv, Policy.uniform(conv[0].layers, 8, 8), integer_bias=True)
-    verdict = verify(model, made, VALID, INTEGER_TIE)
-    assert verdict.ok, verdict
-    assert any(t.data_type == TensorProto.INT32 for t in made.graph.initializer)
-    assert all(len(n.input) == 3 for n in made.graph.node if n.op_type == "Conv")
-
-
 def test_the_batch_is_of_any_size(conv):
-    model, made = written(conv)
+    model, made = conv.written()
     running = session(made)
     with torch.no_grad():
         for count in (1, 5):
@@ -183,7 +118,7 @@ def test_the_batch_is_of_any_size(conv):
 
 def test_a_wrong_file_is_found_out(conv):
     """A scale off by a percent, and a single code off by one."""
-    model, made = written(conv)
+    model, made = conv.written()
     for name in ("fc.scale", "blocks.0.conv1.act.scale"):
         wrong = copy.deepcopy(made)
         tensor = constants(wrong)[name]
@@ -213,18 +148,13 @@ def test_a_graph_that_torch_cannot_export_is_refused_in_a_sentence():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("policy", [mixed, lambda layers: Policy.uniform(layers, 8, 8)])
-def test_resnet8_on_digits(policy, digits):
-    splits, network = digits.splits, digits.checkpoint.model
-    layers = describe(network, splits.input_shape)
-    images = splits.train.subset(256, torch_rng(0, "data")).images()
-    calibration = observe(network, layers, images, torch_rng(0, "calibration"))
-    model = QModel(network, layers, schemes.get("mse")(), calibration).fix(policy(layers)).eval()
-    reestimate_batchnorm(model, images)
-    made = to_qdq(traced(model, splits.input_shape), exported_layers(model))
-    verdict = verify(model, made, splits.test)
+@pytest.mark.parametrize("bits", ["mixed", 8])
+def test_resnet8_on_digits(bits, resnet8, digits):
+    test = digits.splits.test
+    model, made = resnet8.written(None if bits == "mixed" else resnet8.uniform(bits))
+    verdict = verify(model, made, test)
     assert verdict.ok, verdict
-    assert verdict.images == len(splits.test)
+    assert verdict.images == len(test)
     assert verdict.equal >= verdict.images - verdict.tied
     assert verdict.tied < 0.1 * verdict.images
     assert verdict.largest < LOGITS * 20 or verdict.tied
@@ -240,7 +170,7 @@ def test_resnet8_on_digits(policy, digits):
         ("test_vit", (3, 160, 160)),
     ],
 )
-def test_whole_networks(name, shape):
+def test_whole_networks(name, shape, kernels):
     """With random weights; every layer at its own bits."""
     network = create(ModelConfig(name=name), 10, shape)
     layers = describe(network, shape)
@@ -250,6 +180,12 @@ def test_whole_networks(name, shape):
     policy = Policy({x.name: (bits[i % 6], bits[i * 5 % 6]) for i, x in enumerate(layers)})
     model = QModel(network, layers, schemes.get("minmax")(), calibration).fix(policy).eval()
     reestimate_batchnorm(model, images)
-    made = to_qdq(traced(model, shape), exported_layers(model))
-    verdict = verify(model, made, TensorSplit(images, torch.zeros(8)))
+    graph, split = traced(model, shape), TensorSplit(images, torch.zeros(8))
+    made = to_qdq(copy.deepcopy(graph), exported_layers(model))
+    verdict = verify(model, made, split)
     assert verdict.ok, verdict
+    whole = to_qdq(graph, exported_layers(model), Integers.OUTPUTS)
+    whole = with_quantized_outputs(whole, images)
+    assert not {"Conv", "FusedConv"} & set(kernels(whole))
+    result = change(model, whole, split)
+    assert result.ok, result

@@ -8,32 +8,24 @@ import torch
 
 from benchmarks.export.codes import exported_layers
 from benchmarks.export.qonnx import runnable, to_qonnx
-from benchmarks.export.trace import traced
 from benchmarks.export.verify import verify
-from frameworks import Policy, reestimate_batchnorm, toy
+from frameworks import Policy, toy
 
 VALID = toy.split("valid", 128)
 BITS = (8, 2, 3, 4, 5, 6, 8)
 
 
-@pytest.fixture(scope="module", params=[toy.ToyConvNet, toy.ToyViT], ids=["conv", "vit"])
+@pytest.fixture(params=["conv", "vit"])
 def case(request):
-    """LSQ has no zero points, which qonnx's count does not read."""
-    problem = toy.make_problem(kind=request.param, scheme="lsq")
-    acts = (8, 3, 2, 4, 6, 8, 5)
-    policy = Policy({x.name: (BITS[i % 7], acts[i % 7]) for i, x in enumerate(problem.layers)})
-    model = problem.quantized(policy)
-    reestimate_batchnorm(model, problem.images)
-    graph = traced(model, toy.SHAPE)
-    return problem, model, graph
+    return request.getfixturevalue(request.param)
 
 
 def written(case, policy=None):
-    _, model, graph = case
-    model = copy.deepcopy(model)
-    if policy is not None:
-        model.fix(policy)
-    return model, to_qonnx(copy.deepcopy(graph), exported_layers(model))
+    """LSQ has no zero points, which qonnx's count does not read."""
+    acts = (8, 3, 2, 4, 6, 8, 5)
+    own = Policy({x.name: (BITS[i % 7], acts[i % 7]) for i, x in enumerate(case.layers)})
+    model = case.at(policy or own, "lsq")
+    return model, to_qonnx(copy.deepcopy(case.graph), exported_layers(model))
 
 
 def test_onnx_runtime_agrees_once_it_knows_quant(case):
@@ -43,11 +35,10 @@ def test_onnx_runtime_agrees_once_it_knows_quant(case):
 
 
 def test_mixed_and_pruned_channels(case):
-    layers = case[0].layers
     policy = Policy(
         {
             x.name: (tuple((0, 1, 2, 4, 8)[c % 5] for c in range(x.out_channels)), 1 + i % 8)
-            for i, x in enumerate(layers)
+            for i, x in enumerate(case.layers)
         }
     )
     model, made = written(case, policy)
@@ -78,13 +69,13 @@ def test_qonnx_computes_the_same(case):
 
 
 def test_bit_operations_and_weight_bits_are_those_that_qonnx_counts(case):
-    problem, model, _ = case
-    made = wrapped(written(case)[1])
+    model, made = written(case)
+    made = wrapped(made)
     from qonnx.util.inference_cost import inference_cost
 
     counted = inference_cost(made, discount_sparsity=False)["total_cost"]
     # Products of activations with activations have no weights and are no layer.
     free = counted.get("op_mac_FLOAT32_FLOAT32", 0) * 32 * 32
-    ours = problem.cost(model.policy)
+    ours = toy.make_problem(kind=type(model.model)).cost(model.policy)
     assert counted["total_bops"] - free == ours["bops"]
     assert counted["total_mem_w_bits"] == 8 * ours["size"]
