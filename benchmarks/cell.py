@@ -27,7 +27,7 @@ from benchmarks.config import Cell
 from benchmarks.identity import code_of, environment, git_state
 from benchmarks.record import Record, digest
 from benchmarks.setting import setting_of
-from benchmarks.store import write_bytes, write_json
+from benchmarks.store import finite, write_bytes, write_json
 from frameworks import (
     Data,
     Framework,
@@ -175,7 +175,9 @@ class Run:
                 spent = problem.meter.read()
                 if scores.images is not None:
                     write_bytes(images, as_safetensors({"images": scores.images.contiguous()}))
-                write_json(path, {"values": dict(scores.values), "spent": spent.to_json()})
+                # A score may be infinite: a standard error of one draw, say.
+                kept = {"values": dict(scores.values), "spent": spent.to_json()}
+                write_json(path, kept, nonfinite=True)
                 problem.meter = Meter()
                 problem.checkpoints.clear()
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -205,7 +207,7 @@ class Run:
         self.record.front = [
             {"policy": p.policy.to_json(), "objectives": dict(p.objectives)} for p in solution.front
         ]
-        self.record.notes = solution.notes
+        self.record.notes = finite(solution.notes)
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""

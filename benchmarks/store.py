@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -38,9 +39,21 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write data as `write_text` does; NaN and infinities are refused."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, nonfinite: bool = False) -> None:
+    """Write data as `write_text` does.
+
+    NaN and infinities are refused, or written as Python (and few others) reads them.
+    """
+    write_text(path, json.dumps(data, indent=1, allow_nan=nonfinite) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """The same data with None for every NaN and infinity, which JSON does not have."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_record(path: Path) -> Record:

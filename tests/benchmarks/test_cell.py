@@ -1,5 +1,7 @@
 import copy
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +11,7 @@ from benchmarks.config import cell_of, composed
 from benchmarks.identity import code_of, key_of
 from benchmarks.record import Record
 from benchmarks.setting import check
+from frameworks.heuristic.hawq_v3 import HAWQV3
 
 FAST = [
     "dataset.pretrain.epochs=1",
@@ -192,3 +195,26 @@ def test_images_that_a_method_made_are_shared_between_budgets(tmp_path):
     assert (shared.policy, shared.accuracy) == (apart.policy, apart.accuracy)
     assert shared.curve[-1]["objective"] == apart.curve[-1]["objective"] == apart.accuracy["valid"]
     assert shared.search["images_backward"] == apart.search["images_backward"] == 16 * 20
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_infinite_scores_and_notes_lose_nothing(tmp_path, monkeypatch, shared):
+    score, solve = HAWQV3.score, HAWQV3.solve
+
+    def scored(self, problem):
+        scores = score(self, problem)
+        scores.values["relative_error"]["weight"]["fc"] = math.inf
+        return scores
+
+    def solved(self, problem, scores):
+        solution = solve(self, problem, scores)
+        noted = {**solution.notes, "errors": scores.values["relative_error"]["weight"]}
+        return replace(solution, notes=noted)
+
+    monkeypatch.setattr(HAWQV3, "score", scored)
+    monkeypatch.setattr(HAWQV3, "solve", solved)
+    c = cell("framework=hawq_v3", "framework.images=16", "framework.probes=1", "hardware=bops")
+    record = compute(c, key_of(c), scores=tmp_path if shared else None)
+    assert record.status == "done", record.error
+    assert record.notes["errors"]["fc"] is None
+    json.dumps(record.to_json(), allow_nan=False)

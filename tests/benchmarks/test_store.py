@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.record import CorruptRecord, Record, digest
-from benchmarks.store import Store, find_records, read_record, write_json
+from benchmarks.store import Store, find_records, finite, read_record, write_json
 
 
 def record(key="abc", status="skipped", **more):
@@ -101,3 +102,12 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("store") / "x.json"
     write_json(path, data)
     assert json.loads(path.read_text()) == data
+
+
+@given(plain)
+def test_what_json_does_not_have_becomes_none(data):
+    assert finite(data) == data
+    assert finite({"a": [math.inf, (1.5, math.nan)], "b": data}) == {
+        "a": [None, [1.5, None]],
+        "b": data,
+    }
