@@ -43,6 +43,7 @@ SHAPE, CLASSES, WIDTH = (3, 8, 8), 4, 8
 BASE = {"layers": 8, "bits": 3, "images": 128}
 """Where the other axes stay while one is varied."""
 BITS = (2, 3, 4, 5, 6, 7, 8)
+REPETITIONS = 2
 COUNTS = ("seconds", "policies", "images_forward", "images_backward")
 LOOK = (
     ".grid{stroke:#ddd}.axis{stroke:#666}.tick,.title,.key{font:11px sans-serif;fill:#333}"
@@ -62,6 +63,8 @@ class Chain(nn.Sequential):
         parts: list[nn.Module] = []
         for i in range(layers - 1):
             conv = nn.Conv2d(WIDTH if i else SHAPE[0], WIDTH, 3, padding=1, bias=False)
+            # Else signals and second derivatives vanish in long chains, and with them the work.
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             parts.append(nn.Sequential(conv, nn.BatchNorm2d(WIDTH), nn.ReLU()))
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         super().__init__(*parts, pool, nn.Linear(WIDTH, CLASSES))
@@ -119,17 +122,26 @@ def measure(name: str, entry: Mapping[str, Any], point: Mapping[str, int]) -> di
     }
 
 
+def fastest(name: str, entry: Mapping[str, Any], point: Mapping[str, int]) -> dict[str, Any]:
+    """The faster of two equal searches: what else the machine does only ever adds."""
+    found = [measure(name, entry, point) for _ in range(REPETITIONS)]
+    return min(found, key=lambda row: row.get("seconds", 0.0))
+
+
 def run(out: Path, names: Sequence[str], axes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Measure what is missing; every point is written when it is there."""
     data, store = growth_data()["frameworks"], out / "growth.json"
     points: dict[str, Any] = json.loads(store.read_text())["points"] if store.exists() else {}
     for name in names:
+        warm = False
         for axis, values in axes.items():
             for value in values:
                 point = {**BASE, axis: value}
                 key = f"{name} {json.dumps(point, sort_keys=True)}"
                 if key not in points:
-                    points[key] = {"framework": name, **point, **measure(name, data[name], point)}
+                    if not warm:  # a first search loads and allocates what later ones have
+                        warm = bool(measure(name, data[name], BASE))
+                    points[key] = {"framework": name, **point, **fastest(name, data[name], point)}
                     _write(store, json.dumps({"points": points}, indent=1))
     return points
 
@@ -155,8 +167,19 @@ def slope(rows: Sequence[tuple[int, float]]) -> float | None:
 def table(points: Mapping[str, Any], names: Sequence[str], axes: Mapping[str, Any]) -> str:
     """Slopes of seconds and images beside the expected orders, in Markdown."""
     data = growth_data()["frameworks"]
+    base = ", ".join(f"{value} {axis}" for axis, value in BASE.items())
+    lines = [
+        "# How searches grow",
+        "",
+        "`python -m benchmarks.growth` makes this page: slopes of straight lines through the "
+        "logarithms of",
+        "seconds and of images that passes were made on (a backward pass counts twice), one axis "
+        f"varied, the others at {base}. The searches are kept to seconds, so costs that do not "
+        "grow flatten slopes.",
+        "",
+    ]
     heads = [f"{axis}: {what}" for axis in axes for what in ("expected", "seconds", "images")]
-    lines = ["| framework | " + " | ".join(heads) + " |", "|:--" * (len(heads) + 1) + "|"]
+    lines += ["| framework | " + " | ".join(heads) + " |", "|:--" * (len(heads) + 1) + "|"]
     for name in names:
         cells = []
         for axis, values in axes.items():

@@ -31,7 +31,7 @@ def test_counts_grow_as_counted_and_a_second_run_measures_nothing(tmp_path, monk
     assert [y for _, y in forward[0]] == [8 * (32 + 32) + 32, 8 * (64 + 64) + 64]
     assert growth.slope(forward[1]) == pytest.approx(1, abs=0.5)
     text = growth.table(points, names, AXES)
-    assert text.splitlines()[2].startswith("| random | 1 |")
+    assert "\n| random | 1 |" in text
     assert growth.picture(points, names, AXES).count("<path") == 6
     kept = json.loads((tmp_path / "growth.json").read_text())["points"]
     monkeypatch.setattr(growth, "measure", None)

@@ -222,7 +222,14 @@ int composite_backward(const float *g, const float *x, const float *steps, const
     return 0;
 }
 
-/* y = sum_k p[k] parts[k], rounded as torch's add with alpha does: one fused step a term. */
+/* a b + c, rounded as torch's add with alpha does: once where the processor can. */
+#ifdef FP_FAST_FMAF
+#define TERM(a, b, c) fmaf(a, b, c)
+#else
+#define TERM(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* y = sum_k p[k] parts[k]. */
 void mix_forward(const float *const *parts, const float *p, float *y, long branches, long columns,
                  int threads)
 {
@@ -238,7 +245,7 @@ void mix_forward(const float *const *parts, const float *p, float *y, long branc
                 if (k == 0)
                     for (long i = 0; i < n; i++) out[i] = in[i] * share;
                 else
-                    for (long i = 0; i < n; i++) out[i] = fmaf(in[i], share, out[i]);
+                    for (long i = 0; i < n; i++) out[i] = TERM(in[i], share, out[i]);
             }
         }
     });
