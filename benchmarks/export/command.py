@@ -59,6 +59,8 @@ def export(request: Request) -> int:
     """
     _check(request)
     record = read_record(request.record)
+    # Sums depend on it in their last bits, and so do ranges and what is rounded by them.
+    torch.set_num_threads(record.environment.get("threads") or torch.get_num_threads())
     sketch, splits = draft(record)
     # Whatever cannot be exported is found on an untrained network.
     _made(request, sketch, splits.input_shape, splits.train.images(8))

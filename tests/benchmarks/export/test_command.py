@@ -3,6 +3,7 @@ import shutil
 
 import onnx
 import pytest
+import torch
 from safetensors import safe_open
 
 from benchmarks import assets
@@ -47,6 +48,18 @@ def ran(capsys, *arguments):
     code = main(["export", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def test_a_record_is_rebuilt_with_its_threads(records, tmp_path, capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        code, out, _ = ran(capsys, records["ptq"], "--to=packed", f"--out={tmp_path / 'x'}")
+        assert torch.get_num_threads() == read_record(records["ptq"]).environment["threads"]
+    finally:
+        torch.set_num_threads(before)
+    assert code == 0
+    assert "note:" not in out
 
 
 @pytest.mark.parametrize("protocol", ["ptq", "controlled", "paper"])
