@@ -15,7 +15,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ BASE = {"layers": 8, "bits": 3, "images": 128}
 """Where the other axes stay while one is varied."""
 BITS = (2, 3, 4, 5, 6, 7, 8)
 REPETITIONS = 2
-COUNTS = ("seconds", "policies", "images_forward", "images_backward")
 LOOK = (
     ".grid{stroke:#ddd}.axis{stroke:#666}.tick,.title,.key{font:11px sans-serif;fill:#333}"
     + "".join(
@@ -101,7 +99,7 @@ def measure(name: str, entry: Mapping[str, Any], point: Mapping[str, int]) -> di
     """One search: seconds and the meter's counts, or why there are none."""
     cls = registry.get(name)
     settings = dict(entry["settings"])
-    if entry["images"] == "images" and "images" in {field.name for field in fields(cls)}:  # type: ignore[arg-type]
+    if entry["images"] == "images" and "images" in cls().hyperparameters():
         settings["images"] = point["images"]
     framework = cls(**settings)
     problem = make_problem(**point, needs=frozenset(cls.card.needs))
@@ -128,21 +126,22 @@ def fastest(name: str, entry: Mapping[str, Any], point: Mapping[str, int]) -> di
     return min(found, key=lambda row: row.get("seconds", 0.0))
 
 
+def _key(name: str, point: Mapping[str, int]) -> str:
+    return f"{name} {json.dumps(point, sort_keys=True)}"
+
+
 def run(out: Path, names: Sequence[str], axes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Measure what is missing; every point is written when it is there."""
     data, store = growth_data()["frameworks"], out / "growth.json"
     points: dict[str, Any] = json.loads(store.read_text())["points"] if store.exists() else {}
     for name in names:
-        warm = False
-        for axis, values in axes.items():
-            for value in values:
-                point = {**BASE, axis: value}
-                key = f"{name} {json.dumps(point, sort_keys=True)}"
-                if key not in points:
-                    if not warm:  # a first search loads and allocates what later ones have
-                        warm = bool(measure(name, data[name], BASE))
-                    points[key] = {"framework": name, **point, **fastest(name, data[name], point)}
-                    _write(store, json.dumps({"points": points}, indent=1))
+        wanted = [{**BASE, axis: value} for axis, values in axes.items() for value in values]
+        missing = {_key(name, point): point for point in wanted if _key(name, point) not in points}
+        if missing:
+            measure(name, data[name], BASE)  # a first search loads what later ones have
+        for key, point in missing.items():
+            points[key] = {"framework": name, **point, **fastest(name, data[name], point)}
+            _write(store, json.dumps({"points": points}, indent=1))
     return points
 
 
@@ -151,7 +150,7 @@ def series(
 ) -> list[tuple[int, float]]:
     """The measured points of one axis."""
     wanted = ({**BASE, axis: value} for value in values)
-    rows = [points.get(f"{name} {json.dumps(p, sort_keys=True)}", {}) for p in wanted]
+    rows = [points.get(_key(name, point), {}) for point in wanted]
     return [(row[axis], row[count]) for row in rows if count in row]
 
 

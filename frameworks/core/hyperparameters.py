@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def check_hyperparameters(framework: Framework) -> None:
     Raises:
         ValueError: a number cannot be used; the message names it.
     """
-    defaults: Mapping[str, Any] = {f.name: f.default for f in fields(framework)}  # type: ignore[arg-type]
+    defaults = type(framework)().hyperparameters()
     for name, value in framework.hyperparameters().items():
         reason = fault(name, value, defaults[name])
         if reason is None and name == framework.strength and value < 0:
