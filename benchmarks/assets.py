@@ -14,7 +14,17 @@ from typing import Any
 from benchmarks.data import DatasetConfig, Splits, load
 from benchmarks.models import ModelConfig, create
 from benchmarks.pretrain import Checkpoint, pretrained
-from frameworks import Layer, describe, measure
+from frameworks import (
+    Accounting,
+    Layer,
+    QModel,
+    account,
+    describe,
+    measure,
+    observe,
+    schemes,
+    torch_rng,
+)
 
 Progress = Callable[[int, int, str], None]
 
@@ -63,14 +73,30 @@ class Reporter:
 
 
 @lru_cache(maxsize=8)
+def taken_of(model: str, dataset: str) -> tuple[tuple[Layer, ...], Accounting]:
+    """The layers of a model on a dataset, and its weights accounted for, without training it.
+
+    Raises:
+        ValueError: the model cannot be quantized; the message names it and the layer.
+    """
+    splits, config = splits_of(dataset), ModelConfig(**json.loads(model))
+    network = create(config, splits.classes, splits.input_shape)
+    try:
+        layers = describe(network, splits.input_shape)
+        images = splits.valid.images(2)
+        seen = observe(network, layers, images, torch_rng(0, "probe"))
+        QModel(network, layers, schemes.get("minmax")(), seen)
+        return layers, account(network, layers, splits.input_shape)
+    except ValueError as error:
+        raise ValueError(f"model {config.name}: {error}") from error
+
+
 def layers_of(model: str, dataset: str) -> tuple[Layer, ...]:
     """The layers of a model on a dataset, without training it."""
-    splits = splits_of(dataset)
-    network = create(ModelConfig(**json.loads(model)), splits.classes, splits.input_shape)
-    return describe(network, splits.input_shape)
+    return taken_of(model, dataset)[0]
 
 
 def forget() -> None:
     """Empty the caches."""
-    for cached in (splits_of, fingerprint_of, checkpoint_of, layers_of):
+    for cached in (splits_of, fingerprint_of, checkpoint_of, taken_of):
         cached.cache_clear()

@@ -26,7 +26,7 @@ from benchmarks.budgets import budget_spec
 from benchmarks.config import Cell
 from benchmarks.identity import code_of, environment, git_state
 from benchmarks.record import Record, digest
-from benchmarks.setting import setting_of
+from benchmarks.setting import accounted, setting_of
 from benchmarks.store import finite, write_bytes, write_json
 from frameworks import (
     Data,
@@ -89,6 +89,7 @@ class Run:
         self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
         self.network: nn.Module = self.checkpoint.model
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
+        record.weights = accounted(cell).to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
         record.budget = {
             "metric": self.budget.metric,

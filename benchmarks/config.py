@@ -50,6 +50,9 @@ class ProtocolConfig:
         pinned_bits: bits of the first and the last layer, weights and activations; 0: not pinned.
         paired: weights and activations of a layer must have equal bits.
         ties: lists of layers that must have equal bits.
+        float_share: the largest share of a network's weights, between 0 and 1, that may stay float
+            and free of charge because no layer can be made of them; a network of which more does is
+            refused.
         calibration_images: unlabelled training images for ranges and BatchNorm re-estimation.
         valid_images: search-validation images that a search may use.
         fine_tune: fine-tuning recipe (see `frameworks.Recipe`).
@@ -66,6 +69,7 @@ class ProtocolConfig:
     pinned_bits: int = 8
     paired: bool = False
     ties: list[list[str]] = field(default_factory=list)
+    float_share: float = 0.05
     calibration_images: int = 512
     valid_images: int = 1000
     fine_tune: RecipeConfig = field(default_factory=RecipeConfig)

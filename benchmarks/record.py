@@ -41,6 +41,8 @@ class Record:
         accuracy: ``float``, ``ptq`` (the policy without training), ``fine_tuned`` (None under a
             protocol that does not train) and ``final`` (what the table ranks), all on the test
             split; ``valid``: the policy without training on the search-validation split.
+        weights: the network's weights: how many are ``quantized``, which are ``left`` in float or
+            ``unused`` (numbers by parameter), the ``share`` left, and a ``note`` that says so.
         search: measured cost: policies, images_forward, images_backward, seconds, peak_memory;
             ``scoring`` is the part that was shared with other budgets.
         curve: what the search would have returned over time: policies, images (forward plus
@@ -67,6 +69,7 @@ class Record:
     float_costs: dict[str, float] = field(default_factory=dict)
     int8_costs: dict[str, float] = field(default_factory=dict)
     accuracy: dict[str, float | None] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     front: list[dict[str, Any]] = field(default_factory=list)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.assets import entry_text, layers_of
+from benchmarks.assets import entry_text, layers_of, taken_of
 from benchmarks.budgets import budget_spec
-from benchmarks.config import PROTOCOLS, Cell
+from benchmarks.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.data import DatasetConfig
 from benchmarks.identity import BadCell
 from benchmarks.models import ModelConfig
 from benchmarks.pretrain import recipe_for
 from benchmarks.recipes import recipe_of
 from frameworks import (
+    Accounting,
     Framework,
     Layer,
     Recipe,
@@ -85,12 +88,34 @@ def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) 
         raise BadCell(f"protocol: {error}") from error
 
 
+def accounted(cell: Cell) -> Accounting:
+    """What of a cell's network has bits and a price, and what stays float.
+
+    Raises:
+        BadCell: more stays float than the protocol allows.
+    """
+    _, found = taken_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    most = cell["protocol"].get("float_share", ProtocolConfig.float_share)
+    if found.share > most:
+        raise BadCell(
+            f"model {cell['model']['name']}: {found.text()}; protocol.float_share = {most} allows "
+            f"{most:.2%}: set protocol.float_share={math.ceil(100 * found.share) / 100} to compare "
+            "policies of the other weights all the same"
+        )
+    return found
+
+
 def check(cell: Cell) -> None:
     """Everything that can be wrong with a cell, found without training anything.
+
+    What of the network stays float is said in a warning.
 
     Raises:
         ValueError, FileNotFoundError: with a message that names the field and the choices.
     """
+    left = accounted(cell).text()
+    if left:
+        warnings.warn(f"model {cell['model']['name']}: {left}", stacklevel=2)
     layers = layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
     setting = setting_of(cell, layers)
     budget_spec(cell).resolve(setting.target, setting.space)

@@ -8,12 +8,15 @@ from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.kernels import kernels_in_force
-from frameworks.core.layers import Layer, describe
+from frameworks.core.layers import Layer
 from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
+from frameworks.core.networks.account import Accounting, account
+from frameworks.core.networks.describe import describe
+from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
-from frameworks.core.qmodel import QLayer, QModel
+from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme, Zero
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
@@ -38,6 +41,7 @@ from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 from frameworks.core.train import Recipe, fit
 
 __all__ = [
+    "Accounting",
     "Budget",
     "BudgetSpec",
     "Calibration",
@@ -80,6 +84,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedBits",
     "Zero",
+    "account",
     "derive",
     "describe",
     "fit",

@@ -29,7 +29,8 @@ from frameworks import toy
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.card import NEEDS
 from frameworks.core.framework import Framework, ScoringFramework
-from frameworks.core.layers import Layer, describe
+from frameworks.core.layers import Layer
+from frameworks.core.networks.describe import describe
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Float, Quantizer, Scheme

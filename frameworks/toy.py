@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.card import NEEDS
-from frameworks.core.layers import Layer, describe
+from frameworks.core.layers import Layer
+from frameworks.core.networks.describe import describe
 from frameworks.core.policy import PRUNED, LayerBits, Policy
 from frameworks.core.problem import Data, Problem
 from frameworks.core.randomness import seeded, torch_rng
@@ -139,7 +140,7 @@ class Valley(SeparableTarget):
     def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
         steps = 1 + abs(bits.mean_weight - 4) + abs(bits.act - 4)
         time = layer.macs * steps if bits.weight != PRUNED else 0.0
-        return {"time": time, "size": layer.params * bits.mean_weight / 8}
+        return {"time": time, "size": layer.stored * bits.mean_weight / 8}
 
 
 @cache

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from frameworks import registry, schemes, targets, toy
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
 from frameworks.testing import FrameworkContract, SchemeContract, TargetContract
 
 # Hyper-parameters that keep a search below a second or so; unknown names get their defaults.

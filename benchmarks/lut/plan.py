@@ -49,7 +49,14 @@ class Unit:
 
 
 def units_of(layers: Sequence[Layer], device: str) -> list[Unit]:
-    """The measurements for a model, layers of one shape together, in execution order."""
+    """The measurements for a model, layers of one shape together, in execution order.
+
+    Raises:
+        ValueError: a layer is of a kind that is not measured.
+    """
+    odd = next((layer.name for layer in layers if layer.transposed), None)
+    if odd is not None:
+        raise ValueError(f"layer {odd} is a transposed convolution, which juxtabit lut cannot time")
     groups: list[tuple[dict[str, Any], list[str]]] = []
     for layer in layers:
         shape = shape_of(layer)

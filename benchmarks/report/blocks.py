@@ -137,6 +137,8 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     if group.checkpoints > 1:
         notes.insert(0, f"The cells start from {group.checkpoints} different float checkpoints; "
                         "only those from the same one are paired.")  # fmt: skip
+    if group.left_out:
+        notes.insert(0, group.left_out)
     rows = [[cells[i][r] for i in shown] for r in range(len(group.rows))]
     left = frozenset(n for n, i in enumerate(shown) if columns[i].left)
     return Block(title, headings, rows, left, notes)

@@ -69,6 +69,12 @@ class Group:
         return " | ".join(parts)
 
     @property
+    def left_out(self) -> str:
+        """What of the network's weights stays float, in a sentence; empty if nothing does."""
+        notes = (str(r.weights.get("note", "")) for row in self.rows for r in row.records)
+        return next((f"{self.model}: {note}." for note in notes if note), "")
+
+    @property
     def float_accuracy(self) -> float | None:
         """Mean accuracy of the float network."""
         return mean(r.accuracy.get("float") for row in self.rows for r in row.records)

@@ -111,6 +111,8 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
             f'<p class="alarm">The cells start from {group.checkpoints} different float '
             "checkpoints; only those from the same one are paired.</p>"
         )
+    if group.left_out:
+        yield f'<p class="notes">{escape(group.left_out)}</p>'
     pictures = [
         (row, picture)
         for row in group.rows

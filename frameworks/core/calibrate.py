@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frameworks.core.layers import Layer
+from frameworks.core.networks.take import taken
 from frameworks.core.quantizers.base import Quantizer, Scheme
 
 SAMPLE = 16384
 """Activations kept per layer; enough for an MSE scan, small enough to scan hundreds of times."""
+MOST = 8 * SAMPLE
+"""Activations kept of a layer that is called many times, such as a recurrent one."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Calibration:
     """
 
     samples: Mapping[str, Tensor]
+    images: Tensor | None = field(default=None, repr=False, compare=False)
+    """Two of the images, by which a network of these layers is probed; None for no probe."""
+    probed: list[bool] = field(default_factory=list, repr=False, compare=False)
+    """Not empty once it was."""
     _quantizers: dict[tuple[int, str, int], tuple[Scheme, Quantizer]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -49,6 +56,7 @@ def observe(
     model: nn.Module, layers: Sequence[Layer], images: Tensor, generator: torch.Generator
 ) -> Calibration:
     """Run images ``[N, C, H, W]`` through a float model in eval mode and keep samples."""
+    network = taken(model, [layer.name for layer in layers if layer.read])
     samples: dict[str, Tensor] = {}
 
     def keep(name: str, x: Tensor) -> None:
@@ -59,18 +67,22 @@ def observe(
         samples[name] = flat.clone() if name not in samples else torch.cat([samples[name], flat])
 
     handles = [
-        model.get_submodule(layer.name).register_forward_pre_hook(
+        network.get_submodule(layer.name).register_forward_pre_hook(
             lambda module, args, name=layer.name: keep(name, args[0])
         )
         for layer in layers
     ]
     try:
-        model.eval()
-        model(images)
+        network.eval()
+        network(images)
     finally:
         for handle in handles:
             handle.remove()
-    return Calibration(samples)
+    for name, found in samples.items():
+        if len(found) > MOST:
+            index = torch.randperm(len(found), generator=generator)[: MOST - 2].to(found.device)
+            samples[name] = torch.cat([found[index], found.min()[None], found.max()[None]])
+    return Calibration(samples, images[:2])
 
 
 def batchnorms(model: nn.Module) -> Iterator[_BatchNorm]:

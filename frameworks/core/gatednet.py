@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.policy import PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
-from frameworks.core.qmodel import QLayer
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.residual import GatedResidual
 from frameworks.core.solvers.gates import HardConcrete

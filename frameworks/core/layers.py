@@ -1,16 +1,10 @@
-"""Quantizable layers: their shapes, multiply-accumulates and parameters, from one forward pass."""
+"""Quantizable layers: their shapes, multiply-accumulates and parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -41,11 +35,22 @@ class Layer:
     """Multiply-accumulates of one sample."""
     block: str
     """Name of the residual block, transformer block or the like that holds the layer."""
+    shared: str = ""
+    """The earlier layer whose weight this one uses, stored once; empty for a weight of its own."""
+    read: bool = False
+    """The weight is read by a function, and no module is called with it."""
+    transposed: bool = False
+    """A transposed convolution, whose kernel is put down at each position of the input."""
 
     @property
     def depthwise(self) -> bool:
         """Whether every input channel has its own filters."""
         return self.groups == self.in_channels and self.groups > 1
+
+    @property
+    def stored(self) -> int:
+        """Weights that this layer adds to what is stored: none that an earlier layer has."""
+        return 0 if self.shared else self.params
 
     @property
     def positions(self) -> int:
@@ -76,94 +81,3 @@ def plane(sizes: Sequence[int]) -> tuple[int, int]:
     """A kernel or an image in two dimensions: a sequence is one column, a vector one pixel."""
     rows, columns = (*sizes, 1, 1)[:2]
     return rows, columns
-
-
-def _block_of(model: nn.Module, name: str) -> str:
-    """The outermost numbered ancestor that is a block and not a stage of blocks.
-
-    ``layer2.0.downsample.0`` gives ``layer2.0``; ``blocks.1.0.conv_pw`` gives ``blocks.1.0``
-    (``blocks.1`` is a plain container); a layer outside any block is its own block.
-    """
-    parts = name.split(".")
-    for depth in range(1, len(parts)):
-        prefix = ".".join(parts[:depth])
-        module = model.get_submodule(prefix)
-        if not parts[depth - 1].isdigit() or isinstance(module, nn.Sequential | nn.ModuleList):
-            continue
-        if not _holds_blocks(module):
-            return prefix
-    return name
-
-
-def _holds_blocks(module: nn.Module) -> bool:
-    containers = (m for m in module.modules() if isinstance(m, nn.Sequential | nn.ModuleList))
-    return any(
-        sum(isinstance(leaf, QUANTIZABLE) for leaf in child.modules()) > 1
-        and not isinstance(child, QUANTIZABLE)
-        for container in containers
-        if container is not module
-        for child in container.children()
-    )
-
-
-def _shape_facts(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
-    # One sample went in: what stands in the batch dimension is windows or patches of it.
-    if isinstance(module, nn.Linear):
-        weights = module.weight.numel()
-        tokens = y.numel() // module.out_features
-        size = (tokens,) if y.dim() > 2 or tokens > 1 else ()
-        return dict(
-            kind="linear", in_channels=module.in_features, out_channels=module.out_features,
-            kernel=(1,), stride=(1,), groups=1, in_size=size, out_size=size,
-            params=weights, macs=tokens * weights,
-        )  # fmt: skip
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    weights = module.weight.numel()
-    positions = y.numel() // module.out_channels
-    return dict(
-        kind="conv", in_channels=module.in_channels, out_channels=module.out_channels,
-        kernel=tuple(module.kernel_size), stride=tuple(module.stride), groups=module.groups,
-        in_size=tuple(x.shape[2:]), out_size=tuple(y.shape[2:]),
-        params=weights, macs=positions * weights,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
-    """Every quantizable layer that one forward pass reaches, in execution order.
-
-    Args:
-        model: any module made of ``Conv2d`` (grouped and depthwise too), ``Conv1d`` and ``Linear``.
-        input_shape: shape of one sample, ``(C, H, W)``.
-
-    Raises:
-        ValueError: the model has no quantizable layer.
-    """
-    found: dict[str, Layer] = {}
-    names: dict[nn.Module, str] = {
-        m: n for n, m in model.named_modules() if isinstance(m, QUANTIZABLE)
-    }
-
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        name = names[module]
-        facts = _shape_facts(module, args[0], output)
-        if name in found:
-            again = found[name]
-            found[name] = replace(again, macs=again.macs + facts["macs"])
-        else:
-            found[name] = Layer(name=name, index=len(found), block=_block_of(model, name), **facts)
-
-    handles = [module.register_forward_hook(record) for module in names]
-    training = {m: m.training for m in model.modules()}
-    parameter = next(model.parameters())
-    try:
-        model.eval()
-        model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-    if not found:
-        raise ValueError("the model has no Conv1d, Conv2d or Linear layer to quantize")
-    return tuple(found.values())

@@ -31,7 +31,8 @@ SHAPE = (
 def shape_of(layer: Layer) -> dict[str, Any]:
     """The `SHAPE` of a layer as plain data, as measured tables hold it."""
     facts = ((key, getattr(layer, key)) for key in SHAPE)
-    return {key: list(fact) if isinstance(fact, tuple) else fact for key, fact in facts}
+    shape = {key: list(fact) if isinstance(fact, tuple) else fact for key, fact in facts}
+    return {**shape, "kind": "transposed"} if layer.transposed else shape
 
 
 @dataclass
@@ -89,7 +90,7 @@ class MeasuredTable(SeparableTarget):
     def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
         return {
             "latency": entry_cost(self.path, layer, self._find(layer), bits),
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
     def _find(self, layer: Layer) -> Pairs | None:

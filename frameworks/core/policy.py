@@ -107,9 +107,9 @@ class Policy(Mapping[str, LayerBits]):
         return Policy({**self._bits, name: new})
 
     def mean_weight_bits(self, layers: Sequence[Layer]) -> float:
-        """Average weight bits, weighted by parameter count."""
-        total = sum(layer.params for layer in layers)
-        return sum(layer.params * self[layer.name].mean_weight for layer in layers) / total
+        """Average weight bits, weighted by the numbers of weights that are stored."""
+        total = sum(layer.stored for layer in layers)
+        return sum(layer.stored * self[layer.name].mean_weight for layer in layers) / total
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Plain data: ``{layer: {"weight": 4 | [4, 2, ...], "act": 4}}``."""

@@ -18,6 +18,7 @@ from frameworks.core.card import Need
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.layers import Layer
 from frameworks.core.meter import Meter, Spent
+from frameworks.core.networks.take import load_state, taken
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Quantizer, Scheme
@@ -61,7 +62,8 @@ class Problem:
     """Everything that defines a search, and the metered means to carry it out.
 
     Attributes:
-        network: the pretrained float network; never changed (take a copy with `float_model`).
+        network: the pretrained float network, as it is taken (`frameworks.core.networks.take`);
+            never changed (take a copy with `float_model`).
         space: the policies to choose from, with the layers.
         target: what prices a policy.
         budget: the metric and the limit to meet.
@@ -89,6 +91,7 @@ class Problem:
     input_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self.network = taken(self.network, [layer.name for layer in self.layers if layer.read])
         if not self.input_shape:
             first = self.layers[0]
             self.input_shape = (first.in_channels, *first.in_size)
@@ -239,7 +242,7 @@ class Problem:
 
     def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:
         network = self.float_model()
-        network.load_state_dict(weights)
+        load_state(network, weights)
         generator = self.generator("calibration")
         return network, observe(network, self.layers, self.images, generator)
 

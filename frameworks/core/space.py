@@ -79,8 +79,12 @@ class Space:
         groups: Sequence[Sequence[str]] = (),
         paired: bool = False,
     ) -> Space:
-        """The same candidates for every layer but the pinned ones (name to weight, act bits)."""
-        pinned = pinned or {}
+        """The same candidates for every layer but the pinned ones (name to weight, act bits).
+
+        Layers that share their weights are tied, and pinned with each other.
+        """
+        groups = with_shared(layers, groups)
+        pinned = spread(pinned or {}, with_shared(layers, ()))
         unknown = set(pinned) - {layer.name for layer in layers}
         if unknown:
             raise ValueError(
@@ -227,6 +231,39 @@ class Space:
         for group in self.groups:
             if len(_kept_bits(policy[name] for name in group)) > 1:
                 raise ValueError(f"policy: tied layers {group} have different bits")
+
+
+def with_shared(
+    layers: Sequence[Layer], groups: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of tied layers, with those whose weights are stored once in one group."""
+    found: list[list[str]] = [list(group) for group in groups]
+    for layer in layers:
+        if layer.shared:
+            pair = [layer.shared, layer.name]
+            hit = [group for group in found if set(group) & set(pair)]
+            found = [group for group in found if group not in hit]
+            found.append(list(dict.fromkeys([*(n for group in hit for n in group), *pair])))
+    order = {layer.name: i for i, layer in enumerate(layers)}
+    return tuple(tuple(sorted(group, key=lambda n: order.get(n, -1))) for group in found)
+
+
+def spread(
+    pinned: Mapping[str, tuple[int, int]], groups: Sequence[Sequence[str]]
+) -> dict[str, tuple[int, int]]:
+    """Pinned bits of layers, and of those that are tied to them.
+
+    Raises:
+        ValueError: tied layers are pinned at different bits.
+    """
+    found = dict(pinned)
+    for group in groups:
+        bits = {pinned[name] for name in group if name in pinned}
+        if len(bits) > 1:
+            raise ValueError(f"space: tied layers {tuple(group)} are pinned at different bits")
+        for name in group if bits else ():
+            found[name] = next(iter(bits))
+    return found
 
 
 def _kept_bits(entries: Iterable[LayerBits]) -> set[LayerBits]:

@@ -16,9 +16,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from frameworks.core.networks.bake import raw_weight
+from frameworks.core.networks.qlayer import QLayer, run_layer
+from frameworks.core.networks.standin import LayerStandIn, StandIn
+from frameworks.core.networks.take import replaced, swap_module
 from frameworks.core.policy import LayerBits
 from frameworks.core.problem import Problem
-from frameworks.core.qmodel import QLayer, run_layer, swap_module
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.composite import Composite
 from frameworks.core.quantizers.mix import mixed
@@ -44,7 +47,7 @@ def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return weights, list(ranges.values())
 
 
-class CompositeLayer(nn.Module):
+class CompositeLayer(LayerStandIn):
     """``y = f(sum_j p^a_j Q_j(x), sum_i p^w_i Q_i(W))``: one pass of the layer for all bits.
 
     The shares are set by the network before each pass; None means the only candidate.
@@ -62,11 +65,12 @@ class CompositeLayer(nn.Module):
         self.weight_shares: Tensor | None = None
         self.act_shares: Tensor | None = None
 
+    def present_weight(self) -> Tensor:
+        return _mixed(self.weights, raw_weight(self.inner), self.weight_shares)
+
     def forward(self, x: Tensor) -> Tensor:
-        raw = self.inner.weight
-        assert isinstance(raw, Tensor)
-        weight = _mixed(self.weights, raw, self.weight_shares)
-        return run_layer(self.inner, _mixed(self.acts, x, self.act_shares), weight)
+        acts = _mixed(self.acts, x, self.act_shares)
+        return run_layer(self.inner, acts, self.present_weight())
 
 
 def _mixed(quantizer: nn.Module, x: Tensor, shares: Tensor | None) -> Tensor:
@@ -98,9 +102,7 @@ class CompositeNet(nn.Module):
                 [problem.quantizer(name, "weight", bits) for bits in w_bits],
                 [problem.quantizer(name, "act", bits) for bits in a_bits],
             )
-            for path, module in list(self.qmodel.model.named_modules(remove_duplicate=False)):
-                if module is qlayer:
-                    self.qmodel.model = swap_module(self.qmodel.model, path, self.mixed[name])
+            self.qmodel.model = replaced(self.qmodel.model, qlayer, self.mixed[name])
 
     def mix(self, p: Tensor) -> None:
         """Set the shares ``[choices, K]`` of all candidates for the passes that follow."""
@@ -119,13 +121,16 @@ class CompositeNet(nn.Module):
         return _parts(self.qmodel)
 
 
-class StochasticBlock(nn.Module):
+class StochasticBlock(StandIn):
     """``y = sum_k m_k block_k(x)``: copies of a block side by side."""
 
     def __init__(self, copies: Sequence[nn.Module]) -> None:
         super().__init__()
         self.copies = nn.ModuleList(copies)
         self.masks: Tensor | None = None
+
+    def stood_for(self) -> nn.Module:
+        return self.copies[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self.masks is not None

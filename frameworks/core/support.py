@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from frameworks.core.layers import Layer
-from frameworks.core.space import Space
+from frameworks.core.space import Space, spread, with_shared
 from frameworks.core.target import Target
 
 Pairs = set[tuple[int, int]]
@@ -36,7 +36,8 @@ def supported_space(
     Raises:
         ValueError: the hardware runs a layer at none of the candidates, or not at its pinned bits.
     """
-    pinned = pinned or {}
+    groups = with_shared(layers, groups)
+    pinned = spread(pinned or {}, with_shared(layers, ()))
     if not target.prices_activations:
         act, paired = [max(act)], False
     by_name = {layer.name: layer for layer in layers}

@@ -98,7 +98,7 @@ class _Bismo(SeparableTarget):
         self.require(layer, bits)
         return {
             "latency": layer.calls * self.array.cycles(layer, bits),
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
 

@@ -118,7 +118,7 @@ class BitFusion(SeparableTarget):
         return {
             "latency": layer.calls * busy / SETUP["clock_hz"] * 1e3,
             "energy": layer.calls * (cycles * CORE_PJ + moved.energy) * 1e-9,
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
 

@@ -33,5 +33,5 @@ class Bops(SeparableTarget):
     def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
         return {
             "bops": layer.macs * bits.mean_weight * bits.act,
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }

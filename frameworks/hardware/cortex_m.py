@@ -76,7 +76,7 @@ class CortexM(SeparableTarget):
         model = _depthwise if layer.depthwise else _conv
         return {
             "latency": layer.calls * model(layer, int(bits.mean_weight), bits.act),
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
 

@@ -66,7 +66,7 @@ class Diana(SeparableTarget):
         cycles = _digital(layer) if bits.weight == DIGITAL else _analog(layer)
         return {
             "latency": layer.calls * cycles,
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
 

@@ -82,7 +82,7 @@ class Gap8PulpNN(SeparableTarget):
         model = _linear if layer.kind == "linear" else _depthwise if layer.depthwise else _conv
         return {
             "latency": layer.calls * model(layer, int(bits.mean_weight), bits.act),
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
 

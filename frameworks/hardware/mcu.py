@@ -90,4 +90,4 @@ def _ram(layer: Layer, act: int, out: int) -> float:
 def _flash(layer: Layer, bits: LayerBits, *, last: bool) -> float:
     c = layer.out_channels
     extra = 7 * c + 4 if last else 10 * c + 8
-    return layer.params * bits.mean_weight / 8 + extra
+    return layer.stored * bits.mean_weight / 8 + extra

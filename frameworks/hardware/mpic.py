@@ -59,5 +59,5 @@ class MPIC(SeparableTarget):
         return {
             "latency": cycles,
             "energy": cycles / CLOCK * POWER * 1e6,
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }

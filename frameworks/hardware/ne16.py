@@ -72,7 +72,7 @@ class NE16(SeparableTarget):
             return {"latency": 0.0, "size": 0.0}
         return {
             "latency": layer.calls * _cycles(layer, weight),
-            "size": layer.params * weight / 8,
+            "size": layer.stored * weight / 8,
         }
 
 

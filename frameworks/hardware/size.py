@@ -27,4 +27,4 @@ class Size(SeparableTarget):
     prices_activations: ClassVar[bool] = False
 
     def layer_cost(self, layer: Layer, bits: LayerBits) -> dict[str, float]:
-        return {"size": layer.params * bits.mean_weight / 8}
+        return {"size": layer.stored * bits.mean_weight / 8}

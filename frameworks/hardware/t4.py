@@ -106,7 +106,7 @@ class T4(SeparableTarget):
         self.require(layer, bits)
         return {
             "latency": self._latency(layer, bits),
-            "size": layer.params * bits.mean_weight / 8,
+            "size": layer.stored * bits.mean_weight / 8,
         }
 
     def _latency(self, layer: Layer, bits: LayerBits) -> float:

@@ -187,7 +187,7 @@ class Candidates:
         speed-up does, whose negative is minimised.
         """
         layers = self.problem.layers
-        memory = sum(layer.params * policy[layer.name].mean_weight / 8 for layer in layers)
+        memory = sum(layer.stored * policy[layer.name].mean_weight / 8 for layer in layers)
         found = {"error": error, "size": memory}
         for metric, cost in self.problem.cost(policy).items():
             if self.problem.target.metrics[metric] == "bytes" or "energy" in metric:

@@ -11,7 +11,7 @@ from torch import nn
 
 from frameworks import toy
 from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
 from frameworks.core.policy import Policy
 from frameworks.core.space import Space
 from frameworks.core.target import SeparableTarget

@@ -6,7 +6,7 @@ from torch.nn import functional
 from frameworks import toy
 from frameworks.core import calibrate
 from frameworks.core.calibrate import SAMPLE, batchnorms, observe, reestimate_batchnorm
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
 

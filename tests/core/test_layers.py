@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from frameworks.core.layers import describe, plane
+from frameworks.core.layers import plane
+from frameworks.core.networks.describe import describe
 
 
 def only(net, shape):

@@ -8,9 +8,11 @@ from torch.nn import functional
 
 from frameworks import toy
 from frameworks.core.calibrate import Calibration, observe
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
+from frameworks.core.networks.qlayer import QLayer, run_layer
+from frameworks.core.networks.take import swap_module
 from frameworks.core.policy import LayerBits, Policy
-from frameworks.core.qmodel import QLayer, QModel, run_layer, swap_module
+from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Quantizer, Scheme
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frameworks import toy
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
 from frameworks.core.support import _Grid, supported_space
 
 LAYERS = describe(toy.network(), toy.SHAPE)

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from frameworks import toy
-from frameworks.core.layers import describe
+from frameworks.core.networks.describe import describe
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits, kept_channels
 from frameworks.hardware.size import Size

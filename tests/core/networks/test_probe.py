@@ -1,0 +1,115 @@
+"""Networks whose layers' bits would mean nothing are refused by the layer's name."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from frameworks import QModel, describe, observe, schemes, torch_rng
+
+
+def wrapped(net, x):
+    net.eval()
+    layers = describe(net, tuple(x.shape[1:]))
+    return QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0)))
+
+
+class Net(nn.Module):
+    """A network with a fault of a kind."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.stem = kind, nn.Conv2d(1, 8, 3, padding=1)
+        self.middle, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.kept = [self.middle.weight]
+
+    def middle_of(self, x):
+        if self.kind == "fused":
+            # As a fused kernel: the module is called in training and where hooks are.
+            if self.middle._forward_hooks or torch.is_grad_enabled():
+                return self.middle(x)
+            return functional.conv2d(x, self.kept[0], self.middle.bias, padding=1)
+        if self.kind == "gradients" and torch.is_grad_enabled():
+            return self.middle(x) * 2
+        if self.kind == "beside":
+            return (
+                self.middle(x)
+                + self.middle._modules.get("inner", self.middle)._parameters["weight"].mean()
+            )
+        return self.middle(x)
+
+    def forward(self, x):
+        return self.head(
+            functional.relu(self.middle_of(functional.relu(self.stem(x)))).mean((2, 3))
+        )
+
+
+class Own(nn.Conv2d):
+    """A convolution that computes with another weight than its own."""
+
+    def forward(self, x):
+        return functional.conv2d(x, torch.ones(8, 8, 3, 3), None, padding=1) + 0 * self.weight.sum()
+
+
+class Deaf(nn.Conv2d):
+    """A convolution that computes without its input."""
+
+    def forward(self, x):
+        return functional.conv2d(torch.ones_like(x), self.weight, None, padding=1)
+
+
+def test_a_sound_network_passes_and_is_left_as_it_was():
+    x = torch.rand(4, 1, 6, 6)
+    net = Net("sound")
+    model = wrapped(net, x)
+    assert all(not q._forward_hooks for _, q in model.qlayers())
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(x), net(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("gradients", "when gradients are on"), ("beside", "middle.*float weight is read beside")],
+)
+def test_paths_beside_the_layers_are_refused(kind, words):
+    with pytest.raises(ValueError, match=words):
+        wrapped(Net(kind), torch.rand(4, 1, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(Own, "middle.*weight bits do not reach"), (Deaf, "middle.*activation bits do not reach")],
+)
+def test_layers_that_pass_their_weight_or_input_by_are_refused(make, words):
+    net = Net("sound")
+    net.middle = make(8, 8, 3, padding=1)
+    with pytest.raises(ValueError, match=words):
+        wrapped(net, torch.rand(4, 1, 6, 6))
+
+
+def test_a_layer_that_only_zeros_reach_is_refused():
+    net = Net("sound")
+    forward = net.middle_of
+    net.middle_of = lambda x: forward(x) if float(x.sum()) == 0 else x
+    nn.init.zeros_(net.stem.bias)
+    layers = describe(net, (1, 6, 6))
+    x = torch.rand(4, 1, 6, 6) + 1
+    with pytest.raises((ValueError, KeyError), match="middle"):
+        QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0)))
+
+
+def test_a_dead_layer_is_no_fault():
+    net = Net("sound")
+    net.middle = nn.utils.parametrizations.weight_norm(net.middle)
+    nn.init.zeros_(net.middle.parametrizations.weight.original0)
+    wrapped(net, torch.rand(4, 1, 6, 6))
+
+
+def test_hooks_of_a_network_fire_once_a_call():
+    net, seen = Net("sound"), []
+    net.middle.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape))
+    model = wrapped(net, torch.rand(4, 1, 6, 6)).eval()
+    seen.clear()
+    with torch.no_grad():
+        model(torch.rand(4, 1, 6, 6))
+    assert len(seen) == 1
