@@ -22,7 +22,7 @@ from frameworks.core.calibrate import batchnorms, reestimate_batchnorm
 from frameworks.core.meter import Meter
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
-from frameworks.core.resume import LIMIT, Resumer, Unexpected
+from frameworks.core.resume import LIMIT, Pass, Resumer, Unexpected
 from frameworks.core.split import Split
 
 Run = Callable[[Tensor], Tensor]
@@ -128,14 +128,18 @@ class Evaluator:
         """The network at a policy, ready to be measured; counted every time."""
         self.meter.policies += 1
         self.qmodel.fix(policy)
-        if next(batchnorms(self.qmodel), None) is not None:
-
-            def norms(run: Run) -> bool:
-                reestimate_batchnorm(self.qmodel, self.images, run=run)
-                return True
-
-            self._resumed("norms", norms)
+        self._norms()
         return self.qmodel
+
+    def _norms(self) -> None:
+        if next(batchnorms(self.qmodel), None) is None:
+            return
+
+        def norms(run: Run) -> bool:
+            reestimate_batchnorm(self.qmodel, self.images, run=run)
+            return True
+
+        self._resumed("norms", norms)
 
     def measure(self, split: Split) -> Score:
         """The score on any split at the policy applied last."""
@@ -161,9 +165,31 @@ class Evaluator:
                     found = body(going.run)
                     if found:
                         going.finish()
+                self._compare(going)
                 return found
-            except Unexpected:
+            except Exception:
+                # `Unexpected`, or an error from what an earlier pass left behind in a module: if
+                # the network is at fault, the whole pass says so.
                 self.resumer.works = False
                 self.resumer.clear()
+                if name != "norms":
+                    # Their statistics may come from a resumed pass, too.
+                    self._norms()
                 self.meter.images_forward = counted
         return body(self.qmodel)
+
+    def _compare(self, going: Pass) -> None:
+        """Compare the first pass resumed after so many layers with a whole one, on its first batch.
+
+        Raises:
+            Unexpected: they differ: a module leaves something behind that resuming passes by.
+        """
+        if going.resumed in self.resumer.trusted or going.norms or going.sample is None:
+            return
+        x, resumed = going.sample
+        counted = self.meter.images_forward
+        whole = self.qmodel(x)
+        self.meter.images_forward = counted
+        if not torch.equal(whole, resumed):
+            raise Unexpected("a resumed pass gives other numbers than a whole one")
+        self.resumer.trusted.add(going.resumed)

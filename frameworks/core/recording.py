@@ -8,9 +8,10 @@ same again, bit for bit, whatever the other layers' bits are. So where two polic
 first k layers, the outermost calls that need at most k layers can be skipped, and of their outputs
 only those that the remaining operations read are needed (`Recording.plan`).
 
-Never skipped are modules that are called more than once, take or return anything but one tensor, or
+Never skipped are modules that are called more than once, take or return anything but one tensor,
 write into tensors made before them (but for those that change their input and return it, such as
-``ReLU(inplace=True)``). Their submodules may be.
+``ReLU(inplace=True)``), leave a tensor behind that something reads after them (a feature kept for
+the parent), or take a number out of a tensor, which may be kept, too. Their submodules may be.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from frameworks.core.qmodel import QModel
 
 Forward = Callable[..., Any]
+NUMBERS = frozenset({torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default})
+"""Operations that take a number out of a tensor."""
 
 
 @contextmanager
@@ -183,6 +186,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.own = _memory([list(norm.buffers()) for norm in batchnorms(qmodel)])
         self.made: dict[int, int] = {}
         self.written: list[tuple[int, int]] = []
+        self.last_read: dict[int, int] = {}
+        self.numbers: list[int] = []
         self.seen = 0
         self.kept: list[Any] = []
 
@@ -194,6 +199,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.kept.append((args, kwargs, out))
+        if func in NUMBERS:
+            self.numbers.append(self.now)
         written = [
             value
             for value, argument in zip(args, func._schema.arguments, strict=False)
@@ -210,12 +217,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def note(self, reads: frozenset[int], returns: frozenset[int], writes: frozenset[int]) -> None:
         for pointer in reads:
             self.seen = max(self.seen, self.weights.get(pointer, -1) + 1)
+            self.last_read[pointer] = self.now
         for pointer in returns - reads:
             self.made.setdefault(pointer, self.now)
         self.written += [(pointer, self.now) for pointer in writes]
         if (writes & self.constant) - self.own:
             self.recording.usable = False
         self.recording.operations.append(Operation(reads, returns, writes))
+
+    def leaves_behind(self, call: Call) -> bool:
+        """Whether anything but a call's output goes from inside it to what comes after."""
+        inside = range(call.start, call.end)
+        return any(time in inside for time in self.numbers) or any(
+            time in inside and pointer != call.output and self.last_read.get(pointer, 0) >= call.end
+            for pointer, time in self.made.items()
+        )
 
     def wrap(self, module: nn.Module, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -258,11 +274,12 @@ def record(qmodel: QModel, x: Tensor) -> Recording:
         out = qmodel.model(x)
     found = recorder.recording
     found.result = _memory(out)
+    recorder.last_read |= dict.fromkeys(found.result, recorder.now)
     times: dict[nn.Module, int] = {}
     for call in found.calls:
         times[call.module] = times.get(call.module, 0) + 1
     for call in found.calls:
-        call.fits &= times[call.module] == 1
+        call.fits = call.fits and times[call.module] == 1 and not recorder.leaves_behind(call)
         call.overwritten = any(p == call.output and time > call.end for p, time in recorder.written)
     for norm in batchnorms(qmodel):
         needs = [call.needs for call in found.calls if call.module is norm]

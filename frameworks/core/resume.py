@@ -122,8 +122,9 @@ class Resumer:
         limit: bytes of intermediate outputs that may be kept; 0 for none.
 
     Attributes:
-        works: whether anything is kept; a network that calls its modules in changing order is run
-            as a whole.
+        works: whether anything is kept; a network that calls its modules in changing order, or
+            whose resumed passes give other numbers than whole ones, is run as a whole.
+        trusted: numbers of first layers, passes resumed after which gave the same as whole ones.
         layers_run: quantized layers that passes went through, of all ``layers_asked``.
     """
 
@@ -131,6 +132,7 @@ class Resumer:
         self.qmodel, self.store = qmodel, Store(limit)
         self.layers_run = self.layers_asked = 0
         self.works = limit > 0
+        self.trusted: set[int] = {0}
         self._recording: Recording | None = None
         self.index: dict[nn.Module, int] = {}
         self._passes: dict[Hashable, _Known] = {}
@@ -183,6 +185,7 @@ class Pass:
 
     Attributes:
         resumed: the number of first layers that are taken from an earlier pass.
+        sample: the first batch and what `run` gave for it.
     """
 
     def __init__(
@@ -206,6 +209,7 @@ class Pass:
         self.skipped = plan.skipped if self.resumed else frozenset()
         self.order = [i for i in plan.run if recording.calls[i].fits]
         self.expected: Iterator[int] = iter(())
+        self.sample: tuple[Tensor, Tensor] | None = None
 
     def _again(self, layers: int) -> bool:
         return self.owner.again((self.name, self.bits[:layers]))
@@ -260,6 +264,8 @@ class Pass:
         out: Tensor = self.owner.qmodel(x)
         if next(self.expected, None) is not None:
             raise Unexpected("fewer modules were called than in the recorded pass")
+        if self.number == 0:
+            self.sample = x, out
         self.number += 1
         return out
 

@@ -10,8 +10,8 @@ from benchmarks.models import ModelConfig, create
 from frameworks import toy
 from frameworks.core.calibrate import batchnorms, observe, reestimate_batchnorm
 from frameworks.core.evaluate import Evaluator, Score, measure
-from frameworks.core.layers import describe
 from frameworks.core.meter import Meter
+from frameworks.core.networks.describe import describe
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.uniform import MinMax
@@ -322,3 +322,70 @@ def test_a_contender_without_a_chance_is_left():
     assert case.evaluator.contend(policy, 99.0) is None
     assert sum(run) < IMAGES + VALID
     assert isinstance(case.evaluator(policy), Score)
+
+
+class Behind(nn.Module):
+    """A block that leaves something on itself, which its parent reads after it returned."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.conv, self.kept = kind, nn.Conv2d(3, 3, 3, padding=1), None
+
+    def forward(self, x):
+        out = self.conv(x)
+        mean = out.mean((1, 2, 3))
+        if self.kind == "tensor":
+            self.kept = mean
+        elif self.kind == "list":
+            self.kept = mean.detach().tolist()  # passes by every operation that torch shows
+        elif self.kind == "array":
+            self.kept = mean.detach().numpy().copy()
+        else:
+            self.kept = [float(value) for value in mean]
+        return functional.relu(out)
+
+
+class Parent(nn.Module):
+    """Three such blocks, and BatchNorms between them."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.blocks = nn.ModuleList(Behind(kind) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+        self.last, self.fc = nn.Conv2d(3, 3, 3), nn.Linear(3, 4)
+
+    def forward(self, x):
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            x = norm(block(x))
+        gains = [torch.as_tensor(block.kept) for block in self.blocks]
+        gain = 1 + 8 * torch.stack(gains).sum(0)
+        return self.fc(self.last(x).mean((2, 3)) * gain[:, None])
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "number", "list"])
+def test_what_a_module_leaves_behind_for_its_parent_is_never_that_of_another_pass(kind):
+    NETS[kind] = (lambda: Parent(kind), 8)
+    case = Case(kind)
+    for policy in case.walk(20, numpy_rng(5, kind)):
+        known = policy in case.evaluator._scores
+        score, model = case.plain(policy)
+        assert case.evaluator(policy) == score
+        if known:
+            continue
+        ours = dict(case.evaluator.qmodel.named_buffers())
+        for key, buffer in model.named_buffers():
+            assert torch.equal(ours[key], buffer), key
+    # What no operation shows is found by comparing, and then nothing is resumed any more.
+    assert case.evaluator.resumer.works == (kind != "list" and kind != "array")
+
+
+def test_comparing_a_resumed_pass_costs_no_counted_image():
+    case = Case("toy")
+    counts = []
+    for policy in case.walk(6, numpy_rng(3, "toy")):
+        before = case.meter.images_forward
+        known = policy in case.evaluator._scores
+        case.evaluator(policy)
+        counts.append((known, case.meter.images_forward - before))
+    assert len(case.evaluator.resumer.trusted) > 1
+    assert {count for known, count in counts if not known} == {IMAGES + VALID}
