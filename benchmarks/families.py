@@ -3,8 +3,9 @@
     python -m benchmarks.families --pattern 'res*' --limit 5 --json families.json
 
 A family is one of timm's model modules (``resnet``, ``swin_transformer``, ...). Its smallest model,
-judged by its name, is made without pretrained weights, described, wrapped in a `QModel`, priced and
-run at random bits on a random image. Each model has a process of its own, with a limit on time and
+judged by its name, is made without pretrained weights, described, wrapped in a `QModel` (which probes
+that each layer's bits reach what is computed), its weights are accounted for, priced and run at
+random bits on a random image. Each model has a process of its own, with a limit on time and
 memory: what fails is listed with its reason and harms nothing else.
 """
 
@@ -34,11 +35,13 @@ from frameworks import (
     Policy,
     QModel,
     Space,
+    account,
     describe,
     numpy_rng,
     observe,
     schemes,
     seeded,
+    taken,
     targets,
     torch_rng,
 )
@@ -52,6 +55,8 @@ WORDS = (
 SIZES = (64, 96, 128, 192)
 """Sides of the image, tried before the model's own."""
 BITS = (2, 4, 8)
+LEFT = 3
+"""Names of what stays float in a row."""
 
 
 def size_key(name: str) -> tuple[int, list[int], str]:
@@ -89,7 +94,8 @@ def built(name: str) -> tuple[nn.Module, tuple[Layer, ...], int]:
         try:
             with seeded(0, "families", name):
                 model = timm.create_model(name, pretrained=False, **options).eval()
-            return model, describe(model, (3, side, side)), side
+            layers = describe(model, (3, side, side))
+            return taken(model, [x.name for x in layers if x.read]), layers, side
         except Exception:
             if side == own:
                 raise
@@ -124,11 +130,14 @@ def examine(name: str) -> dict[str, Any]:
     output = qmodel.fix(policy)(images)
     check(expected, output)
     total = sum(parameter.numel() for parameter in model.parameters())
+    found = account(model, layers, (3, side, side))
     return {
         "side": side,
         "layers": len(layers),
         "params": total,
-        "covered": sum(layer.params for layer in layers) / total,
+        "covered": found.quantized / total,
+        "float_share": found.share,
+        "left": dict(sorted(found.left.items(), key=lambda item: -item[1])[:LEFT]),
         "costs": {t: targets.get(t)().cost(layers, policy) for t in ("size", "bops")},
         "int8": {
             t: targets.get(t)().cost(layers, Policy.uniform(layers, 8, 8)) for t in ("size", "bops")
@@ -191,15 +200,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "# Families of timm",
         "",
         f"{len(works)} of {len(rows)} families work (timm {timm.__version__}): a model of each was "
-        "described, wrapped, priced and run at random bits.",
+        "described, wrapped, probed, priced and run at random bits. A probe shows of every layer "
+        "that its weight bits alone and its activation bits alone reach its call.",
         "",
-        "| family | model | side | layers | weights | in layers | works |",
-        "|---|---|---|---|---|---|---|",
+        "Priced and quantized is the share of the weights of two or more dimensions that evaluation "
+        "reads, each stored tensor counted once; what stays float beside them is named, largest "
+        "first.",
+        "",
+        "| family | model | side | layers | parameters | priced and quantized | stays float | "
+        "probe passed, works |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        facts = "| | | | no: " + row.get("error", "").replace("|", "\\|")
+        facts = "| | | | | no: " + row.get("error", "").replace("|", "\\|")
         if "error" not in row:
-            million = f"{row['params'] / 1e6:.1f} M | {100 * row['covered']:.0f} %"
+            million = f"{row['params'] / 1e6:.1f} M | {100 * (1 - row['float_share']):.1f} %"
+            million += f" | {', '.join(row['left'])}"
             facts = f"{row['side']} | {row['layers']} | {million} | yes"
         lines.append(f"| {row['family']} | {row['model']} | {facts} |")
     return "\n".join(lines) + "\n"

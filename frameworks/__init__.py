@@ -14,6 +14,7 @@ from frameworks.core.meter import Meter, Spent
 from frameworks.core.networks.account import Accounting, account
 from frameworks.core.networks.describe import describe
 from frameworks.core.networks.qlayer import QLayer
+from frameworks.core.networks.take import taken
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.qmodel import QModel
@@ -104,6 +105,7 @@ __all__ = [
     "shape_of",
     "steer",
     "supported_space",
+    "taken",
     "targets",
     "torch_rng",
     "twice_differentiable",
