@@ -3,9 +3,9 @@
     python -m benchmarks.families --pattern 'res*' --limit 5 --json families.json
 
 A family is one of timm's model modules (``resnet``, ``swin_transformer``, ...). Its smallest model,
-judged by its name, is made without pretrained weights, described, wrapped in a `QModel` (which probes
-that each layer's bits reach what is computed), its weights are accounted for, priced and run at
-random bits on a random image. Each model has a process of its own, with a limit on time and
+judged by its name, is made without pretrained weights, described, wrapped in a `QModel` (which
+probes that each layer's bits reach what is computed), its weights are accounted for, priced and run
+at random bits on a random image. Each model has a process of its own, with a limit on time and
 memory: what fails is listed with its reason and harms nothing else.
 """
 
@@ -203,9 +203,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "described, wrapped, probed, priced and run at random bits. A probe shows of every layer "
         "that its weight bits alone and its activation bits alone reach its call.",
         "",
-        "Priced and quantized is the share of the weights of two or more dimensions that evaluation "
-        "reads, each stored tensor counted once; what stays float beside them is named, largest "
-        "first.",
+        "Priced and quantized is the share of the weights of two or more dimensions that "
+        "evaluation reads, each stored tensor counted once; what stays float beside them is named, "
+        "largest first.",
         "",
         "| family | model | side | layers | parameters | priced and quantized | stays float | "
         "probe passed, works |",

@@ -73,6 +73,7 @@ def test_a_process_that_takes_too_long_or_dies_is_a_reason(monkeypatch):
 
 def test_the_command_writes_what_it_found(monkeypatch, tmp_path, capsys):
     facts = {"side": 64, "layers": 3, "params": 2_500_000, "covered": 0.99}
+    facts |= {"float_share": 0.0125, "left": {"position": 640, "token": 10}}
     answers = {"alexnet": facts, "resnet18": {"error": "RuntimeError: a|b"}}
     monkeypatch.setattr(families, "families", lambda: {"a": "alexnet", "b": "resnet18", "c": "x"})
     monkeypatch.setattr(families, "isolated", lambda name, *_: answers[name])
@@ -81,8 +82,8 @@ def test_the_command_writes_what_it_found(monkeypatch, tmp_path, capsys):
     text = capsys.readouterr().out
     assert files[1].read_text() == text
     assert "\n1 of 2 families work (timm " in text
-    assert "| a | alexnet | 64 | 3 | 2.5 M | 99 % | yes |" in text
-    assert "| b | resnet18 | | | | | no: RuntimeError: a\\|b |" in text
+    assert "| a | alexnet | 64 | 3 | 2.5 M | 98.8 % | position, token | yes |" in text
+    assert "| b | resnet18 | | | | | | no: RuntimeError: a\\|b |" in text
     rows = json.loads(files[0].read_text())["families"]
     assert [row["family"] for row in rows] == ["a", "b"]
     assert main(["--pattern=a"]) == 0

@@ -57,16 +57,16 @@ class Accounting:
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the storages that operations read."""
+    """Notes the storages that operations read, through views, too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: set[tuple[Any, ...]] = set()
+        self.seen: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, nn.Parameter):
-                self.seen.add(storage_of(leaf))
+            if isinstance(leaf, Tensor):
+                self.seen.add(storage_of(leaf)[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -104,5 +104,5 @@ def account(model: nn.Module, layers: Sequence[Layer], input_shape: Sequence[int
         key = storage_of(parameter)
         if parameter.dim() > 1 and key not in counted:
             counted.add(key)
-            (left if key in reads.seen else unused)[name] = parameter.numel()
+            (left if key[0] in reads.seen else unused)[name] = parameter.numel()
     return Accounting(quantized, left, unused)

@@ -91,7 +91,7 @@ class _Pass:
         self.names: dict[nn.Module, str] = {
             m: n for n, m in self.model.named_modules() if isinstance(m, LAYERS)
         }
-        self.weights: dict[int, tuple[nn.Module, str]] = {}
+        self.weights: dict[int, str] = {}
         self.running: list[nn.Module] = []
         self.storages: dict[tuple[Any, ...], str] = {}
         for path, module in self.model.named_modules():
@@ -100,7 +100,7 @@ class _Pass:
                     is_layer = isinstance(module, LAYERS) and attribute == "weight"
                     bare = f"{path}.{attribute}".lstrip(".") + SUFFIX
                     if is_layer or id(parameter) not in self.weights:
-                        self.weights[id(parameter)] = module, path if is_layer else bare
+                        self.weights[id(parameter)] = path if is_layer else bare
 
     def begin(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.running.append(module)
@@ -128,9 +128,9 @@ class _Pass:
 
     def seen(self, weight: Any) -> None:
         """A function was called with a weight."""
-        module, name = self.weights.get(id(weight), (None, ""))
-        if module is not None and module not in self.running:
-            self.reads.setdefault(name)
+        own = any(module._parameters.get("weight") is weight for module in self.running)
+        if id(weight) in self.weights and not own:
+            self.reads.setdefault(self.weights[id(weight)])
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -164,6 +164,12 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
     network = taken(model)
     shown = _passed(network, input_shape)
     reads = [name for name in shown.reads if name not in shown.found]
+    both = next((name for name in shown.reads if name in shown.found), None)
+    if both is not None:
+        raise ValueError(
+            f"layer {both} is called as a module and its weight is read by a function, too; one "
+            "policy entry cannot stand for both: give the function a module of its own"
+        )
     if reads:
         shown = _passed(taken(network, reads), input_shape)
     if not shown.found:

@@ -116,7 +116,7 @@ class _Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @torch.no_grad()
     def _try(self, name: str, q: QLayer, like: Tensor) -> None:
         """Compute a call again with other bits, on inputs that no weight turns to zero."""
-        x, noisy = _Noise()(torch.ones_like(like)), q._fixed_weight
+        x, noisy = _Noise()(torch.ones_like(like[:1])), q._fixed_weight
         here = q.forward(x)
         q._fixed_weight = None
         plain = q.forward(x)

@@ -21,14 +21,15 @@ from frameworks.core.quantizers.base import Codes, Float, Quantizer, Scheme, joi
 def run_layer(inner: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """The layer's own forward pass with another weight.
 
-    Plain layers take the short way; a subclass with a forward of its own (timm's padding and
-    weight-standardising convolutions) is called as it is.
+    Plain layers take the short way; one with a forward of its own (timm's padding and
+    weight-standardising convolutions, a module whose forward was replaced) is called as it is.
     """
-    if type(inner) is nn.Conv2d or type(inner) is nn.Conv1d:
-        plain: Tensor = inner._conv_forward(x, weight, inner.bias)
-        return plain
-    if type(inner) is nn.Linear:
-        return functional.linear(x, weight, inner.bias)
+    if "forward" not in vars(inner):
+        if type(inner) is nn.Conv2d or type(inner) is nn.Conv1d:
+            plain: Tensor = inner._conv_forward(x, weight, inner.bias)
+            return plain
+        if type(inner) is nn.Linear:
+            return functional.linear(x, weight, inner.bias)
     out: Tensor = functional_call(inner, {"weight": weight}, (x,))
     return out
 

@@ -113,3 +113,48 @@ def test_hooks_of_a_network_fire_once_a_call():
     with torch.no_grad():
         model(torch.rand(4, 1, 6, 6))
     assert len(seen) == 1
+
+
+def test_a_forward_that_was_replaced_on_the_module_is_the_one_that_runs():
+    net, x = Net("sound"), torch.rand(4, 1, 6, 6)
+    plain = net.middle.forward
+    net.middle.forward = lambda inputs: plain(inputs)
+    wrapped_net = Net("sound")
+    wrapped_net.load_state_dict(net.state_dict())
+
+    def doubled(self, inputs):
+        return 2 * nn.Conv2d.forward(self, inputs)
+
+    wrapped_net.middle.forward = doubled.__get__(wrapped_net.middle)
+    model = wrapped(wrapped_net, x).eval()
+    with torch.no_grad():
+        assert torch.allclose(model(x), wrapped_net(x), atol=1e-6)
+        assert not torch.allclose(model(x), net(x), atol=1e-3)
+
+
+def test_a_layer_both_called_and_read_is_refused():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            x = self.one(x.flatten(1)).relu()
+            return self.head(functional.linear(x, self.one.weight))
+
+    with pytest.raises(ValueError, match="layer one is called as a module and"):
+        describe(Both(), (1, 4, 4))
+
+
+def test_a_weight_that_an_embedding_shares_is_refused():
+    class Looked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(4, 16), nn.Linear(16, 4)
+            self.head.weight = self.table.weight
+
+        def forward(self, x):
+            return self.head(x.flatten(1) + self.table(torch.zeros(len(x), dtype=torch.long)))
+
+    with pytest.raises(ValueError, match="head.*float weight is read beside"):
+        wrapped(Looked(), torch.rand(4, 1, 4, 4))

@@ -91,3 +91,27 @@ def test_one_tensor_in_two_shapes_is_refused():
     net[2].weight = nn.Parameter(net[1].weight.detach()[:4, :8])
     with pytest.raises(ValueError, match="layers 1 and 2 store their weights in one tensor"):
         describe(net, (1, 4, 4))
+
+
+def test_what_stays_float_and_what_is_never_read_are_told_apart():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.never = nn.Linear(16, 8), nn.Linear(8, 3)
+            self.by_data, self.product = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 4))
+            self.table = nn.Embedding(2, 8)
+
+        def forward(self, x):
+            x = self.stem(x.flatten(1)) + self.table(torch.zeros(len(x), dtype=torch.long))
+            x = nn.functional.linear(x, self.by_data.weight.data).relu()
+            return x @ self.product
+
+    net = Net()
+    layers = describe(net, (1, 4, 4))
+    found = account(net, layers, (1, 4, 4))
+    assert [layer.name for layer in layers] == ["stem"]
+    assert found.quantized == 128
+    assert found.left == {"product": 32, "by_data.weight": 64, "table.weight": 16}
+    assert found.unused == {"never.weight": 24}
+    assert found.share == pytest.approx(112 / 240)
+    assert found.text().startswith("46.67% of the weights stay in float and cost nothing: by_data")
