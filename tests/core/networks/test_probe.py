@@ -156,5 +156,5 @@ def test_a_weight_that_an_embedding_shares_is_refused():
         def forward(self, x):
             return self.head(x.flatten(1) + self.table(torch.zeros(len(x), dtype=torch.long)))
 
-    with pytest.raises(ValueError, match="head.*float weight is read beside"):
+    with pytest.raises(ValueError, match=r"head.*float weight is read beside"):
         wrapped(Looked(), torch.rand(4, 1, 4, 4))
