@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from benchmarks.data import DatasetConfig, Splits, load
-from benchmarks.models import ModelConfig, create
-from benchmarks.pretrain import Checkpoint, pretrained
+from benchmarks.models import ModelConfig
+from benchmarks.pretrain import Checkpoint, float_network, pretrained
 from frameworks import Layer, describe, measure
 
 Progress = Callable[[int, int, str], None]
@@ -66,8 +66,7 @@ class Reporter:
 def layers_of(model: str, dataset: str) -> tuple[Layer, ...]:
     """The layers of a model on a dataset, without training it."""
     splits = splits_of(dataset)
-    network = create(ModelConfig(**json.loads(model)), splits.classes, splits.input_shape)
-    return describe(network, splits.input_shape)
+    return describe(float_network(ModelConfig(**json.loads(model)), splits), splits.input_shape)
 
 
 def forget() -> None:

@@ -13,6 +13,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.network_check import check_modules
 from frameworks import Registry, UnknownName, seeded
 
 
@@ -64,14 +65,20 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
                 in_chans=input_shape[0],
                 **config.options,
             )
-            model.eval()
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise _misfit(config, input_shape, error) from error
+        check_modules(model, f"model {config.name}")
+        model.eval()
+        try:
             with torch.no_grad():
                 model(torch.zeros(1, *input_shape))
-        except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"model {config.name} does not work on inputs of {input_shape}: {error}"
-            ) from error
+        except Exception as error:
+            raise _misfit(config, input_shape, error) from error
     return model.to(memory_format=torch.channels_last)
+
+
+def _misfit(config: ModelConfig, shape: tuple[int, int, int], error: Exception) -> ValueError:
+    return ValueError(f"model {config.name} does not work on inputs of {shape}: {error}")
 
 
 class BasicBlock(nn.Module):

@@ -35,7 +35,7 @@ from frameworks.core.split import DatasetSplit, Split, TensorSplit
 from frameworks.core.steering import steer
 from frameworks.core.support import supported_space
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
-from frameworks.core.train import Recipe, fit
+from frameworks.core.train import Recipe, first_nonfinite, fit
 
 __all__ = [
     "Budget",
@@ -82,6 +82,7 @@ __all__ = [
     "Zero",
     "derive",
     "describe",
+    "first_nonfinite",
     "fit",
     "kernels_in_force",
     "layer_traces",
