@@ -6,7 +6,8 @@ has never seen the search-validation images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,7 +35,14 @@ class DatasetConfig:
         root: folder of the files; None for the usual places.
         scheme: for ``timm``: the name given to ``create_dataset`` (``torch/cifar10``, ...).
         valid: images (or, below 1, the share of the training images) cut off for searching.
-        image_size: side of the images, for datasets that stay on disk.
+            Where a folder has ``val/`` beside ``test/``, searches see ``val/`` and none is cut.
+        image_size: side of the images, for datasets that stay on disk, as are the next five. Null
+            stands for the model's own value: see `benchmarks.preprocessing`.
+        mean: of the three channels, subtracted from values in 0..1.
+        std: of the three channels.
+        interpolation: how images are resized: ``bilinear``, ``bicubic``, ...
+        crop_pct: side of the crop relative to the resized image's.
+        crop_mode: ``center``, ``squash`` or ``border`` of timm's transforms.
         download: let torchvision or timm fetch what is missing.
         workers: reading processes, for datasets that stay on disk.
         pretrain: the pretraining recipe of models on this dataset (see `frameworks.Recipe`).
@@ -44,10 +52,20 @@ class DatasetConfig:
     root: str | None = None
     scheme: str | None = None
     valid: float = 0.2
-    image_size: int = 224
+    image_size: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
     download: bool = False
     workers: int = 0
     pretrain: RecipeConfig = field(default_factory=RecipeConfig)
+
+    @property
+    def side(self) -> int:
+        """``image_size``, or 224 where no model has filled it in."""
+        return 224 if self.image_size is None else self.image_size
 
 
 @dataclass(frozen=True)
@@ -93,10 +111,24 @@ def cut_size(count: int, valid: float) -> int:
     Raises:
         ValueError: none would be left on one side.
     """
-    size = round(valid if valid >= 1 else valid * count)
+    size = round(valid if valid >= 1 else valid * count) if math.isfinite(valid) else 0
     if not 0 < size < count:
         raise ValueError(f"dataset.valid = {valid}: cannot cut that from {count} training images")
     return size
+
+
+def check_labels(labels: Tensor | Sequence[int], classes: int, where: str) -> None:
+    """Check that labels are class numbers.
+
+    Raises:
+        CorruptData: one is none; the message names ``where`` they stand.
+    """
+    values = torch.as_tensor(labels)
+    if len(values) and not (values.min() >= 0 and values.max() < classes):
+        raise CorruptData(
+            f"{where}: labels run from {int(values.min())} to {int(values.max())}, those of "
+            f"{classes} classes from 0 to {classes - 1}; number the classes from 0"
+        )
 
 
 def cut_order() -> torch.Generator:
@@ -107,7 +139,19 @@ def cut_order() -> torch.Generator:
 def resident(
     x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, valid: float, *, pad: int, flip: bool
 ) -> Splits:
-    """Splits of images ``[N, C, H, W]`` in 0..1, normalised by the training images' statistics."""
+    """Splits of images ``[N, C, H, W]`` in 0..1, normalised by the training images' statistics.
+
+    Raises:
+        CorruptData: labels are no class numbers.
+        ValueError: nothing is left on a side of the cut.
+    """
+    classes = int(y.max()) + 1
+    if missing := sorted(set(range(max(classes, 2))) - set(y.tolist())):
+        raise CorruptData(
+            f"no training image has the label {missing[0]}, and the largest is {classes - 1}: two "
+            "classes are needed at least, numbered from 0 without gaps"
+        )
+    check_labels(test_y, classes, "test images")
     # In double precision, so that the single-precision result does not depend on threads.
     mean = x.double().mean((0, 2, 3), keepdim=True)
     std = x.double().std((0, 2, 3), keepdim=True)
@@ -120,6 +164,6 @@ def resident(
         TensorSplit(x[rest], y[rest], pad=pad, flip=flip),
         TensorSplit(x[cut], y[cut]),
         TensorSplit(test_x, test_y),
-        int(y.max()) + 1,
+        classes,
         (x.shape[1], x.shape[2], x.shape[3]),
     )
