@@ -59,4 +59,9 @@ def _torchvision() -> Flavour:
 def _timm() -> Flavour:
     from timm.utils.misc import natural_key
 
-    return Flavour(leaf=True, class_key=natural_key, file_key=lambda file: natural_key(file.path))
+    # Natural keys of other names may be equal (A and a, 1 and 01), which leaves their order open.
+    return Flavour(
+        leaf=True,
+        class_key=lambda name: (natural_key(name), name),
+        file_key=lambda file: (natural_key(file.path), file.path),
+    )

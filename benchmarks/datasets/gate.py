@@ -38,10 +38,10 @@ def gate(root: Path, name: str, flavour: Flavour) -> OnDisk:
     every = [file for files in found.values() for file in files]
     small = sum(file.size for file in every) <= SMALL
     _disjoint(found)
-    if small:
-        _no_copies(found)
     step = 1 if small else max(len(every) // SAMPLE, 1)
     pictures = scan(file.path for file in every[::step])
+    if small:
+        _no_copies(found)
     number = {label: i for i, label in enumerate(classes)}
     samples = {p: [(f.path, number[f.label]) for f in files] for p, files in found.items()}
     return OnDisk(

@@ -78,7 +78,7 @@ def test_the_cut_is_a_share_or_a_number(valid, size):
         assert cut_size(100, valid) == size
 
 
-@pytest.mark.parametrize("valid", [0, 100, 1000, -1])
+@pytest.mark.parametrize("valid", [0, 100, 1000, -1, float("nan"), float("inf")])
 def test_a_cut_that_leaves_nothing_is_refused(valid):
     with pytest.raises(ValueError, match=r"dataset\.valid"):
         load(DatasetConfig(valid=valid and 10_000 * valid))
@@ -192,14 +192,12 @@ def test_labels_that_do_not_match_the_images_are_refused(idx_folder):
 @pytest.fixture
 def image_folder(tmp_path):
     """Two classes told apart by colour: six training and two validation images each."""
-    for part, count in (("train", 6), ("val", 2)):
+    for part, shades in (("train", range(1, 7)), ("val", range(7, 9))):
         for name, colour in (("ant", (250, 0, 0)), ("bee", (0, 0, 250))):
             folder = tmp_path / "insects" / part / name
             folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (12, 12), tuple(c // (i + 1) for c in colour)).save(
-                    folder / f"{i}.png"
-                )
+            for i in shades:
+                Image.new("RGB", (12, 12), tuple(c // i for c in colour)).save(folder / f"{i}.png")
     return tmp_path / "insects"
 
 
@@ -241,10 +239,11 @@ def test_a_missing_image_folder_says_what_it_needs(tmp_path):
 
 def test_empty_and_mismatched_image_folders_are_refused(image_folder):
     (image_folder / "val" / "cat").mkdir()
+    Image.new("RGB", (12, 12)).save(image_folder / "val" / "cat" / "0.png")
     with pytest.raises(CorruptData, match=r"other classes than .*: cat"):
         from_folder(image_folder)
     (image_folder / "train" / "cat").mkdir()
-    with pytest.raises(CorruptData, match="holds no readable class folders"):
+    with pytest.raises(CorruptData, match="the class folder cat holds no images"):
         from_folder(image_folder)
 
 
@@ -270,6 +269,18 @@ def test_a_scheme_that_cannot_be_opened_says_so(tmp_path):
         load(DatasetConfig(name="timm"))
     with pytest.raises(MissingData, match="timm could not open 'torch/mnist'"):
         load(DatasetConfig(name="timm", scheme="torch/mnist", root=str(tmp_path)))
+
+
+def test_labels_that_are_no_class_numbers_are_refused(idx_folder):
+    for labels, message in (
+        (1 + np.arange(10) % 3, "no training image has the label 0, and the largest is 3"),
+        (2 * (np.arange(10) % 2), "no training image has the label 1"),
+        (np.zeros(10), "two classes are needed at least"),
+        (np.arange(10) % 2, "test images: labels run from 0 to 2, those of 2 classes"),
+    ):
+        (idx_folder / f"{PARTS[1]}-ubyte").write_bytes(idx(labels))
+        with pytest.raises(CorruptData, match=message):
+            fashion(idx_folder)
 
 
 def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path):

@@ -199,9 +199,7 @@ def test_divergence_names_the_step_at_which_it_began(split):
         seen.append(1)
         return cross_entropy(model, x, y) * (math.nan if len(seen) == 5 else 1)
 
-    with pytest.raises(
-        FloatingPointError, match=r"epoch 2: loss nan after step 2 .*\(2 of 3\)"
-    ):
+    with pytest.raises(FloatingPointError, match=r"epoch 2: loss nan after step 2 .*\(2 of 3\)"):
         fit(linear(), split, Recipe(epochs=3, batch=8), torch_rng(0), loss=late)
     assert len(seen) == 5, "nothing is trained after it"
 
@@ -213,15 +211,15 @@ def test_weights_that_the_last_step_breaks_are_no_result(split):
         fit(linear(), split, recipe, torch_rng(0))
 
 
-def test_the_first_value_that_is_not_finite():
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_first_value_that_is_not_finite(value):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    assert first_nonfinite(net) is None
-    net[1].running_mean[1] = -math.inf
-    assert first_nonfinite(net) is None, "a mask has minus infinity, too"
-    net[1].running_var[2] = math.inf
+    net.register_buffer("bound", torch.tensor([-math.inf, math.inf]))
+    assert first_nonfinite(net) is None, "masks and bounds may be infinite"
+    net[1].running_var[2] = value
     assert first_nonfinite(net) == "1.running_var"
     with torch.no_grad():
-        net[0].bias[0] = -math.inf
+        net[0].bias[0] = value
     assert first_nonfinite(net) == "0.bias"
 
 
