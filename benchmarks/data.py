@@ -100,9 +100,26 @@ def load(config: DatasetConfig) -> Splits:
     Raises:
         UnknownName: no such dataset.
         MissingData: its files are not there.
-        CorruptData: its files cannot be read.
+        CorruptData: its files cannot be read, or are no images with class numbers.
     """
-    return datasets.get(config.name)(config)
+    splits = datasets.get(config.name)(config)
+    for part in ("train", "valid", "test"):
+        split = getattr(splits, part)
+        if isinstance(split, TensorSplit):
+            _check_tensors(split, splits, f"dataset {config.name}, {part} images")
+    return splits
+
+
+def _check_tensors(split: TensorSplit, splits: Splits, where: str) -> None:
+    shape = tuple(split.x.shape[1:])
+    if shape != splits.input_shape or split.x.dtype != torch.float32:
+        raise CorruptData(
+            f"{where}: {split.x.dtype} of shape {shape}, not torch.float32 of "
+            f"{splits.input_shape}; let the loader convert them"
+        )
+    if not split.x.isfinite().all():
+        raise CorruptData(f"{where}: some hold NaN or infinite values; remove or mend them")
+    check_labels(split.y, splits.classes, where)
 
 
 def cut_size(count: int, valid: float) -> int:
@@ -155,7 +172,8 @@ def resident(
     # In double precision, so that the single-precision result does not depend on threads.
     mean = x.double().mean((0, 2, 3), keepdim=True)
     std = x.double().std((0, 2, 3), keepdim=True)
-    mean, std = mean.float(), std.float()
+    # A channel that is the same everywhere is centred alone.
+    mean, std = mean.float(), torch.where(std < 1e-6, 1.0, std).float()
     x, test_x = (x - mean) / std, (test_x - mean) / std
     size = cut_size(len(x), valid)
     order = torch.randperm(len(x), generator=cut_order())

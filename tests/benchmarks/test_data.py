@@ -6,9 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.data import CorruptData, DatasetConfig, MissingData, cut_size, datasets, load
+from benchmarks.data import (
+    CorruptData,
+    DatasetConfig,
+    MissingData,
+    Splits,
+    cut_size,
+    datasets,
+    load,
+)
 from benchmarks.models import ModelConfig, create
-from frameworks import UnknownName, torch_rng
+from frameworks import TensorSplit, UnknownName, torch_rng
 
 PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -283,6 +291,32 @@ def test_labels_that_are_no_class_numbers_are_refused(idx_folder):
             fashion(idx_folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(y=torch.arange(1, 9)), r"test images: labels run from 1 to 8, those of 8 classes"),
+        (dict(x=torch.zeros(8, 1, 4, 4).double()), "test images: torch.float64 of shape .*loader"),
+        (
+            dict(x=torch.zeros(8, 1, 4, 5)),
+            r"test images: .* \(1, 4, 5\), not .*32 of \(1, 4, 4\)",
+        ),
+        (dict(x=torch.full((8, 1, 4, 4), torch.nan)), "test images: some hold NaN"),
+    ],
+)
+def test_a_loader_of_a_plugin_is_checked(monkeypatch, change, message):
+    def splits(**changed):
+        good = TensorSplit(torch.zeros(8, 1, 4, 4), torch.arange(8))
+        x, y = changed.get("x", good.x), changed.get("y", good.y)
+        return lambda config: Splits(good, good, TensorSplit(x, y), 8, (1, 4, 4))
+
+    datasets.names()
+    monkeypatch.setitem(datasets._entries, "mine", splits())
+    assert load(DatasetConfig(name="mine")).classes == 8
+    monkeypatch.setitem(datasets._entries, "mine", splits(**change))
+    with pytest.raises(CorruptData, match=f"dataset mine, {message}"):
+        load(DatasetConfig(name="mine"))
+
+
 def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path):
     for name in ("cifar10", "cifar100"):
         with pytest.raises(MissingData, match=r"dataset\.download=true"):
@@ -301,6 +335,7 @@ def test_cifar_through_torchvision(monkeypatch):
     assert [len(s) for s in (splits.train, splits.valid, splits.test)] == [8, 2, 10]
     assert splits.input_shape == (3, 32, 32)
     assert splits.classes == 4
+    assert splits.train.images()[:, 0].abs().max() < 1e-6, "the red channel is constant"
     green = splits.test.images()[:, 1].mean((1, 2))
     assert (green[::2] < green[1::2]).all(), "channels come before height and width"
 
