@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.parting import close, since
 from frameworks import first_nonfinite, seeded
 
 PROBES = 4
 """Images that a network is tried on."""
-TOLERANCE = 1e-3
-"""Differences between logits that rounding explains, relative to the largest logit."""
 CALLED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 UNKNOWN = (nn.Conv3d, nn.ConvTranspose3d)
 
@@ -70,17 +69,17 @@ def check_network(model: nn.Module, images: Tensor, classes: int, where: str) ->
         together = probe.run(images)
         apart = torch.cat([probe.run(image[None]) for image in images])
         probe.same_layers(torch.zeros_like(images[:1]))
-        if _close(together, apart):
+        if close(together, apart):
             return
-        if not _close(together, probe.run(images)):
+        if not close(together, probe.run(images)):
             raise ValueError(
                 f"{where} gives other logits for the same images in eval mode"
-                f"{_since(model, images, images)}; leave dropout and other chance to training "
+                f"{since(model, images, images)}; leave dropout and other chance to training "
                 "(functional.dropout needs training=self.training) and keep nothing between calls"
             )
         raise ValueError(
             f"{where}: the logits of an image depend on the other images of its batch"
-            f"{_since(model, images, images[:1])}; in eval mode every image must stand alone"
+            f"{since(model, images, images[:1])}; in eval mode every image must stand alone"
         )
 
 
@@ -173,36 +172,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _close(first: Tensor, second: Tensor) -> bool:
-    return bool((first - second).abs().max() <= TOLERANCE * second.abs().max())
-
-
-def _since(model: nn.Module, first: Tensor, second: Tensor) -> str:
-    """The first module in which two passes part, looking at the first image of each."""
-    one, other = _leaves(model, first), _leaves(model, second)
-    parted = (n for n in one if n in other and one[n].shape == other[n].shape)
-    name = next((n for n in parted if not _close(one[n], other[n])), "")
-    return f" (first seen in {name})" if name else ""
-
-
-def _leaves(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What each innermost module gave for the first image, in execution order."""
-    found: dict[str, Tensor] = {}
-
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() and output.is_floating_point():
-                found.setdefault(name, output[: max(len(output) // len(images), 1)].clone())
-
-        return hook
-
-    inner = [(n, m) for n, m in model.named_modules() if not list(m.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in inner]
-    try:
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

@@ -3,6 +3,7 @@
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
+from frameworks.core.divergence import first_nonfinite
 from frameworks.core.estimators.hessian import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluate import Evaluator, Score, measure
@@ -35,7 +36,7 @@ from frameworks.core.split import DatasetSplit, Split, TensorSplit
 from frameworks.core.steering import steer
 from frameworks.core.support import supported_space
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
-from frameworks.core.train import Recipe, first_nonfinite, fit
+from frameworks.core.train import Recipe, fit
 
 __all__ = [
     "Budget",

@@ -11,7 +11,6 @@ from frameworks.core.split import TensorSplit
 from frameworks.core.train import (
     Recipe,
     cross_entropy,
-    first_nonfinite,
     fit,
     make_optimizer,
     train_epoch,
@@ -209,18 +208,6 @@ def test_weights_that_the_last_step_breaks_are_no_result(split):
     recipe = Recipe(epochs=1, batch=20, lr=1e38, momentum=0, weight_decay=1e38)
     with pytest.raises(FloatingPointError, match=r"1\.weight is not finite after step 1 of the"):
         fit(linear(), split, recipe, torch_rng(0))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_the_first_value_that_is_not_finite(value):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    net.register_buffer("bound", torch.tensor([-math.inf, math.inf]))
-    assert first_nonfinite(net) is None, "masks and bounds may be infinite"
-    net[1].running_var[2] = value
-    assert first_nonfinite(net) == "1.running_var"
-    with torch.no_grad():
-        net[0].bias[0] = value
-    assert first_nonfinite(net) == "0.bias"
 
 
 def test_mean_loss_is_over_images_and_hooks_see_each_step(split):
