@@ -22,15 +22,14 @@ def test_the_first_value_that_is_not_finite(value):
 def test_statistics_that_no_loss_shows_are_no_result():
     """The last batch breaks a running mean after its own loss was finite."""
 
-    class Late(nn.BatchNorm1d):
+    class Late(nn.Linear):
         def forward(self, x):
             y = super().forward(x)
-            self.running_mean.fill_(math.inf)
+            self.running_mean = torch.full((3,), math.inf)
             return y
 
-    net = nn.Sequential(Late(3), nn.Linear(3, 2))
+    net = Late(3, 2)
+    net.register_buffer("running_mean", torch.zeros(3))
     data = TensorSplit(torch.randn(8, 3, generator=torch_rng(0)), torch.arange(8) % 2)
-    with pytest.raises(
-        FloatingPointError, match=r"0\.running_mean is not finite after step 2 .*lr"
-    ):
+    with pytest.raises(FloatingPointError, match="running_mean is not finite after step 2"):
         fit(net, data, Recipe(batch=4), torch_rng(0))
