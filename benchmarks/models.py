@@ -83,10 +83,8 @@ def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
 
     A model that is registered without such facts, a plugin's say, may carry them itself.
     """
-    if timm.is_model(config.name):
-        known = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
-        if known is not None:
-            return dict(known.to_dict())
+    if (known := _published(config.name)) is not None:
+        return dict(known.to_dict())
     try:
         made = create(replace(config, pretrained=False, checkpoint=None), 10, (3, 224, 224))
     except ValueError:
@@ -94,11 +92,19 @@ def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
     return dict(getattr(made, "pretrained_cfg", None) or {})
 
 
+def _published(name: str) -> Any:
+    """The facts in timm's registry; None for a model that is not there, or has none there."""
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        raise UnknownName(f"model.name: {error}; timm.list_pretrained() lists the tags") from error
+
+
 def _check_published(config: ModelConfig, classes: int) -> None:
     """A classifier that the published weights do not have would stay random."""
     if not config.pretrained or config.name in models.names():
         return
-    known = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
+    known = _published(config.name)
     if known is None:
         raise ValueError(
             f"model.pretrained: {config.name} has no published weights; use model.checkpoint=FILE "

@@ -11,6 +11,7 @@ from benchmarks.data import DatasetConfig
 from benchmarks.identity import key_of
 from benchmarks.models import ModelConfig, create, models
 from benchmarks.preprocessing import SCRATCH, resolved, transforms
+from frameworks import UnknownName
 
 LITE = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 0.875}
 
@@ -145,6 +146,11 @@ def test_transforms_without_values_are_timms():
 def test_values_out_of_range_name_their_key(fields, message):
     with pytest.raises(ValueError, match=message):
         transforms(DatasetConfig(**fields))
+
+
+def test_an_unknown_tag_of_weights_is_refused():
+    with pytest.raises(UnknownName, match=r"model\.name: Invalid pretrained tag \(foo\) for resn"):
+        model("resnet50.foo")
 
 
 def test_published_weights_know_their_classes():
