@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from benchmarks.data import DatasetConfig, Splits, load
-from benchmarks.models import ModelConfig, create
-from benchmarks.pretrain import Checkpoint, pretrained
+from benchmarks.models import ModelConfig
+from benchmarks.pretrain import Checkpoint, float_network, pretrained
 from frameworks import (
     Accounting,
     Layer,
@@ -80,7 +80,7 @@ def taken_of(model: str, dataset: str) -> tuple[tuple[Layer, ...], Accounting]:
         ValueError: the model cannot be quantized; the message names it and the layer.
     """
     splits, config = splits_of(dataset), ModelConfig(**json.loads(model))
-    network = create(config, splits.classes, splits.input_shape)
+    network = float_network(config, splits)
     try:
         layers = describe(network, splits.input_shape)
         images = splits.valid.images(2)

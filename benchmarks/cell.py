@@ -270,7 +270,12 @@ class Run:
         """The network at the found policy, trained as the protocol says."""
         if self.protocol["name"] == "controlled":
             self.progress(0, 1, "fine-tuning")
-            return judge.fine_tune(solution.policy)
+            try:
+                return judge.fine_tune(solution.policy)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"fine-tuning the found policy: {error}: lower protocol.fine_tune.lr"
+                ) from error
         self.progress(0, 1, "training as published")
         recipe = framework.recipe or self.setting.recipe
         most, images = self.protocol["max_epochs"], self.protocol["max_images"]

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.data import DatasetConfig
 from benchmarks.lut.options import LutConfig
 from benchmarks.models import ModelConfig
+from benchmarks.preprocessing import resolved
 from benchmarks.recipes import RecipeConfig
 from frameworks import registry, targets
 
@@ -187,7 +188,11 @@ Cell = dict[str, Any]
 
 
 def cell_of(config: DictConfig) -> Cell:
-    """The cell of a configuration, as plain data."""
+    """The cell of a configuration, as plain data; images are prepared as its model expects."""
+    return resolved(_plain_cell(config))
+
+
+def _plain_cell(config: DictConfig) -> Cell:
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     unknown = set(plain) - {f.name for f in fields(Config)}
     if unknown:
@@ -207,7 +212,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         ValueError: an unknown axis or key; the message lists the valid ones.
     """
     suite: Any = OmegaConf.to_container(config.suite, resolve=True)
-    base = cell_of(config)
+    base = _plain_cell(config)
     options = _Options(base)
     cells: list[Cell] = []
     for block in suite["cells"]:
@@ -227,7 +232,8 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         budgets = [{**_EMPTY_BUDGET, **b} for b in block.get("budget", [base["budget"]])]
         seeds = block.get("seed", [base["seed"]])
         for seed, budget, *parts in product(seeds, budgets, *axes):
-            cells.append({**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed})
+            cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
+            cells.append(resolved(cell))
     return cells
 
 

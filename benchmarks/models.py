@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.network_check import check_modules
 from frameworks import Registry, UnknownName, seeded
 
 
@@ -55,6 +56,7 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
             "mobilenetv2_small, and any name of timm.list_models() works"
             + (f" (the nearest are {', '.join(near)})" if near else "")
         )
+    _check_published(config, classes)
     with seeded(0, "init", config.name):
         try:
             model: nn.Module = (make or timm.create_model)(
@@ -64,14 +66,60 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
                 in_chans=input_shape[0],
                 **config.options,
             )
-            model.eval()
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise _misfit(config, input_shape, error) from error
+        check_modules(model, f"model {config.name}")
+        model.eval()
+        try:
             with torch.no_grad():
                 model(torch.zeros(1, *input_shape))
-        except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"model {config.name} does not work on inputs of {input_shape}: {error}"
-            ) from error
+        except Exception as error:
+            raise _misfit(config, input_shape, error) from error
     return model.to(memory_format=torch.channels_last)
+
+
+def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
+    """What timm knows of a model's published weights and their images; empty if nothing.
+
+    A model that is registered without such facts, a plugin's say, may carry them itself.
+    """
+    if (known := _published(config.name)) is not None:
+        return dict(known.to_dict())
+    try:
+        made = create(replace(config, pretrained=False, checkpoint=None), 10, (3, 224, 224))
+    except ValueError:
+        return {}
+    return dict(getattr(made, "pretrained_cfg", None) or {})
+
+
+def _published(name: str) -> Any:
+    """The facts in timm's registry; None for a model that is not there, or has none there."""
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        raise UnknownName(f"model.name: {error}; timm.list_pretrained() lists the tags") from error
+
+
+def _check_published(config: ModelConfig, classes: int) -> None:
+    """A classifier that the published weights do not have would stay random."""
+    if not config.pretrained or config.name in models.names():
+        return
+    known = _published(config.name)
+    if known is None:
+        raise ValueError(
+            f"model.pretrained: {config.name} has no published weights; use model.checkpoint=FILE "
+            "or model.pretrained=false"
+        )
+    if known.num_classes != classes:
+        raise ValueError(
+            f"model.pretrained: the published weights of {config.name} know {known.num_classes} "
+            f"classes, the data set has {classes}; use model.checkpoint=FILE with weights for "
+            "them, or model.pretrained=false to train"
+        )
+
+
+def _misfit(config: ModelConfig, shape: tuple[int, int, int], error: Exception) -> ValueError:
+    return ValueError(f"model {config.name} does not work on inputs of {shape}: {error}")
 
 
 class BasicBlock(nn.Module):

@@ -20,8 +20,9 @@ from torch import nn
 from benchmarks.cache import cache_folder
 from benchmarks.data import DatasetConfig, Splits
 from benchmarks.models import ModelConfig, create
+from benchmarks.network_check import PROBES, check_network
 from benchmarks.recipes import RecipeConfig, recipe_of
-from frameworks import Recipe, fit, measure, seeded, torch_rng
+from frameworks import Recipe, first_nonfinite, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
 
@@ -66,10 +67,8 @@ def pretrained(
         FileNotFoundError: ``model.checkpoint`` names no file.
         ValueError: the checkpoint does not fit the model.
     """
-    model = create(model_config, splits.classes, splits.input_shape)
-    if model_config.checkpoint:
-        _load(model, Path(model_config.checkpoint).expanduser())
-    elif not model_config.pretrained:
+    model = float_network(model_config, splits)
+    if not (model_config.checkpoint or model_config.pretrained):
         recipe = recipe_for(model_config, dataset_config)
         path = _path(model_config, dataset_config, splits, recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +76,41 @@ def pretrained(
             if not _cached(model, path):
                 # Anew, as a broken file may have been loaded in part.
                 model = create(model_config, splits.classes, splits.input_shape)
-                _train(model, splits, recipe, progress)
+                try:
+                    _train(model, splits, recipe, progress)
+                except FloatingPointError as error:
+                    raise _diverged(model_config, dataset_config, recipe, error) from error
                 _keep(model, path)
     model.eval()
     accuracy = measure(model, splits.valid).accuracy
     return Checkpoint(model, accuracy, fingerprint(model))
+
+
+def float_network(config: ModelConfig, splits: Splits) -> nn.Module:
+    """A model with the weights that it starts from: its user's file, timm's or random ones.
+
+    Everything that can be wrong with it for these images is found here, before any training.
+
+    Raises:
+        FileNotFoundError: ``model.checkpoint`` names no file.
+        ValueError: the checkpoint does not fit the model, or is no network that can be quantized.
+    """
+    model = create(config, splits.classes, splits.input_shape)
+    if config.checkpoint:
+        _load(model, Path(config.checkpoint).expanduser())
+    images = splits.train.subset(PROBES, torch_rng(0, "probe")).images()
+    check_network(model, images, splits.classes, f"model {config.name}")
+    return model
+
+
+def _diverged(
+    model: ModelConfig, dataset: DatasetConfig, recipe: Recipe, error: FloatingPointError
+) -> FloatingPointError:
+    key = "model.pretrain.lr" if "lr" in model.pretrain else "dataset.pretrain.lr"
+    return FloatingPointError(
+        f"pretraining {model.name} on {dataset.name}: {error}: lower {key} = {recipe.lr:g}; "
+        "no checkpoint was kept"
+    )
 
 
 def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress) -> None:
@@ -147,3 +176,5 @@ def _load(model: nn.Module, path: Path) -> None:
         # torch lists every key, on a line each.
         fault = shorten(str(error), 200, placeholder=" ...")
         raise ValueError(f"checkpoint {path} does not fit the model: {fault}") from error
+    if name := first_nonfinite(model):
+        raise ValueError(f"checkpoint {path}: {name} has NaN or infinite values; make it anew")

@@ -3,6 +3,7 @@
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
+from frameworks.core.divergence import first_nonfinite
 from frameworks.core.estimators.hessian import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluate import Evaluator, Score, measure
@@ -88,6 +89,7 @@ __all__ = [
     "account",
     "derive",
     "describe",
+    "first_nonfinite",
     "fit",
     "kernels_in_force",
     "layer_traces",

@@ -17,6 +17,7 @@ from benchmarks.lut.measure import Measurement, fresh_process, measure
 from benchmarks.lut.options import LIMIT, LutConfig, check_options
 from benchmarks.lut.plan import Unit, units_of
 from benchmarks.lut.worker import backend_of
+from benchmarks.preprocessing import resolved
 from benchmarks.progress import duration
 from benchmarks.store import write_json
 from frameworks import Layer, targets
@@ -43,7 +44,7 @@ def lut(config: DictConfig) -> Path:
     reason = backend_of(options.device).missing()
     if reason:
         raise ValueError(f"device={options.device}: {reason}")
-    layers = layers_of(entry_text(plain["model"]), entry_text(plain["dataset"]))
+    layers = layers_of(entry_text(plain["model"]), entry_text(resolved(plain)["dataset"]))
     units = units_of(layers, options.device)
     before = load()
     processor = fresh_process(options.device, options.seconds, options.threads)

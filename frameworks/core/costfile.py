@@ -2,7 +2,7 @@
 
 The file is one of:
 
-- CSV with the columns ``layer,w_bits,a_bits,cost``;
+- CSV with the columns ``layer,w_bits,a_bits,cost``, as `frameworks.core.separated` reads it;
 - JSON ``{"metric": "latency", "unit": "ms", "rows": [{"layer": "conv1", "w_bits": 8, "a_bits": 8,
   "cost": 0.31}, ...]}``; further keys are free (machine, versions, date);
 - JSON ``{"latency_cycles": [[[...]]]}``: ``[layer][w_bits - 1][a_bits - 1]`` with the layers in
@@ -13,7 +13,6 @@ The file is one of:
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from typing import Any
 
 from frameworks.core.layers import Layer
 from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits
+from frameworks.core.separated import SUFFIXES, read_text, separated
 
 COLUMNS = ("layer", "w_bits", "a_bits", "cost")
 Row = tuple[str, Mapping[str, Any]]
@@ -101,22 +101,14 @@ def _read(path: Path) -> tuple[str, str, Iterator[Row], Mapping[str, Any]]:
     """Metric, unit, rows and further data of a file."""
     if not path.is_file():
         raise ValueError(f"hardware.path: there is no table file {path.absolute()}")
+    text = read_text(path)
+    if path.suffix.lower() in SUFFIXES:
+        return "", "", separated(path, text, COLUMNS, "cost"), {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            return "", "", _csv_rows(path, text), {}
         data = json.loads(text)
-        return *_json_rows(path, data), data
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a readable table: {error}") from error
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
-    if missing:
-        raise ValueError(f"{path}: missing columns {sorted(missing)}; expected {list(COLUMNS)}")
-    return ((f"{path} line {reader.line_num}", row) for row in reader)
+    return *_json_rows(path, data), data
 
 
 def _json_rows(path: Path, data: Any) -> tuple[str, str, Iterator[Row]]:

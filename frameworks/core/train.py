@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frameworks.core.divergence import Steps
 from frameworks.core.split import Batch, Split
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -129,7 +130,8 @@ def fit(
         on_epoch: called with (epoch from 1, epochs, mean loss).
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: a loss, or a weight or buffer after an epoch, is not finite; the message
+            names epoch and step.
     """
     if recipe.epochs == 0:
         return model.eval()
@@ -139,6 +141,12 @@ def fit(
     steps = max(1, math.ceil(recipe.epochs * steps_per_epoch))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: recipe.rate(i / steps))
     epochs = math.ceil(steps / steps_per_epoch)
+    watched = Steps(loss, epochs, steps_per_epoch, recipe.lr)
+
+    def after_step() -> None:
+        watched.check()
+        schedule.step()
+
     model.train()
     for epoch in range(epochs):
         left = steps - epoch * steps_per_epoch
@@ -147,11 +155,10 @@ def fit(
             model,
             (batch for _, batch in zip(range(left), batches, strict=False)),
             [optimizer],
-            loss,
-            after_step=schedule.step,
+            watched,
+            after_step=after_step,
         )
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"training diverged in epoch {epoch + 1}: loss {mean}")
+        watched.check_weights(model)
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs, mean)
     return model.eval()

@@ -65,6 +65,16 @@ def test_same_cell_twice_is_byte_equal_and_seeds_differ():
     assert runs[0].policy != runs[2].policy
 
 
+def test_a_fine_tuning_that_diverges_says_when_and_what_to_change():
+    fault = ("protocol.fine_tune.epochs=1", "protocol.fine_tune.lr=1e38")
+    record = compute(c := cell("protocol=controlled", "hardware=bops", *fault), key_of(c))
+    assert record.status == "failed"
+    last = record.error.strip().splitlines()[-1]
+    assert "fine-tuning the found policy: training diverged in epoch 1: " in last
+    assert "after step" in last
+    assert last.endswith("lower protocol.fine_tune.lr")
+
+
 def test_the_controlled_protocol_trains_the_policy():
     record = done(
         cell("protocol=controlled", "budget.like=3", "protocol.fine_tune.epochs=1", "hardware=bops")

@@ -6,9 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.data import CorruptData, DatasetConfig, MissingData, cut_size, datasets, load
+from benchmarks.data import (
+    CorruptData,
+    DatasetConfig,
+    MissingData,
+    Splits,
+    cut_size,
+    datasets,
+    load,
+)
 from benchmarks.models import ModelConfig, create
-from frameworks import UnknownName, torch_rng
+from frameworks import TensorSplit, UnknownName, torch_rng
 
 PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -78,7 +86,7 @@ def test_the_cut_is_a_share_or_a_number(valid, size):
         assert cut_size(100, valid) == size
 
 
-@pytest.mark.parametrize("valid", [0, 100, 1000, -1])
+@pytest.mark.parametrize("valid", [0, 100, 1000, -1, float("nan"), float("inf")])
 def test_a_cut_that_leaves_nothing_is_refused(valid):
     with pytest.raises(ValueError, match=r"dataset\.valid"):
         load(DatasetConfig(valid=valid and 10_000 * valid))
@@ -192,14 +200,12 @@ def test_labels_that_do_not_match_the_images_are_refused(idx_folder):
 @pytest.fixture
 def image_folder(tmp_path):
     """Two classes told apart by colour: six training and two validation images each."""
-    for part, count in (("train", 6), ("val", 2)):
+    for part, shades in (("train", range(1, 7)), ("val", range(7, 9))):
         for name, colour in (("ant", (250, 0, 0)), ("bee", (0, 0, 250))):
             folder = tmp_path / "insects" / part / name
             folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (12, 12), tuple(c // (i + 1) for c in colour)).save(
-                    folder / f"{i}.png"
-                )
+            for i in shades:
+                Image.new("RGB", (12, 12), tuple(c // i for c in colour)).save(folder / f"{i}.png")
     return tmp_path / "insects"
 
 
@@ -241,10 +247,11 @@ def test_a_missing_image_folder_says_what_it_needs(tmp_path):
 
 def test_empty_and_mismatched_image_folders_are_refused(image_folder):
     (image_folder / "val" / "cat").mkdir()
+    Image.new("RGB", (12, 12)).save(image_folder / "val" / "cat" / "0.png")
     with pytest.raises(CorruptData, match=r"other classes than .*: cat"):
         from_folder(image_folder)
     (image_folder / "train" / "cat").mkdir()
-    with pytest.raises(CorruptData, match="holds no readable class folders"):
+    with pytest.raises(CorruptData, match="the class folder cat holds no images"):
         from_folder(image_folder)
 
 
@@ -272,6 +279,44 @@ def test_a_scheme_that_cannot_be_opened_says_so(tmp_path):
         load(DatasetConfig(name="timm", scheme="torch/mnist", root=str(tmp_path)))
 
 
+def test_labels_that_are_no_class_numbers_are_refused(idx_folder):
+    for labels, message in (
+        (1 + np.arange(10) % 3, "no training image has the label 0, and the largest is 3"),
+        (2 * (np.arange(10) % 2), "no training image has the label 1"),
+        (np.zeros(10), "two classes are needed at least"),
+        (np.arange(10) % 2, "test images: labels run from 0 to 2, those of 2 classes"),
+    ):
+        (idx_folder / f"{PARTS[1]}-ubyte").write_bytes(idx(labels))
+        with pytest.raises(CorruptData, match=message):
+            fashion(idx_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(y=torch.arange(1, 9)), r"test images: labels run from 1 to 8, those of 8 classes"),
+        (dict(x=torch.zeros(8, 1, 4, 4).double()), "test images: torch.float64 of shape .*loader"),
+        (
+            dict(x=torch.zeros(8, 1, 4, 5)),
+            r"test images: .* \(1, 4, 5\), not .*32 of \(1, 4, 4\)",
+        ),
+        (dict(x=torch.full((8, 1, 4, 4), torch.nan)), "test images: some hold NaN"),
+    ],
+)
+def test_a_loader_of_a_plugin_is_checked(monkeypatch, change, message):
+    def splits(**changed):
+        good = TensorSplit(torch.zeros(8, 1, 4, 4), torch.arange(8))
+        x, y = changed.get("x", good.x), changed.get("y", good.y)
+        return lambda config: Splits(good, good, TensorSplit(x, y), 8, (1, 4, 4))
+
+    datasets.names()
+    monkeypatch.setitem(datasets._entries, "mine", splits())
+    assert load(DatasetConfig(name="mine")).classes == 8
+    monkeypatch.setitem(datasets._entries, "mine", splits(**change))
+    with pytest.raises(CorruptData, match=f"dataset mine, {message}"):
+        load(DatasetConfig(name="mine"))
+
+
 def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path):
     for name in ("cifar10", "cifar100"):
         with pytest.raises(MissingData, match=r"dataset\.download=true"):
@@ -290,6 +335,7 @@ def test_cifar_through_torchvision(monkeypatch):
     assert [len(s) for s in (splits.train, splits.valid, splits.test)] == [8, 2, 10]
     assert splits.input_shape == (3, 32, 32)
     assert splits.classes == 4
+    assert splits.train.images()[:, 0].abs().max() < 1e-6, "the red channel is constant"
     green = splits.test.images()[:, 1].mean((1, 2))
     assert (green[::2] < green[1::2]).all(), "channels come before height and width"
 

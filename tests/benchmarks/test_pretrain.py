@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -6,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from benchmarks import pretrain
 from benchmarks.data import DatasetConfig, load
-from benchmarks.models import ModelConfig
+from benchmarks.models import ModelConfig, models
 from benchmarks.pretrain import cache_folder, fingerprint, pretrained, recipe_for
 from benchmarks.recipes import RecipeConfig
 
@@ -166,6 +168,53 @@ def test_a_file_of_the_users_own(splits, cache, tmp_path, trainings):
     assert own.read_bytes() == b"not safetensors", "what is the user's is never replaced"
     with pytest.raises(FileNotFoundError, match=r"model\.checkpoint: there is no file"):
         pretrained(replace(MODEL, checkpoint="nowhere"), DATA, splits)
+
+
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf])
+def test_checkpoints_that_are_not_finite_are_made_again_or_refused(splits, cache, tmp_path, fault):
+    whole = pretrained(MODEL, DATA, splits).fingerprint
+    path = cache / files(cache)[0]
+    state = load_file(path)
+    state["bn1.running_var"][1] = fault
+    save_file(state, path)
+    shutil.copy(path, tmp_path / "own.safetensors")
+    with pytest.warns(UserWarning, match=r"bn1\.running_var has NaN.*made again"):
+        assert pretrained(MODEL, DATA, splits).fingerprint == whole
+    own = replace(MODEL, checkpoint=str(tmp_path / "own.safetensors"))
+    with pytest.raises(ValueError, match=r"own\.safetensors: bn1\.running_var has NaN"):
+        pretrained(own, DATA, splits)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "key"),
+    [({"lr": 1000}, {}, r"dataset\.pretrain\.lr"), ({}, {"lr": 1000}, r"model\.pretrain\.lr")],
+)
+def test_a_training_that_diverged_is_never_kept(splits, cache, data, model, key):
+    dataset = replace(DATA, pretrain={**SHORT, "epochs": 20, **data})
+    with pytest.raises(FloatingPointError) as caught:
+        pretrained(replace(MODEL, pretrain=model), dataset, splits)
+    assert re.match(
+        rf"pretraining resnet8 on digits: training diverged in epoch \d+: .* after step \d+ .*"
+        rf"lower {key} = 1000; no checkpoint was kept",
+        str(caught.value),
+    )
+    assert files(cache) == []
+
+
+def test_a_network_is_checked_before_it_is_trained(splits, cache, monkeypatch, trainings):
+    def two_heads(num_classes, **_):
+        class Two(nn.Linear):
+            def forward(self, x):
+                y = super().forward(x.flatten(1))
+                return y, y
+
+        return Two(64, num_classes)
+
+    models.names()
+    monkeypatch.setitem(models._entries, "two", two_heads)
+    with pytest.raises(ValueError, match="model two gives a tuple of 2 outputs"):
+        pretrained(ModelConfig(name="two"), DATA, splits)
+    assert not trainings
 
 
 def test_the_fingerprint_follows_every_weight_and_buffer(splits, cache):

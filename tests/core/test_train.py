@@ -8,7 +8,13 @@ from torch.nn import functional
 from frameworks import toy
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.split import TensorSplit
-from frameworks.core.train import Recipe, cross_entropy, fit, make_optimizer, train_epoch
+from frameworks.core.train import (
+    Recipe,
+    cross_entropy,
+    fit,
+    make_optimizer,
+    train_epoch,
+)
 
 
 def linear():
@@ -183,6 +189,25 @@ def test_divergence_is_an_error(split):
 
     with pytest.raises(FloatingPointError, match="diverged in epoch 1: loss nan"):
         fit(linear(), split, Recipe(), torch_rng(0), loss=broken)
+
+
+def test_divergence_names_the_step_at_which_it_began(split):
+    seen = []
+
+    def late(model, x, y):
+        seen.append(1)
+        return cross_entropy(model, x, y) * (math.nan if len(seen) == 5 else 1)
+
+    with pytest.raises(FloatingPointError, match=r"epoch 2: loss nan after step 2 .*\(2 of 3\)"):
+        fit(linear(), split, Recipe(epochs=3, batch=8), torch_rng(0), loss=late)
+    assert len(seen) == 5, "nothing is trained after it"
+
+
+def test_weights_that_the_last_step_breaks_are_no_result(split):
+    """The loss of a step says nothing of the weights after it."""
+    recipe = Recipe(epochs=1, batch=20, lr=1e38, momentum=0, weight_decay=1e38)
+    with pytest.raises(FloatingPointError, match=r"1\.weight is not finite after step 1 of the"):
+        fit(linear(), split, recipe, torch_rng(0))
 
 
 def test_mean_loss_is_over_images_and_hooks_see_each_step(split):
