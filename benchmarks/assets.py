@@ -9,12 +9,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.data import DatasetConfig, Splits, load
+from benchmarks.ingredients import data_of
 from benchmarks.models import ModelConfig, create
+from benchmarks.numerics import numerics
 from benchmarks.pretrain import Checkpoint, pretrained
-from frameworks import Layer, describe, measure
+from frameworks import Layer, describe, file_digest, folder_state, measure
 
 Progress = Callable[[int, int, str], None]
 
@@ -24,21 +27,49 @@ def entry_text(entry: dict[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-@lru_cache(maxsize=2)
+def _state(dataset: str) -> str:
+    """What changes when a file of a dataset's root does, so that nothing kept outlives it."""
+    root = json.loads(dataset).get("root")
+    return folder_state(Path(root).expanduser()) if root else ""
+
+
 def splits_of(text: str) -> Splits:
-    """The splits of a dataset's `entry_text`."""
+    """The splits of a dataset's `entry_text`, as its files are now."""
+    return _splits(text, _state(text))
+
+
+@lru_cache(maxsize=2)
+def _splits(text: str, state: str) -> Splits:
     return load(DatasetConfig(**json.loads(text)))
 
 
-@lru_cache(maxsize=2)
+def data_identity(text: str) -> dict[str, Any]:
+    """What the data of a dataset's `entry_text` are; see `ingredients.data_of`."""
+    return dict(_data(text, _state(text)))
+
+
+@lru_cache(maxsize=64)
+def _data(text: str, state: str) -> dict[str, Any]:
+    return data_of(_splits(text, state), DatasetConfig(**json.loads(text)))
+
+
 def fingerprint_of(text: str) -> str:
     """The fingerprint of a dataset's `entry_text`."""
-    return splits_of(text).fingerprint()
+    return str(data_identity(text)["fingerprint"])
+
+
+def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
+    """The float checkpoint and its accuracy on the test split."""
+    file = json.loads(model).get("checkpoint")
+    own = file_digest(Path(file).expanduser()) if file else ""
+    basis = json.dumps([_state(dataset), own, numerics()])
+    return _checkpoint(model, dataset, basis, reporter)
 
 
 @lru_cache(maxsize=2)
-def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
-    """The float checkpoint and its accuracy on the test split."""
+def _checkpoint(
+    model: str, dataset: str, basis: str, reporter: Reporter
+) -> tuple[Checkpoint, float]:
     splits = splits_of(dataset)
     checkpoint = pretrained(
         ModelConfig(**json.loads(model)),
@@ -62,15 +93,19 @@ class Reporter:
         return isinstance(other, Reporter)
 
 
-@lru_cache(maxsize=8)
 def layers_of(model: str, dataset: str) -> tuple[Layer, ...]:
     """The layers of a model on a dataset, without training it."""
-    splits = splits_of(dataset)
+    return _layers(model, dataset, _state(dataset))
+
+
+@lru_cache(maxsize=8)
+def _layers(model: str, dataset: str, state: str) -> tuple[Layer, ...]:
+    splits = _splits(dataset, state)
     network = create(ModelConfig(**json.loads(model)), splits.classes, splits.input_shape)
     return describe(network, splits.input_shape)
 
 
 def forget() -> None:
     """Empty the caches."""
-    for cached in (splits_of, fingerprint_of, checkpoint_of, layers_of):
+    for cached in (_splits, _data, _checkpoint, _layers):
         cached.cache_clear()
