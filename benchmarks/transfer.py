@@ -110,12 +110,15 @@ def _device(record: Record, layers: tuple[Layer, ...]) -> Device:
 def blocks(records: Iterable[Record]) -> list[Block]:
     """A block for each framework (and model, dataset, protocol): rows are what it searched for."""
     cells, _ = current(records)
-    keys = [_group(cell) for cell in cells]
-    parts = [labels(texts) for texts in zip(*keys, strict=True)]
-    if parts:
-        parts[2] = dataset_labels(cells)
-    names = {key: [part[text] for part, text in zip(parts, key, strict=True)] for key in keys}
-    found = [_block(names[key], table) for key, table in shares(cells).items()]
+    priced = shares(cells)
+    if not priced:
+        return []
+    names = [labels(texts) for texts in zip(*priced, strict=True)]
+    names[2] = dataset_labels(cell for cell in cells if _group(cell) in priced)
+    found = [
+        _block([name[text] for name, text in zip(names, key, strict=True)], table)
+        for key, table in priced.items()
+    ]
     return sorted(found, key=lambda block: block.title)
 
 
