@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,9 @@ def _files_of(cell: Cell) -> dict[str, str]:
 
 def _by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
     """An entry with the digests of files in the place of their names; ``found`` is filled."""
-    if isinstance(entry, Mapping):
+    if isinstance(entry, dict):
         return {name: _by_content(value, f"{key}.{name}", found) for name, value in entry.items()}
-    if isinstance(entry, list | tuple):
+    if isinstance(entry, list):
         return [_by_content(value, f"{key}[{i}]", found) for i, value in enumerate(entry)]
     if not isinstance(entry, str) or not _names_a_file(entry, key):
         return entry
@@ -148,10 +148,9 @@ def _by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
 def _names_a_file(text: str, key: str) -> bool:
     if key == "model.checkpoint":
         return bool(text)
-    path = Path(text).expanduser()
     # A word such as 'adam' is no path, whatever lies in the working folder.
-    is_path = len(path.parts) > 1 or bool(path.suffix)
-    return is_path and key.rpartition(".")[2] not in _NAMES and path.is_file()
+    is_path = os.sep in text or "." in text
+    return is_path and key.rpartition(".")[2] not in _NAMES and Path(text).expanduser().is_file()
 
 
 @lru_cache

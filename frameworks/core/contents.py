@@ -152,8 +152,11 @@ def identify_dataset(dataset: Dataset[Any]) -> Known:
 
 def transforms_of(dataset: Any) -> str:
     """The transforms of a data set and of what it reads through, as text."""
-    text = repr([getattr(owner, "transform", None) for owner in _owners(dataset)])
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    found = [getattr(owner, "transform", None) for owner in _owners(dataset)]
+    # An object without a text of its own has its address in memory.
+    return re.sub(r" at 0x[0-9a-f]+", "", repr([one for one in found if one is not None]))
 
 
 def _part_of(known: Known, more: bytes) -> Known:
