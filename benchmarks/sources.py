@@ -39,14 +39,15 @@ def code_of_entry(entry: object, origin: Origin | None = None) -> dict[str, Any]
     """
     module = _module_of(entry)
     top = module.partition(".")[0]
-    found: dict[str, Any] = {"distribution": top}
     if origin is not None and origin.distribution != "juxtabit":
         found = {"distribution": origin.distribution, "version": origin.version}
-    elif top in OWN:
+        return found if top in OWN else {**found, **_source(module, origin.distribution)}
+    if top in OWN:
         return {"distribution": "juxtabit"}
-    elif top in LIBRARIES:
-        return {**found, "version": importlib.metadata.version(top)}
-    return found if top in OWN else {**found, **_source(module, found["distribution"])}
+    if top in LIBRARIES:
+        return {"distribution": top, "version": importlib.metadata.version(top)}
+    # Not by its name: a script is __main__ here, and __mp_main__ in a worker.
+    return {"distribution": "files", **_source(module, "")}
 
 
 def _module_of(entry: object) -> str:
@@ -84,11 +85,11 @@ class _Source:
         self._files: dict[Path, str] = {}
         self._libraries: dict[str, str] = {}
         self._seen: set[str] = set()
-        for root in _distributed(distribution):
+        for root in _distributed(distribution) if distribution else ():
             self._take(root, root.name)
         start = _start(module)
         if start is not None:
-            # The name of a single file does not count: a script is __main__ here, and not there.
+            # Nor does the name of a single file count.
             self._take(start, start.name if start.is_dir() else "")
 
     def facts(self) -> dict[str, Any]:
