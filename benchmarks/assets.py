@@ -9,10 +9,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.data import DatasetConfig, Splits, load
+from benchmarks.ingredients import data_of
 from benchmarks.models import ModelConfig
+from benchmarks.numerics import numerics
 from benchmarks.pretrain import Checkpoint, float_network, pretrained
 from frameworks import (
     Accounting,
@@ -20,6 +23,8 @@ from frameworks import (
     QModel,
     account,
     describe,
+    file_digest,
+    folder_state,
     measure,
     observe,
     schemes,
@@ -34,21 +39,49 @@ def entry_text(entry: dict[str, Any]) -> str:
     return json.dumps(entry, sort_keys=True)
 
 
-@lru_cache(maxsize=2)
+def _state(dataset: str) -> str:
+    """What changes when a file of a dataset's root does, so that nothing kept outlives it."""
+    root = json.loads(dataset).get("root")
+    return folder_state(Path(root).expanduser()) if root else ""
+
+
 def splits_of(text: str) -> Splits:
-    """The splits of a dataset's `entry_text`."""
+    """The splits of a dataset's `entry_text`, as its files are now."""
+    return _splits(text, _state(text))
+
+
+@lru_cache(maxsize=2)
+def _splits(text: str, state: str) -> Splits:
     return load(DatasetConfig(**json.loads(text)))
 
 
-@lru_cache(maxsize=2)
+def data_identity(text: str) -> dict[str, Any]:
+    """What the data of a dataset's `entry_text` are; see `ingredients.data_of`."""
+    return dict(_data(text, _state(text)))
+
+
+@lru_cache(maxsize=64)
+def _data(text: str, state: str) -> dict[str, Any]:
+    return data_of(_splits(text, state), DatasetConfig(**json.loads(text)))
+
+
 def fingerprint_of(text: str) -> str:
     """The fingerprint of a dataset's `entry_text`."""
-    return splits_of(text).fingerprint()
+    return str(data_identity(text)["fingerprint"])
+
+
+def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
+    """The float checkpoint and its accuracy on the test split."""
+    file = json.loads(model).get("checkpoint")
+    own = file_digest(Path(file).expanduser()) if file else ""
+    basis = json.dumps([_state(dataset), own, numerics()])
+    return _checkpoint(model, dataset, basis, reporter)
 
 
 @lru_cache(maxsize=2)
-def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
-    """The float checkpoint and its accuracy on the test split."""
+def _checkpoint(
+    model: str, dataset: str, basis: str, reporter: Reporter
+) -> tuple[Checkpoint, float]:
     splits = splits_of(dataset)
     checkpoint = pretrained(
         ModelConfig(**json.loads(model)),
@@ -72,14 +105,23 @@ class Reporter:
         return isinstance(other, Reporter)
 
 
-@lru_cache(maxsize=8)
+def layers_of(model: str, dataset: str) -> tuple[Layer, ...]:
+    """The layers of a model on a dataset, without training it."""
+    return taken_of(model, dataset)[0]
+
+
 def taken_of(model: str, dataset: str) -> tuple[tuple[Layer, ...], Accounting]:
     """The layers of a model on a dataset, and its weights accounted for, without training it.
 
     Raises:
         ValueError: the model cannot be quantized; the message names it and the layer.
     """
-    splits, config = splits_of(dataset), ModelConfig(**json.loads(model))
+    return _taken(model, dataset, _state(dataset))
+
+
+@lru_cache(maxsize=8)
+def _taken(model: str, dataset: str, state: str) -> tuple[tuple[Layer, ...], Accounting]:
+    splits, config = _splits(dataset, state), ModelConfig(**json.loads(model))
     network = float_network(config, splits)
     try:
         layers = describe(network, splits.input_shape)
@@ -91,12 +133,7 @@ def taken_of(model: str, dataset: str) -> tuple[tuple[Layer, ...], Accounting]:
         raise ValueError(f"model {config.name}: {error}") from error
 
 
-def layers_of(model: str, dataset: str) -> tuple[Layer, ...]:
-    """The layers of a model on a dataset, without training it."""
-    return taken_of(model, dataset)[0]
-
-
 def forget() -> None:
     """Empty the caches."""
-    for cached in (splits_of, fingerprint_of, checkpoint_of, taken_of):
+    for cached in (_splits, _data, _checkpoint, _taken):
         cached.cache_clear()

@@ -24,8 +24,8 @@ from benchmarks.assets import (
 )
 from benchmarks.budgets import budget_spec
 from benchmarks.config import Cell
-from benchmarks.identity import code_of, environment, git_state
-from benchmarks.record import Record, digest
+from benchmarks.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.record import Record
 from benchmarks.setting import accounted, setting_of
 from benchmarks.store import finite, write_bytes, write_json
 from frameworks import (
@@ -65,7 +65,9 @@ def compute(
     record = Record(key=key, cell=cell, status="failed")
     started = time.perf_counter()
     try:
-        record.code = {**code_of(cell["framework"]["name"]), "git": git_state()}
+        record.identity = identity_of(cell)
+        record.code = {**record.identity["code"]["framework"], "git": git_state()}
+        verify(cell, record.identity, key)
         record.card = registry.get(cell["framework"]["name"]).card.to_json()
         Run(cell, record, progress, scores).go()
     except Exception:
@@ -166,8 +168,8 @@ class Run:
         """The search; and what a scoring pass cost that is shared between budgets."""
         if not isinstance(framework, ScoringFramework) or self.scores is None:
             return steer(framework, problem, self.protocol["steering_runs"]), None
-        shared = {k: v for k, v in self.cell.items() if k != "budget"}
-        path = self.scores / f"{digest([shared, self.record.code['source']])}.json"
+        name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
+        path = self.scores / f"{name}.json"
         images = path.with_suffix(".safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):

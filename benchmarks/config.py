@@ -105,7 +105,8 @@ class Config:
         baselines: also run uniform, random and greedy at the same budget.
         results: folder of the results; records go to ``RESULTS/NAME/records``.
         workers: cells computed at the same time; 0: one a core.
-        threads: torch threads of a worker. Results depend on it in the last bits.
+        threads: torch threads of a worker. Results depend on it in the last bits, so cells of other
+            threads are other cells.
         rerun: compute cells again that are already there.
         suite: a named set of cells (``+suite=quick``).
     """

@@ -1,15 +1,12 @@
-"""What identifies a cell and the code and machine that computed it."""
+"""What identifies a cell: its configuration, its data, its code, its files and its numerics."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
 import os
 import platform
 import subprocess
-import textwrap
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,76 +14,143 @@ from typing import Any
 import torch
 
 import benchmarks
+from benchmarks.assets import data_identity, entry_text
 from benchmarks.config import Cell
+from benchmarks.ingredients import codes_of
+from benchmarks.numerics import numerics
 from benchmarks.record import digest
-from frameworks import kernels_in_force, registry
+from frameworks import file_digest, kernels_in_force
 
-_NOT_IDENTITY = {"dataset": ("root", "workers", "download"), "model": ("checkpoint",)}
+_NOT_IDENTITY = {"dataset": ("root", "workers", "download")}
+_NAMES = ("name", "quantizer", "metric")
+"""Keys whose text is never a file's name."""
 
 
 class BadCell(ValueError):
     """A cell cannot be computed as configured; the message names the field and the choices."""
 
 
-def key_of(cell: Cell) -> str:
-    """The key of a cell's record: its configuration and the code that computes it.
+class Changed(RuntimeError):
+    """What a cell is made of is not what it was when its key was taken."""
 
-    Paths and worker counts do not matter; of a hardware target's file its content does, too. The
-    code is the package's version, the plugin's version and the source of the framework's module
-    without comments and docstrings.
+
+def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
+    """The ingredients of a cell beside its configuration, in readable form.
+
+    ``data``, ``code`` (of framework, model, dataset, hardware and quantizer), ``files`` (digests of
+    those that entries name) and ``numerics``.
+
+    Args:
+        cell: the configuration.
+        threads: torch threads of the process that computes it; None for those in force here.
+
+    Raises:
+        BadCell: ``model.checkpoint`` cannot be read.
+        UnknownName: nothing is registered under a name; the message lists the choices.
+        MissingData, CorruptData: the data set is not there, or cannot be read.
     """
-    identity = {
-        axis: {k: v for k, v in value.items() if k not in _NOT_IDENTITY.get(axis, ())}
-        if isinstance(value, dict)
-        else value
-        for axis, value in cell.items()
-    }
-    if cell["model"].get("checkpoint"):
-        identity["checkpoint"] = _file_digest(cell["model"]["checkpoint"])
-    table = cell["hardware"].get("path")
-    if table and Path(table).is_file():
-        identity["hardware_file"] = _file_digest(table)
-    return digest({"cell": identity, "code": code_of(cell["framework"]["name"])})
-
-
-def code_of(framework: str) -> dict[str, str]:
-    """What identifies the code of a framework."""
-    origin = registry.origin(framework)
     return {
-        "juxtabit": benchmarks.__version__,
-        "distribution": origin.distribution,
-        "version": origin.version if origin.distribution != "juxtabit" else benchmarks.__version__,
-        "source": _source_digest(registry.get(framework)),
+        "data": data_identity(entry_text(cell["dataset"])),
+        "code": codes_of(cell),
+        "files": _files_of(cell),
+        "numerics": numerics(threads),
     }
 
 
-@lru_cache
-def _source_digest(cls: type) -> str:
-    module = inspect.getmodule(cls)
+def key_of(cell: Cell, threads: int | None = None) -> str:
+    """The key of a cell's record: a digest of its configuration and its `identity_of`.
+
+    Where files lie does not count, and how many processes read them; what they hold does.
+    """
+    return key_from(cell, identity_of(cell, threads))
+
+
+def key_from(cell: Cell, identity: dict[str, Any]) -> str:
+    """The key of a cell of a known identity."""
+    return digest({"cell": _plain(cell), "identity": identity})
+
+
+def keyed(cells: Iterable[Cell], threads: int) -> dict[str, Cell]:
+    """Cells by their keys; what several share is looked at once.
+
+    Raises:
+        ValueError, FileNotFoundError: as `identity_of`.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        shared = entry_text({k: v for k, v in cell.items() if k not in ("budget", "seed")})
+        if shared not in known:
+            known[shared] = identity_of(cell, threads)
+        found[key_from(cell, known[shared])] = cell
+    return found
+
+
+def scores_key(cell: Cell, identity: dict[str, Any], checkpoint: str) -> str:
+    """The key of a scoring pass, which all budgets share.
+
+    Args:
+        cell: the configuration.
+        identity: its `identity_of`.
+        checkpoint: the fingerprint of the float network that is scored.
+    """
+    plain = {k: v for k, v in _plain(cell).items() if k != "budget"}
+    return digest({"cell": plain, "identity": identity, "checkpoint": checkpoint})
+
+
+def verify(cell: Cell, identity: dict[str, Any], key: str) -> None:
+    """Refuse to compute a cell under a key that was taken of other ingredients.
+
+    Raises:
+        Changed: data, code or files have changed since.
+    """
+    if key_from(cell, identity) != key:
+        raise Changed(
+            "the cell's data, code or files have changed since the run began (or threads and "
+            "kernels differ between processes): run the same command again"
+        )
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    """A cell without what cannot change its outcome, and files by what they hold."""
+    plain = {}
+    for axis, entry in cell.items():
+        skipped = _NOT_IDENTITY.get(axis, ())
+        kept = {k: v for k, v in entry.items() if k not in skipped} if skipped else entry
+        plain[axis] = _by_content(kept, axis, {})
+    return plain
+
+
+def _files_of(cell: Cell) -> dict[str, str]:
+    """The digests of the files that entries name (those of the data set are left out)."""
+    found: dict[str, str] = {}
+    for axis, entry in cell.items():
+        if axis != "dataset":
+            _by_content(entry, axis, found)
+    return found
+
+
+def _by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
+    """An entry with the digests of files in the place of their names; ``found`` is filled."""
+    if isinstance(entry, dict):
+        return {name: _by_content(value, f"{key}.{name}", found) for name, value in entry.items()}
+    if isinstance(entry, list):
+        return [_by_content(value, f"{key}[{i}]", found) for i, value in enumerate(entry)]
+    if not isinstance(entry, str) or not _names_a_file(entry, key):
+        return entry
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(module or cls)))
-    except (OSError, TypeError):
-        return "unknown"
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body[:] = body[1:] or [ast.Pass()]
-    return digest(ast.dump(tree))
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def _file_digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16]
+        found[key] = file_digest(Path(entry).expanduser())
     except OSError as error:
-        raise BadCell(f"model.checkpoint: {path} cannot be read ({error})") from error
+        raise BadCell(f"{key}: {entry} cannot be read ({error})") from error
+    return f"content {found[key]}"
+
+
+def _names_a_file(text: str, key: str) -> bool:
+    if key == "model.checkpoint":
+        return bool(text)
+    # A word such as 'adam' is no path, whatever lies in the working folder.
+    is_path = os.sep in text or "." in text
+    return is_path and key.rpartition(".")[2] not in _NAMES and Path(text).expanduser().is_file()
 
 
 @lru_cache

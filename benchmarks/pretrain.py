@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -19,9 +17,11 @@ from torch import nn
 
 from benchmarks.cache import cache_folder
 from benchmarks.data import DatasetConfig, Splits
+from benchmarks.ingredients import checkpoint_facts
 from benchmarks.models import ModelConfig, create
 from benchmarks.network_check import PROBES, check_network
 from benchmarks.recipes import RecipeConfig, recipe_of
+from benchmarks.record import digest
 from frameworks import Recipe, first_nonfinite, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
@@ -46,11 +46,11 @@ def recipe_for(model: ModelConfig, dataset: DatasetConfig) -> Recipe:
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of the weights and buffers."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.update(name.encode())
+        found.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def pretrained(
@@ -127,14 +127,8 @@ def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress)
 
 
 def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe) -> Path:
-    facts: dict[str, Any] = {
-        "model": model.name,
-        "options": dict(model.options),
-        "data": splits.train.fingerprint(),
-        "recipe": asdict(recipe),
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return cache_folder() / "checkpoints" / f"{model.name}-{dataset.name}-{digest}.safetensors"
+    name = digest(checkpoint_facts(model, dataset, splits, recipe))[:12]
+    return cache_folder() / "checkpoints" / f"{model.name}-{dataset.name}-{name}.safetensors"
 
 
 def _cached(model: nn.Module, path: Path) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Literal
 
-SCHEMA = 1
+SCHEMA = 2
+"""Records of schema 1, which had no ``identity``, are read as well."""
 STATUSES = ("done", "failed", "skipped")
 
 
@@ -50,6 +51,8 @@ class Record:
             policy within the budget so far.
         front: points of a Pareto front with policy and objectives.
         notes: what the framework noted.
+        identity: what the key was made of beside the configuration; see
+            `benchmarks.identity.identity_of`.
         code: versions, plugin, git sha and dirty flag.
         data: fingerprints of the dataset and of the float checkpoint.
         environment: machine and library versions.
@@ -74,6 +77,7 @@ class Record:
     curve: list[dict[str, float]] = field(default_factory=list)
     front: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +103,8 @@ class Record:
             raise CorruptRecord(
                 f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
             )
+        if data["schema"] == 1 and "identity" not in data:
+            data = _upgraded(data)
         if data["schema"] != SCHEMA:
             raise CorruptRecord(f"{where}: schema {data['schema']}, this version reads {SCHEMA}")
         if data["status"] not in STATUSES:
@@ -122,6 +128,22 @@ class Record:
             value = getattr(self, name)
             if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
                 raise CorruptRecord(f"{where}: field {name} is no {kind.__name__}")
+
+
+def _upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 with what it says of its identity."""
+    parts = (data.get(name) for name in ("code", "data", "environment"))
+    code, known, machine = (part if isinstance(part, Mapping) else {} for part in parts)
+    identity = {
+        "data": {"fingerprint": known.get("dataset")},
+        "code": {"framework": {k: code[k] for k in code if k != "git"}},
+        "numerics": {
+            "threads": machine.get("threads"),
+            "kernels": str(machine.get("kernels", "")).partition(" ")[0],
+            "torch": ".".join(str(machine.get("torch", "")).split(".")[:2]),
+        },
+    }
+    return {**data, "schema": SCHEMA, "identity": identity}
 
 
 _OPTIONAL = {"reason": str, "error": str, "policy": dict}

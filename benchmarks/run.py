@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import cell as cells_module
 from benchmarks.config import Cell
-from benchmarks.identity import key_of
+from benchmarks.identity import keyed as by_key
 from benchmarks.memory import keep_freed_memory
 from benchmarks.progress import Display, title
 from benchmarks.record import Record
@@ -66,7 +66,7 @@ def run(
         ValueError, FileNotFoundError: a cell is configured wrongly; nothing has been computed.
         OSError: the folder cannot be written.
     """
-    keyed = {key_of(cell): cell for cell in cells}
+    keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):
         check(cell)
     store = Store(folder / "records")

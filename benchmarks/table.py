@@ -20,7 +20,7 @@ from benchmarks.report.blocks import (
     overall_block,
     volumes_block,
 )
-from benchmarks.report.cells import current
+from benchmarks.report.current import current
 from benchmarks.report.groups import Group, gather
 from benchmarks.report.overall import Overall, overall
 from benchmarks.report.reported import Reported, default_path, entries, read, reported_block
@@ -38,7 +38,8 @@ class Table:
         groups: rows by framework for each model, dataset, hardware, protocol and budget.
         standings: frameworks over all groups, by protocol.
         reported: the published half.
-        older: records left out because a newer one of the same cell is there.
+        older: records left out because a newer one of the same cell is there, or because the
+            newest of their row are of other code or numerics.
     """
 
     groups: list[Group]

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.assets import entry_text, layers_of
-from benchmarks.config import Cell
 from benchmarks.record import Record
 from benchmarks.report.blocks import Block
-from benchmarks.report.cells import plain
+from benchmarks.report.cells import Cell, dataset_labels, labels
+from benchmarks.report.current import current
 from benchmarks.setting import setting_of
 from frameworks import Layer, LayerBits, Policy, Target
 
@@ -70,18 +70,20 @@ def share(device: Device, layers: tuple[Layer, ...], policy: Policy) -> float | 
     return device.target.cost(layers, Policy(kept))[device.metric] / device.limit
 
 
-def shares(records: Iterable[Record]) -> dict[tuple[str, ...], Share]:
+def shares(cells: Iterable[Cell]) -> dict[tuple[str, ...], Share]:
     """Cost over budget for every pair of targets, by (framework, model, dataset, protocol)."""
     groups: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        cell = record.cell
+    for cell in cells:
+        record = cell.record
         if record.status == "done" and record.budget.get("within"):
-            group = tuple(plain(cell[axis]) for axis in ("framework", "model", "dataset"))
-            name = str(cell["hardware"]["name"])
-            groups[(*group, plain(cell["protocol"]))][f"{name} {record.budget['label']}"].append(
-                record
-            )
+            name = f"{record.cell['hardware']['name']} {record.budget['label']}"
+            groups[_group(cell)][name].append(record)
     return {key: _priced(members) for key, members in groups.items() if len(members) > 1}
+
+
+def _group(cell: Cell) -> tuple[str, ...]:
+    model, dataset, _, protocol, _ = cell.axes
+    return cell.framework, model, dataset, protocol
 
 
 def _priced(members: Mapping[str, list[Record]]) -> Share:
@@ -101,33 +103,32 @@ def _priced(members: Mapping[str, list[Record]]) -> Share:
 
 
 def _device(record: Record, layers: tuple[Layer, ...]) -> Device:
-    cell: Cell = record.cell
-    target = setting_of(cell, layers).target
+    target = setting_of(record.cell, layers).target
     return Device(target, str(record.budget["metric"]), float(record.budget["limit"]))
 
 
 def blocks(records: Iterable[Record]) -> list[Block]:
     """A block for each framework (and model, dataset, protocol): rows are what it searched for."""
-    records = list(records)
-    names = {
-        tuple(
-            plain(r.cell[axis]) for axis in ("framework", "model", "dataset", "protocol")
-        ): " ".join(
-            str(r.cell[axis]["name"]) for axis in ("framework", "model", "dataset", "protocol")
-        )
-        for r in records
-    }
-    found = [_block(names[key], table) for key, table in shares(records).items()]
+    cells, _ = current(records)
+    priced = shares(cells)
+    if not priced:
+        return []
+    names = [labels(texts) for texts in zip(*priced, strict=True)]
+    names[2] = dataset_labels(cell for cell in cells if _group(cell) in priced)
+    found = [
+        _block([name[text] for name, text in zip(names, key, strict=True)], table)
+        for key, table in priced.items()
+    ]
     return sorted(found, key=lambda block: block.title)
 
 
-def _block(title: str, table: Share) -> Block:
+def _block(names: Sequence[str], table: Share) -> Block:
     targets = sorted({origin for origin, _ in table})
     means = {pair: statistics.fmean(values) for pair, values in table.items()}
     rows = [[origin, *(_text(means.get((origin, name))) for name in targets)] for origin in targets]
     others = [value for (origin, name), value in means.items() if origin != name]
     over = sum(value > 1 + 1e-9 for value in others)
-    framework, model, dataset, protocol = title.split(" ")
+    framework, model, dataset, protocol = names
     return Block(
         f"{framework}: {model} on {dataset}, {protocol}: cost over budget of policies (rows: "
         "searched for; columns: run on)",

@@ -3,6 +3,13 @@
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
+from frameworks.core.contents import (
+    Known,
+    file_digest,
+    files_under,
+    folder_state,
+    identify_files,
+)
 from frameworks.core.divergence import first_nonfinite
 from frameworks.core.estimators.hessian import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
@@ -58,6 +65,7 @@ __all__ = [
     "Framework",
     "Grid",
     "InfeasibleBudget",
+    "Known",
     "Layer",
     "LayerBits",
     "MeasuredTable",
@@ -89,8 +97,12 @@ __all__ = [
     "account",
     "derive",
     "describe",
+    "file_digest",
+    "files_under",
     "first_nonfinite",
     "fit",
+    "folder_state",
+    "identify_files",
     "kernels_in_force",
     "layer_traces",
     "measure",

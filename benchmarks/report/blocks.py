@@ -134,9 +134,8 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     accuracy = group.float_accuracy
     title = group.title + (f" | float {accuracy:.2f}" if accuracy is not None else "")
     notes = [fault for row in group.rows for fault in row.faults]
-    if group.checkpoints > 1:
-        notes.insert(0, f"The cells start from {group.checkpoints} different float checkpoints; "
-                        "only those from the same one are paired.")  # fmt: skip
+    if group.mixture:
+        notes.insert(0, group.mixture)
     if group.left_out:
         notes.insert(0, group.left_out)
     rows = [[cells[i][r] for i in shown] for r in range(len(group.rows))]

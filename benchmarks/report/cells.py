@@ -1,4 +1,4 @@
-"""Cells: which records are current, and what to call their configurations."""
+"""Cells: records with the canonical texts of their configurations, and what to call these."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from benchmarks.record import Record, digest
@@ -54,28 +55,19 @@ class Cell:
         return cls(record, plain(_entry(record.cell, "framework")), axes, seed)
 
     @property
-    def pair(self) -> tuple[int, str, str]:
-        """What two records must share to be compared: seed, float checkpoint and data."""
-        data = self.record.data
-        return self.seed, str(data.get("checkpoint", "")), str(data.get("dataset", ""))
+    def basis(self) -> str:
+        """The version, revision and numerics that the record was made with, as text."""
+        parts = [self.record.identity.get(part) for part in ("code", "numerics")]
+        code, numerics = (part if isinstance(part, Mapping) else {} for part in parts)
+        framework = code.get("framework")
+        framework = framework if isinstance(framework, Mapping) else {}
+        library = {k: framework[k] for k in ("juxtabit", "revision") if k in framework}
+        return ", ".join(f"{k} {v}" for k, v in {**library, **numerics}.items())
 
-
-def current(records: Iterable[Record]) -> tuple[list[Cell], int]:
-    """The newest record of each cell, and how many older ones were left out."""
-    newest: dict[tuple[str, tuple[str, ...], int], Cell] = {}
-    count = 0
-    for record in records:
-        count += 1
-        cell = Cell.of(record)
-        identity = cell.framework, cell.axes, cell.seed
-        if identity not in newest or _age(record) > _age(newest[identity].record):
-            newest[identity] = cell
-    cells = sorted(newest.values(), key=lambda c: (c.axes, c.framework, c.seed))
-    return cells, count - len(newest)
-
-
-def _age(record: Record) -> tuple[str, str]:
-    return str(record.environment.get("time", "")), record.key
+    @property
+    def pair(self) -> tuple[int, str]:
+        """What two records must share to be compared: seed, and what they were made with."""
+        return self.seed, self.basis
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,6 +104,20 @@ def labels(entries: Iterable[str]) -> dict[str, str]:
                 settings[_MOST_SETTINGS - 1 :] = [f"{rest} more: {digest(text)[:4]}"]
             found[text] = f"{name} ({', '.join(settings)})" if settings else name
     return found
+
+
+def dataset_labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """A name for each dataset configuration; data of one name by their folder and content, too."""
+    shown: dict[str, str] = {}
+    for cell in cells:
+        entry = json.loads(cell.axes[1])
+        given = cell.record.cell.get("dataset")
+        root = given.get("root") if isinstance(given, Mapping) else None
+        if "content" in entry and root:
+            entry["root"] = PurePath(str(root)).name
+        shown[cell.axes[1]] = plain(entry)
+    found = labels(shown.values())
+    return {text: found[named] for text, named in shown.items()}
 
 
 def framework_labels(cells: Iterable[Cell]) -> dict[str, str]:

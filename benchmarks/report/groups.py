@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import Record
-from benchmarks.report.cells import AXES, Cell, budget_label, framework_labels, labels
+from benchmarks.report.cells import (
+    AXES,
+    Cell,
+    budget_label,
+    dataset_labels,
+    framework_labels,
+    labels,
+)
 from benchmarks.report.format import limit as limit_text
 from benchmarks.report.rows import Row, make_rows, mean
 from benchmarks.statistics import estimate, paired_difference
@@ -85,9 +92,20 @@ class Group:
         return mean(r.int8_costs.get(self.metric) for row in self.rows for r in row.records)
 
     @property
-    def checkpoints(self) -> int:
-        """How many float checkpoints the finished cells start from."""
-        return len({cell.pair[1:] for row in self.rows for cell in row.cells})
+    def bases(self) -> list[str]:
+        """What the finished cells were made with: one text, unless several are mixed."""
+        return sorted({cell.basis for row in self.rows for cell in row.cells})
+
+    @property
+    def mixture(self) -> str:
+        """A warning, if the rows were not all made with the same version and numerics."""
+        if len(self.bases) < 2:
+            return ""
+        return (
+            f"The rows were made with {len(self.bases)} different versions or numerics "
+            f"({'; '.join(base or 'unknown' for base in self.bases)}); only those of the same one "
+            "are paired."
+        )
 
     @property
     def metrics(self) -> list[str]:
@@ -155,6 +173,7 @@ def _kind(records: Iterable[Record]) -> str:
 def gather(cells: Sequence[Cell]) -> list[Group]:
     """Sort cells into groups, in the order of the table."""
     names = {axis: labels({cell.axes[i] for cell in cells}) for i, axis in enumerate(AXES[:-1])}
+    names["dataset"] = dataset_labels(cells)
     frameworks = framework_labels(cells)
     members: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells:

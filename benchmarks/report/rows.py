@@ -117,7 +117,7 @@ class Row:
         reasons = dict.fromkeys(r.reason or "no reason given" for r in self.skipped)
         return lines + [f"{self.label}: skipped: {reason}" for reason in reasons]
 
-    def accuracies(self) -> dict[tuple[int, str, str], float]:
+    def accuracies(self) -> dict[tuple[int, str], float]:
         """Final accuracy by what pairs cells."""
         return {cell.pair: float(cell.record.accuracy["final"] or 0) for cell in self.cells}
 

@@ -106,11 +106,8 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
     bound = f": {group.bound}" if group.bound else ""
     yield f'<h4 id="{anchor(group.title)}">{escape(group.budget + bound)}</h4>'
     yield _table(group, looks)
-    if group.checkpoints > 1:
-        yield (
-            f'<p class="alarm">The cells start from {group.checkpoints} different float '
-            "checkpoints; only those from the same one are paired.</p>"
-        )
+    if group.mixture:
+        yield f'<p class="alarm">{escape(group.mixture)}</p>'
     if group.left_out:
         yield f'<p class="notes">{escape(group.left_out)}</p>'
     pictures = [

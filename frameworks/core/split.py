@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from frameworks.core.contents import CONTENT, Known, identify_dataset, transforms_of
 from frameworks.core.randomness import seeded
 
 Batch = tuple[Tensor, Tensor]
@@ -49,6 +50,10 @@ class Split(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A digest of the content."""
+
+    def known(self) -> Known:
+        """The fingerprint, and what it was taken of."""
+        return Known(self.fingerprint(), CONTENT)
 
     def images(self, count: int | None = None) -> Tensor:
         """The first ``count`` images as one tensor ``[N, C, H, W]``."""
@@ -130,7 +135,8 @@ class TensorSplit(Split):
 class DatasetSplit(Split):
     """Images that stay on disk: any torch dataset, read by worker processes.
 
-    ``augmented`` is the same dataset under the training transform, if it has one.
+    ``augmented`` is the same dataset under the training transform, if it has one; ``name`` is for
+    messages.
     """
 
     def __init__(
@@ -151,11 +157,10 @@ class DatasetSplit(Split):
 
     def _take(self, index: list[int]) -> DatasetSplit:
         augmented = None if self.augmented is None else Subset(self.augmented, index)
-        digest = hashlib.sha256(repr(index).encode()).hexdigest()[:8]
         return DatasetSplit(
             Subset(self.dataset, index),
             augmented=augmented,
-            name=f"{self.name}[{digest}]",
+            name=self.name,
             workers=self.workers,
         )
 
@@ -191,10 +196,12 @@ class DatasetSplit(Split):
             yield x.contiguous(memory_format=torch.channels_last), torch.as_tensor(y)
 
     def fingerprint(self) -> str:
-        """A digest of name, size and the first 64 samples (reading all would take hours)."""
-        digest = hashlib.sha256(f"{self.name}/{len(self)}".encode())
-        for index in range(min(64, len(self))):
-            image, label = self.dataset[index]
-            digest.update(torch.as_tensor(image).contiguous().numpy().tobytes())
-            digest.update(str(int(label)).encode())
-        return digest.hexdigest()[:16]
+        return self.known().digest
+
+    def known(self) -> Known:
+        """By files, arrays or samples, and the transforms; see `contents.identify_dataset`."""
+        plain = identify_dataset(self.dataset)
+        if self.augmented is None:
+            return plain
+        both = plain.digest + transforms_of(self.augmented)
+        return Known(hashlib.sha256(both.encode()).hexdigest()[:16], plain.basis)

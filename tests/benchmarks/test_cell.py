@@ -8,7 +8,7 @@ import pytest
 from benchmarks import assets
 from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
-from benchmarks.identity import code_of, key_of
+from benchmarks.identity import identity_of, key_of
 from benchmarks.record import Record
 from benchmarks.setting import check
 from frameworks.heuristic.hawq_v3 import HAWQV3
@@ -118,12 +118,11 @@ def test_the_key_follows_what_matters():
         assert key_of(other) != key, path
 
 
-def test_the_code_of_a_framework_is_in_the_key(monkeypatch):
-    base = cell()
-    key = key_of(base)
-    monkeypatch.setattr("benchmarks.identity._source_digest", lambda cls: "edited")
-    assert code_of("uniform")["source"] == "edited"
-    assert key_of(base) != key
+def test_a_record_says_what_its_key_was_made_of():
+    record = done(cell())
+    assert record.identity == identity_of(cell())
+    assert record.data["dataset"] == record.identity["data"]["fingerprint"]
+    assert record.code == {**record.identity["code"]["framework"], "git": record.code["git"]}
 
 
 def test_a_checkpoint_file_is_known_by_its_content(tmp_path):

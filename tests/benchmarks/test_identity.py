@@ -1,83 +1,31 @@
 import copy
-import importlib.util
+import json
 import subprocess
 import sys
+import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import timm
+import torch
 
-from benchmarks import identity
+from benchmarks import assets, identity, ingredients
+from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
-from benchmarks.identity import BadCell, environment, git_state, key_of
-from frameworks import registry
-
-SOURCE = '''
-"""A method (arXiv 2000.00001)."""
-
-from dataclasses import dataclass
-
-
-@dataclass
-class Method:
-    """Finds bits."""
-
-    rounds: int = 3  # how often
-
-    def search(self, problem):
-        """Search."""
-        return self.rounds + 1
-'''
-
-
-@pytest.fixture
-def digest_of(tmp_path, monkeypatch):
-    """The digest of a module with the given source, by another file name each time."""
-
-    def digest(source, name="method"):
-        number = len(list(tmp_path.iterdir()))
-        path = tmp_path / f"{name}{number}.py"
-        path.write_text(source)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, path.stem, module)
-        spec.loader.exec_module(module)
-        return identity._source_digest(module.Method)
-
-    return digest
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("  # how often", "  # how many times, says section 4"),
-        ('"""Finds bits."""', '"""Finds bits, slowly."""'),
-        ('        """Search."""\n', ""),
-        ('"""A method (arXiv 2000.00001)."""', '"""Another text."""'),
-        ("\n\n    def", "\n\n\n\n    def"),
-    ],
+from benchmarks.data import DatasetConfig, MissingData, Splits, datasets
+from benchmarks.identity import (
+    BadCell,
+    Changed,
+    environment,
+    git_state,
+    identity_of,
+    key_of,
+    keyed,
+    scores_key,
+    verify,
 )
-def test_comments_docstrings_and_blank_lines_do_not_count(digest_of, old, new):
-    assert old in SOURCE
-    assert digest_of(SOURCE.replace(old, new)) == digest_of(SOURCE)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("rounds: int = 3", "rounds: int = 4"),
-        ("rounds + 1", "rounds + 2"),
-        ("return self", "import math\n        return self"),
-        ("@dataclass\nclass", "HELPER = 1\n\n\n@dataclass\nclass"),
-    ],
-)
-def test_code_counts(digest_of, old, new):
-    assert old in SOURCE
-    assert digest_of(SOURCE.replace(old, new)) != digest_of(SOURCE)
-
-
-def test_code_without_a_source_is_said_to_be_unknown():
-    scope = {"__name__": "nowhere"}
-    exec("class Method: pass", scope)
-    assert identity._source_digest(scope["Method"]) == "unknown"
+from benchmarks.models import ModelConfig
+from frameworks import DatasetSplit, TensorSplit, registry, schemes, targets
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +146,288 @@ def test_the_environment_names_the_kernels_in_force(monkeypatch):
     monkeypatch.setenv("JUXTABIT_KERNELS", "fast")
     with pytest.raises(ValueError, match="choose auto or plain"):
         environment()
+
+
+# --- numerics and the library's own code
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("benchmarks.__version__", "99.0"),
+        ("benchmarks.numerics.REVISION", 99),
+        ("torch.__version__", "99.1.0"),
+        ("benchmarks.numerics.kernels_in_force", lambda: "plain (no compiler)"),
+        ("torch.get_default_device", lambda: torch.device("cuda")),
+        ("torch.get_num_threads", lambda: 7),
+    ],
+)
+def test_code_and_numerics_count(base, monkeypatch, place, value):
+    key = key_of(base)
+    monkeypatch.setattr(place, value)
+    assert key_of(base) != key
+
+
+def test_what_does_not_change_numbers_does_not_count(base, monkeypatch):
+    key = key_of(base)
+    monkeypatch.setattr("torch.__version__", torch.__version__.split("+")[0] + "+cu999")
+    kernels = identity.kernels_in_force().partition(" ")[0]
+    monkeypatch.setattr("benchmarks.numerics.kernels_in_force", lambda: f"{kernels} (other words)")
+    monkeypatch.setattr("benchmarks.identity._processor", lambda: "another processor")
+    assert key_of(base) == key
+
+
+def test_threads_are_those_of_the_process_that_computes(base):
+    here = torch.get_num_threads()
+    assert key_of(base) == key_of(base, here) != key_of(base, here + 1)
+    assert list(keyed([base], here + 1)) == [key_of(base, here + 1)]
+
+
+# --- the code of plugins
+
+
+@pytest.mark.parametrize(
+    ("axis", "entries"),
+    [("framework", registry), ("dataset", datasets), ("hardware", targets), ("quantizer", schemes)],
+)
+def test_the_code_of_every_part_counts(base, monkeypatch, axis, entries):
+    code, sources, keys = ingredients._code, iter(["one", "two", "one"]), []
+
+    def edited(found, name):
+        return {"source": next(sources)} if found is entries else code(found, name)
+
+    monkeypatch.setattr(ingredients, "_code", edited)
+    for source in ("one", "two", "one"):
+        found = identity_of(base)
+        assert found["code"][axis]["source"] == source
+        keys.append(identity.key_from(base, found))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_under_paper_the_cards_quantizer_counts():
+    cell = cell_of(composed(["framework=haq", "protocol=paper"]))
+    assert cell["protocol"]["quantizer"] != registry.get("haq").card.quantizer
+    origin = schemes.origin(registry.get("haq").card.quantizer)
+    assert identity_of(cell)["code"]["quantizer"] == {"distribution": origin.distribution}
+
+
+def test_a_library_model_is_known_by_the_librarys_version(monkeypatch):
+    cell = cell_of(composed(["model=timm", "model.name=resnet18"]))
+    key = key_of(cell)
+    assert identity_of(cell)["code"]["model"] == {
+        "distribution": "timm",
+        "version": timm.__version__,
+    }
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    assert key_of(cell) != key
+    tagged = changed(cell, ("model", "name"), "resnet18.a1_in1k")
+    assert identity_of(tagged)["code"]["model"]["distribution"] == "timm"
+
+
+def test_our_own_models_do_not_depend_on_timms_version(base, monkeypatch):
+    key = key_of(base)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    assert key_of(base) == key
+
+
+MODEL = """
+from timm.models import register_model
+from torch import nn
+
+@register_model
+def plugin_net(pretrained=False, num_classes=10, in_chans=1, **_):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+def test_a_model_that_a_plugin_registers_with_timm_is_the_plugins_code(tmp_path, monkeypatch):
+    path = tmp_path / "plugin_nets.py"
+    path.write_text(MODEL)
+    module = ModuleType("plugin_nets")
+    module.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "plugin_nets", module)
+    exec(MODEL, module.__dict__)
+    cell = cell_of(composed(["model=timm", "model.name=plugin_net"]))
+    before = key_of(cell)
+    path.write_text(MODEL + "# a comment\n")
+    assert key_of(cell) == before
+    path.write_text(MODEL.replace("bias", "").replace("nn.Flatten()", "nn.Flatten(1)"))
+    assert key_of(cell) != before
+
+
+def test_an_unknown_name_is_said_with_the_choices(base):
+    for path, match in (
+        (("framework", "name"), "unknown framework 'magic'; choose from"),
+        (("hardware", "name"), "unknown hardware 'magic'; choose from"),
+        (("dataset", "name"), "unknown dataset 'magic'; choose from"),
+        (("protocol", "quantizer"), "unknown quantizer 'magic'; choose from"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            key_of(changed(base, path, "magic"))
+
+
+# --- files
+
+
+@pytest.mark.parametrize("place", ["framework.weights", "model.options.file", "hardware.tables"])
+def test_a_file_that_an_entry_names_counts_by_its_content(base, tmp_path, place):
+    axis, *above, name = place.split(".")
+
+    def key(path):
+        cell = copy.deepcopy(base)
+        node = cell[axis]
+        for part in above:
+            node = node.setdefault(part, {})
+        node[name] = [str(path)] if name == "tables" else str(path)
+        return key_of(cell)
+
+    one, two = tmp_path / "one.bin", tmp_path / "two.bin"
+    missing = key(one)
+    one.write_bytes(b"1")
+    two.write_bytes(b"1")
+    assert key(one) == key(two) != missing
+    two.write_bytes(b"2")
+    assert key(one) != key(two)
+
+
+def test_a_word_is_no_file_whatever_lies_in_the_working_folder(base, tmp_path, monkeypatch):
+    key = key_of(base)
+    monkeypatch.chdir(tmp_path)
+    for word in (base["model"]["name"], base["hardware"]["name"], "sgd", "cosine"):
+        (tmp_path / word).write_text("x")
+    assert key_of(base) == key
+
+
+def test_equal_tables_at_two_places_are_one_cell(tmp_path):
+    keys = set()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("layer,w_bits,a_bits,cost\nconv1,8,8,1\n")
+        keys.add(key_of(cell_of(composed(["hardware=table", f"hardware.path={tmp_path / name}"]))))
+    assert len(keys) == 1
+
+
+# --- data
+
+
+def test_missing_data_are_said_so(tmp_path):
+    cell = cell_of(composed(["dataset=imagefolder", f"dataset.root={tmp_path}"]))
+    with pytest.raises(MissingData, match="it needs the folders train/ and val/"):
+        key_of(cell)
+
+
+def test_a_plugins_resident_data_count_by_content(base, monkeypatch):
+    values, keys = iter([1, 2, 1]), []
+
+    def loader(config):
+        x = torch.full((4, 1, 8, 8), float(next(values)))
+        part = TensorSplit(x, torch.arange(4))
+        return Splits(part, part, part, 4, (1, 8, 8))
+
+    monkeypatch.setitem(datasets._entries, "digits", loader)
+    for _ in range(3):
+        assets.forget()
+        keys.append(key_of(base))
+    assets.forget()
+    assert keys[0] == keys[2] != keys[1]
+
+
+class Lines(torch.utils.data.Dataset):
+    """A plugin's own format: what it reads is not known."""
+
+    def __len__(self):
+        return 9999
+
+    def __getitem__(self, index):
+        return torch.zeros(1, 8, 8), index % 4
+
+
+def test_of_a_format_of_its_own_all_files_below_the_root_count(base, monkeypatch, tmp_path):
+    part = DatasetSplit(Lines(), name="lines")
+    monkeypatch.setitem(
+        datasets._entries, "digits", lambda config: Splits(part, part, part, 4, (1, 8, 8))
+    )
+    cell = changed(base, ("dataset", "root"), str(tmp_path))
+    (tmp_path / "data.txt").write_text("1")
+    assets.forget()
+    before = key_of(cell)
+    data = identity_of(cell)["data"]
+    assert data["known by"] == "64 samples"
+    assert set(data["read with"]) == {"timm", "torchvision", "pillow"}
+    (tmp_path / "data.txt").write_text("2")
+    assert key_of(cell) != before
+    assets.forget()
+
+
+# --- what else is made of it
+
+
+def test_an_identity_is_plain_data_and_readable(base):
+    found = identity_of(base)
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == {"data", "code", "files", "numerics"}
+    assert found["data"]["known by"] == "content"
+    assert found["code"]["framework"]["revision"] == 1
+
+
+def test_many_keys_are_cheap(base):
+    cells = [{**base, "seed": seed} for seed in range(500)]
+    key_of(base)
+    started = time.perf_counter()
+    keys = [key_of(cell) for cell in cells]
+    assert time.perf_counter() - started < 2  # a tenth of that on an idle machine
+    started = time.perf_counter()
+    assert list(keyed(cells, torch.get_num_threads())) == keys
+    assert time.perf_counter() - started < 1
+
+
+def test_scores_are_shared_by_budgets_and_by_nothing_else(base):
+    found = identity_of(base)
+    key = scores_key(base, found, "c1")
+    assert scores_key(changed(base, ("budget", "like"), 2.0), found, "c1") == key
+    others = [
+        scores_key(base, found, "c2"),
+        scores_key(base, {**found, "files": {"hardware.path": "1"}}, "c1"),
+        scores_key(base, {**found, "numerics": {}}, "c1"),
+        scores_key({**base, "seed": 9}, found, "c1"),
+    ]
+    assert len({key, *others}) == 5
+
+
+def test_a_cell_that_changed_since_its_key_was_taken_is_not_computed(base):
+    found = identity_of(base)
+    verify(base, found, key_of(base))
+    with pytest.raises(Changed, match=r"changed since the run began.*run the same command again"):
+        verify(base, found, key_of(base, 99))
+    record = compute(base, "0" * 20)
+    assert record.status == "failed"
+    assert "changed since the run began" in record.error
+    assert record.identity == found
+
+
+def test_a_float_checkpoint_has_an_identity_of_its_own(monkeypatch):
+    model, config = ModelConfig(), DatasetConfig()
+    splits = SimpleNamespace(train=TensorSplit(torch.zeros(1, 1, 2, 2), torch.zeros(1)))
+    from frameworks import Recipe
+
+    def facts(model=model, splits=splits, recipe=Recipe()):  # noqa: B008
+        return json.dumps(ingredients.checkpoint_facts(model, config, splits, recipe))
+
+    before = facts()
+    other = SimpleNamespace(train=TensorSplit(torch.ones(1, 1, 2, 2), torch.zeros(1)))
+    found = {
+        before,
+        facts(ModelConfig(name="resnet20")),
+        facts(ModelConfig(options={"x": 1})),
+        facts(splits=other),
+        facts(recipe=Recipe(epochs=9)),
+    }
+    for place, value in (
+        ("benchmarks.numerics.REVISION", 99),
+        ("torch.get_num_threads", lambda: 7),
+        ("benchmarks.ingredients.model_code", lambda name: {"source": "2"}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, value)
+            found.add(facts())
+    assert len(found) == 8
+    assert facts() == before

@@ -26,6 +26,7 @@ def whole():
         curve=[{"policies": 1, "objective": 89.0}],
         front=[{"policy": {}, "objectives": {"error": 1.0}}],
         notes={"trace": [0.1, None]},
+        identity={"numerics": {"threads": 1}},
         code={"juxtabit": "0.1.0", "git": None},
         data={"dataset": "a-b-c"},
         environment={"torch": "2"},
@@ -58,7 +59,7 @@ def test_what_did_not_finish_needs_no_accuracy(status):
     assert Record.from_json(record.to_json()) == record
 
 
-@pytest.mark.parametrize("schema", [0, 2, 99, "1", None])
+@pytest.mark.parametrize("schema", [0, 1, 3, 99, "2", None])
 def test_an_unknown_schema_is_refused(schema):
     message = f"x.json: schema {schema}, this version reads {SCHEMA}"
     with pytest.raises(CorruptRecord) as caught:
@@ -105,3 +106,25 @@ def test_a_digest_is_known():
     assert digest({"b": [1, 2.5, None], "a": "x"}) == "ce74053d7a9997b7a9ff"
     assert digest({"a": "x", "b": [1, 2.5, None]}) == digest({"b": [1, 2.5, None], "a": "x"})
     assert digest([1, 2]) != digest([2, 1])
+
+
+def test_a_record_of_schema_1_is_read_with_what_it_says_of_its_identity():
+    old = whole().to_json() | {"schema": 1}
+    del old["identity"]
+    old["environment"] = {"torch": "2.15.0+cu132", "threads": 1, "kernels": "compiled (openmp)"}
+    record = Record.from_json(old)
+    assert record.schema == SCHEMA
+    assert record.identity == {
+        "data": {"fingerprint": "a-b-c"},
+        "code": {"framework": {"juxtabit": "0.1.0"}},
+        "numerics": {"threads": 1, "kernels": "compiled", "torch": "2.15"},
+    }
+    assert Record.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("name", ["code", "data", "environment"])
+def test_an_odd_field_of_schema_1_is_refused_and_named(name):
+    old = whole().to_json() | {"schema": 1, name: 7}
+    del old["identity"]
+    with pytest.raises(CorruptRecord, match=f"field {name} is no dict"):
+        Record.from_json(old)

@@ -222,18 +222,20 @@ def test_a_row_by_hand():
     assert (haq.baseline, uniform.baseline) == (False, True)
 
 
-def test_gain_is_paired_by_seed_and_checkpoint():
+def test_gain_is_paired_by_seed_and_by_what_made_the_records():
+    other = {"code": {"framework": {"juxtabit": "9", "revision": 2}}, "numerics": {"threads": 1}}
     records = [
         *seeds("uniform", [80.0, 90.0]),
-        make("haq", seed=1, accuracy=91.0),
-        make("haq", seed=0, accuracy=99.0, data={"dataset": "d0", "checkpoint": "other"}),
+        make("haq", seed=0, accuracy=99.0, identity=other, time="2026-01-02T00:00:00Z"),
+        make("hawq", seed=1, accuracy=91.0),
     ]
     group = only(records)
-    gain = group.rows[0].gains["uniform"]
-    assert (gain.mean, gain.n) == (1.0, 1)
-    assert group.checkpoints == 2
-    assert "2 different float checkpoints" in build(records).text()
-    assert "2 different float" in build(records).html()
+    gains = {row.name: row.gains.get("uniform") for row in group.rows}
+    assert (gains["hawq"].mean, gains["hawq"].n) == (1.0, 1)
+    assert gains["haq"] is None
+    note = "2 different versions or numerics (unknown; juxtabit 9, revision 2, threads 1)"
+    assert note in " ".join(build(records).text().split())
+    assert note in build(records).html()
 
 
 def test_protocols_models_targets_and_budgets_are_not_mixed():
