@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import Record
-from benchmarks.report import flat, html, latex, markdown, text
+from benchmarks.report import escape, flat, html, latex, markdown, text
 from benchmarks.report.blocks import (
     BRIEF,
     FULL,
@@ -97,7 +97,7 @@ class Table:
         return "\n".join(_clean_end(self._markdown()))
 
     def _markdown(self) -> Iterator[str]:
-        yield from (f"# {TITLE}", "", markdown.escape(self.counts), "", "## As measured here", "")
+        yield from (f"# {TITLE}", "", escape.markdown(self.counts), "", "## As measured here", "")
         for group in self.groups:
             yield from markdown.render(group_block(group, FULL))
         for block in self._summaries():
@@ -125,7 +125,7 @@ class Table:
 
     def _latex(self) -> Iterator[str]:
         yield latex.HEADER
-        yield f"% {latex.escape(self.counts)}"
+        yield f"% {escape.latex(self.counts)}"
         for group in self.groups:
             yield from latex.render(group_block(group, MEDIUM))
         for block in self._summaries():
