@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from benchmarks.config import Cell
+    from benchmarks.record import Record
     from benchmarks.run import Outcome
 
 USAGE = 2
@@ -258,11 +259,27 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
 
 def _table(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.store import find_records
+    from benchmarks.table import showable
+
+    faults: list[str] = []
+    with _no_collection():
+        records = find_records(Path(options.records).expanduser(), faults)
+        try:
+            shown = _shown(records, options)
+        except Exception:
+            kept = showable(records, faults)
+            if len(kept) in (0, len(records)):
+                raise
+            shown = _shown(kept, options)
+    print(shown)
+    return 1 if faults else 0
+
+
+def _shown(records: list[Record], options: argparse.Namespace) -> str:
+    """The table in the format asked for, and written in all of them where that is asked for."""
     from benchmarks.table import build, write
 
-    corrupt: list[str] = []
-    with _no_collection():
-        table = build(find_records(Path(options.records).expanduser(), corrupt))
+    table = build(records)
     if options.out:
         write(table, Path(options.out).expanduser())
     render = {
@@ -273,8 +290,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
         "latex": table.latex,
         "html": table.html,
     }
-    print(render[options.format]())
-    return 1 if corrupt else 0
+    return render[options.format]()
 
 
 def _transfer(options: argparse.Namespace, _: list[str]) -> int:
@@ -282,15 +298,15 @@ def _transfer(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.store import find_records
     from benchmarks.transfer import blocks
 
-    corrupt: list[str] = []
-    for block in blocks(find_records(Path(options.records).expanduser(), corrupt)):
+    faults: list[str] = []
+    for block in blocks(find_records(Path(options.records).expanduser(), faults), faults):
         lines = (
             markdown.render(block)
             if options.format == "markdown"
             else [*text.render(block, [0]), *text.notes(block.notes), ""]
         )
         print("\n".join(lines))
-    return 1 if corrupt else 0
+    return 1 if faults else 0
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,19 @@ class Table:
         """One self-contained page with plots."""
         return html.render(title, self.counts, self.groups, self.standings, self.reported)
 
+    def files(self) -> dict[str, str]:
+        """The table in every format, and its accuracy-cost pictures, by the name of the file."""
+        pages = {
+            "txt": self.text(),
+            "md": self.markdown(),
+            "csv": self.csv(),
+            "tex": self.latex(),
+            "html": self.html(),
+        }
+        found = {f"juxtaposition.{suffix}": content for suffix, content in pages.items()}
+        pictures = html.pictures(self.groups)
+        return found | {f"{name}.svg": content for name, content in pictures.items()}
+
 
 def _clean_end(lines: Iterable[str]) -> list[str]:
     """The lines without empty ones at the end, but with a final newline."""
@@ -182,16 +196,27 @@ def write(table: Table, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "txt": table.text(),
-        "md": table.markdown(),
-        "csv": table.csv(),
-        "tex": table.latex(),
-        "html": table.html(),
-    }
-    paths = {folder / f"juxtaposition.{suffix}": content for suffix, content in contents.items()}
-    pictures = html.pictures(table.groups)
-    paths |= {folder / f"{name}.svg": content for name, content in pictures.items()}
+    paths = {folder / name: content for name, content in table.files().items()}
     for path, content in paths.items():
         write_text(path, content)
     return list(paths)
+
+
+def showable(records: Iterable[Record], faults: list[str]) -> list[Record]:
+    """The records of which a table alone can be made and shown in every format.
+
+    The gate of records refuses what tables cannot read; this is for what it does not know of. Each
+    record that is left out is warned of by its key, which is added to ``faults``.
+    """
+    kept = []
+    for record in records:
+        try:
+            table = build([record])
+            table.files()
+            table.summary()
+            kept.append(record)
+        except Exception as error:
+            fault = f"{record.key}.json: no table can show it ({type(error).__name__}: {error})"
+            warnings.warn(f"left out a record: {fault}", stacklevel=2)
+            faults.append(fault)
+    return kept

@@ -10,9 +10,11 @@ which keeps the accuracy; a policy that it cannot run even so has no entry.
 
 from __future__ import annotations
 
+import json
 import statistics
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.assets import entry_text, layers_of
@@ -70,29 +72,57 @@ def share(device: Device, layers: tuple[Layer, ...], policy: Policy) -> float | 
     return device.target.cost(layers, Policy(kept))[device.metric] / device.limit
 
 
-def shares(records: Iterable[Record]) -> dict[tuple[str, ...], Share]:
-    """Cost over budget for every pair of targets, by (framework, model, dataset, protocol)."""
+AXES = ("framework", "model", "dataset", "protocol")
+
+
+def shares(
+    records: Iterable[Record], faults: list[str] | None = None
+) -> dict[tuple[str, ...], Share]:
+    """Cost over budget for every pair of targets, by (framework, model, dataset, protocol).
+
+    A record that cannot be priced is left out with a warning, which is added to ``faults``.
+    """
+    named = [] if faults is None else faults
     groups: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         cell = record.cell
         if record.status == "done" and record.budget.get("within"):
-            group = tuple(plain(cell[axis]) for axis in ("framework", "model", "dataset"))
-            name = str(cell["hardware"]["name"])
-            groups[(*group, plain(cell["protocol"]))][f"{name} {record.budget['label']}"].append(
-                record
-            )
-    return {key: _priced(members) for key, members in groups.items() if len(members) > 1}
+            fault = _fault(record)
+            if fault:
+                _leave_out(record, fault, named)
+                continue
+            group = tuple(plain(cell[axis]) for axis in AXES)
+            name = f"{cell['hardware']['name']} {record.budget['label']}"
+            groups[group][name].append(record)
+    return {key: _priced(members, named) for key, members in groups.items() if len(members) > 1}
 
 
-def _priced(members: Mapping[str, list[Record]]) -> Share:
+def _fault(record: Record) -> str | None:
+    """Why a finished record cannot be priced."""
+    lacking = [axis for axis in (*AXES, "hardware") if axis not in record.cell]
+    lacking += [f"budget.{key}" for key in ("metric", "limit", "label") if key not in record.budget]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    return None if record.budget["limit"] > 0 else "budget.limit is 0"
+
+
+def _leave_out(record: Record, fault: str, faults: list[str]) -> None:
+    faults.append(f"{record.key}.json: {fault}")
+    warnings.warn(f"left out a record: {faults[-1]}", stacklevel=2)
+
+
+def _priced(members: Mapping[str, list[Record]], faults: list[str]) -> Share:
     first = next(iter(members.values()))[0].cell
     layers = layers_of(entry_text(first["model"]), entry_text(first["dataset"]))
+    names = [layer.name for layer in layers]
     devices = {name: _device(found[0], layers) for name, found in members.items()}
     found: Share = defaultdict(list)
     for origin, records in members.items():
         for record in records:
-            assert record.policy is not None
-            policy = Policy.from_json(record.policy)
+            if list(record.policy or ()) != names:
+                _leave_out(record, f"its policy is not of {first['model']['name']}", faults)
+                continue
+            policy = Policy.from_json(record.policy or {})
             for name, device in devices.items():
                 value = share(device, layers, policy)
                 if value is not None:
@@ -106,28 +136,25 @@ def _device(record: Record, layers: tuple[Layer, ...]) -> Device:
     return Device(target, str(record.budget["metric"]), float(record.budget["limit"]))
 
 
-def blocks(records: Iterable[Record]) -> list[Block]:
-    """A block for each framework (and model, dataset, protocol): rows are what it searched for."""
-    records = list(records)
-    names = {
-        tuple(
-            plain(r.cell[axis]) for axis in ("framework", "model", "dataset", "protocol")
-        ): " ".join(
-            str(r.cell[axis]["name"]) for axis in ("framework", "model", "dataset", "protocol")
-        )
-        for r in records
-    }
-    found = [_block(names[key], table) for key, table in shares(records).items()]
+def blocks(records: Iterable[Record], faults: list[str] | None = None) -> list[Block]:
+    """A block for each framework (and model, dataset, protocol): rows are what it searched for.
+
+    ``faults`` is that of `shares`.
+    """
+    found = [
+        _block([str(json.loads(text)["name"]) for text in key], table)
+        for key, table in shares(records, faults).items()
+    ]
     return sorted(found, key=lambda block: block.title)
 
 
-def _block(title: str, table: Share) -> Block:
+def _block(names: Sequence[str], table: Share) -> Block:
     targets = sorted({origin for origin, _ in table})
     means = {pair: statistics.fmean(values) for pair, values in table.items()}
     rows = [[origin, *(_text(means.get((origin, name))) for name in targets)] for origin in targets]
     others = [value for (origin, name), value in means.items() if origin != name]
     over = sum(value > 1 + 1e-9 for value in others)
-    framework, model, dataset, protocol = title.split(" ")
+    framework, model, dataset, protocol = names
     return Block(
         f"{framework}: {model} on {dataset}, {protocol}: cost over budget of policies (rows: "
         "searched for; columns: run on)",

@@ -30,6 +30,6 @@ def notes(lines: object) -> Iterator[str]:
     assert isinstance(lines, list | tuple)
     for note in lines:
         # What begins a heading, a quotation or another list would do so within a list, too.
-        yield "- " + re.sub(r"^([#>+=-]|\d+[.)])(?=\s)", r"\\\1", escape(note))
+        yield "- " + re.sub(r"^(\d*)([#+=.)-])(?=#*\s)", r"\1\\\2", escape(note))
     if lines:
         yield ""
