@@ -53,7 +53,7 @@ _CELL = shaped(
             },
             plain,
         ),
-        "seed": whole(0, 2**63),
+        "seed": whole(-(2**63), 2**63),
     },
     plain,
 )

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from benchmarks.record import CorruptRecord, Record
 
 LARGEST_FILE = 2**26
 """Bytes of a JSON file that is read; records have some hundred thousand at most."""
+LEAST_ROOM = 2**18
+"""Bytes that there must be room for before anything is computed: those of a large record."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -138,6 +140,24 @@ class Store:
         except CorruptRecord as error:
             self.corrupt[path] = str(error)
             return None
+
+    def probe(self, keys: Iterable[str]) -> None:
+        """Find out that records cannot be written before any is computed.
+
+        Raises:
+            OSError: the folder cannot be written, or a folder is in a record's place.
+        """
+        for path in map(self.path, keys):
+            if path.is_dir() and not path.is_symlink():
+                raise IsADirectoryError(f"{path}: is a folder in the place of a record; remove it")
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(b"\0" * LEAST_ROOM)
+                file.flush()
+        except OSError as error:
+            raise OSError(
+                f"results: {self.folder}: cannot be written ({error.strerror})"
+            ) from error
 
     def put(self, record: Record) -> None:
         """Keep a record, replacing an earlier one of the same key."""

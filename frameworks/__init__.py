@@ -1,5 +1,6 @@
 """Mixed-precision quantization frameworks under one interface."""
 
+from frameworks.core.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
@@ -79,9 +80,11 @@ __all__ = [
     "UniformQuantizer",
     "UnknownName",
     "UnsupportedBits",
+    "WrongAnswer",
     "Zero",
     "derive",
     "describe",
+    "finished",
     "fit",
     "kernels_in_force",
     "layer_traces",
@@ -89,14 +92,18 @@ __all__ = [
     "multiple_choice",
     "numpy_rng",
     "observe",
+    "place_of",
     "reestimate_batchnorm",
     "register",
     "register_scheme",
     "register_target",
     "registry",
     "schemes",
+    "scored",
     "seeded",
     "shape_of",
+    "skipped",
+    "solved",
     "steer",
     "supported_space",
     "targets",
