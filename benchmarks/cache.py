@@ -33,9 +33,9 @@ def cache_folder() -> Path:
 def unusable(folder: Path) -> str | None:
     """Why a folder is no cache for this process; it is made if it is not there."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return "cannot be written"
+        for place in (*reversed(folder.absolute().parents), folder):
+            if not place.exists():
+                place.mkdir(mode=0o700, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder)
         os.close(handle)
         os.unlink(name)
