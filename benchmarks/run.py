@@ -168,11 +168,16 @@ def _persistent(
     keep: Callable[[Record], None],
     messages: Any,
 ) -> None:
-    """Compute cells; what a dead worker (killed, out of memory) left is tried again one by one."""
-    left = _pooled(todo, scores, workers, threads, keep, messages)
-    for key, cell in left.items():
-        if _pooled({key: cell}, scores, 1, threads, keep, messages):
-            keep(_died(key, cell))
+    """Compute cells. Of those that a worker had when it died (killed, out of memory) each is tried
+    again in a process of its own, and one that ends that, too, has failed; the rest goes on.
+    """
+    left = todo
+    while left:
+        suspects, left = _pooled(left, scores, workers, threads, keep, messages)
+        for key, cell in suspects.items():
+            died, _ = _pooled({key: cell}, scores, 1, threads, keep, messages)
+            if died:
+                keep(_died(key, cell))
 
 
 def _pooled(
@@ -182,34 +187,42 @@ def _pooled(
     threads: int,
     keep: Callable[[Record], None],
     messages: Any,
-) -> dict[str, Cell]:
-    """Compute cells in a pool; returns those that a dead worker left undone."""
+) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    """Compute cells in a pool until a worker dies: what was under way then, and what was not."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, messages))
-    left = dict(todo)
+    waiting, flying, dead = list(todo), dict[Future[Record], str](), list[str]()
+    grace = BRIEF
     try:
-        pending = {pool.submit(_work, key, cell, scores): key for key, cell in todo.items()}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                key = pending.pop(future)
+        while (waiting or flying) and not dead:
+            while waiting and len(flying) < workers and not dead:
+                key = waiting.pop(0)
+                try:
+                    flying[pool.submit(_work, key, todo[key], scores)] = key
+                except BrokenProcessPool:
+                    dead.append(key)
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                key = flying.pop(future)
                 record = _outcome(future, key, todo[key])
-                left.pop(key)
-                keep(record)
-    except BrokenProcessPool:
-        return left
+                if record is None:
+                    dead.append(key)
+                else:
+                    keep(record)
+        grace = BRIEF if dead else GRACE
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        _end(set(multiprocessing.active_children()) - others, BRIEF if left else GRACE)
-    return left
+        _end(set(multiprocessing.active_children()) - others, grace)
+    suspects = [*dead, *flying.values()] if dead else []
+    return {key: todo[key] for key in suspects}, {key: todo[key] for key in waiting}
 
 
-def _outcome(future: Future[Record], key: str, cell: Cell) -> Record:
-    """The record that a worker sent, or one that says why there is none."""
+def _outcome(future: Future[Record], key: str, cell: Cell) -> Record | None:
+    """The record that a worker sent, or one that says why it sent another thing; None: it died."""
     try:
         return future.result()
     except BrokenProcessPool:
-        raise
+        return None
     except Exception as error:
         return failed(key, cell, explained(error, cell))
 
