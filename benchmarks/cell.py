@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import time
-import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from safetensors.torch import load_file
-from safetensors.torch import save as as_safetensors
 from torch import nn
 
 from benchmarks.assets import (
@@ -20,14 +18,21 @@ from benchmarks.assets import (
     checkpoint_of,
     entry_text,
     fingerprint_of,
+    forget,
     splits_of,
 )
 from benchmarks.budgets import budget_spec
+from benchmarks.cache import cache_folder
 from benchmarks.config import Cell
+from benchmarks.failures import explained, plugin_of, readable
 from benchmarks.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.isolation import unharmed
+from benchmarks.plaindata import as_plain
+from benchmarks.process import Interrupts, contained
 from benchmarks.record import Record
+from benchmarks.scores import shared_scores
 from benchmarks.setting import accounted, setting_of
-from benchmarks.store import finite, write_bytes, write_json
+from benchmarks.store import finite
 from frameworks import (
     Data,
     Framework,
@@ -40,9 +45,15 @@ from frameworks import (
     Solution,
     Spent,
     describe,
+    finished,
     measure,
+    place_of,
     reestimate_batchnorm,
     registry,
+    scored,
+    seeded,
+    skipped,
+    solved,
     steer,
     torch_rng,
 )
@@ -56,6 +67,8 @@ def compute(
 ) -> Record:
     """Compute a cell. Whatever goes wrong in it becomes a record with the status ``failed``.
 
+    The network, the data and the process are as before for the next cell, whatever a plugin did.
+
     Args:
         cell: the configuration.
         key: its key.
@@ -64,18 +77,23 @@ def compute(
     """
     record = Record(key=key, cell=cell, status="failed")
     started = time.perf_counter()
-    try:
-        record.identity = identity_of(cell)
-        record.code = {**record.identity["code"]["framework"], "git": git_state()}
-        verify(cell, record.identity, key)
-        record.card = registry.get(cell["framework"]["name"]).card.to_json()
-        Run(cell, record, progress, scores).go()
-    except Exception:
-        record.status = "failed"
-        record.error = traceback.format_exc()
-    record.environment = environment()
+    cache_folder()  # any other that it chooses is for all cells, not for this one
+    with Interrupts() as interrupts:
+        try:
+            record.identity = identity_of(cell)
+            record.code = {**record.identity["code"]["framework"], "git": git_state()}
+            verify(cell, record.identity, key)
+            card = registry.get(cell["framework"]["name"]).card
+            record.card = as_plain(card.to_json(), "card")
+            with contained(plugin_of(cell), []):
+                Run(cell, record, progress, scores).go()
+        except BaseException as error:  # a plugin may raise, or exit with, anything
+            if interrupts.came and isinstance(error, KeyboardInterrupt):
+                raise
+            record.status, record.error = "failed", explained(error, cell)
+    record.environment = as_plain(environment(), "environment")
     record.timings["total"] = time.perf_counter() - started
-    return record
+    return readable(record)
 
 
 class Run:
@@ -84,6 +102,7 @@ class Run:
     def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
         self.cell, self.record, self.scores = cell, record, scores
         self.progress = progress
+        self.left_behind: list[str] = []
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
         model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
@@ -121,7 +140,8 @@ class Run:
             return value if needs is None or need in needs else None
 
         return Problem(
-            network=self.network,
+            # A copy for each: what a plugin does to it must not reach the final networks.
+            network=copy.deepcopy(self.network),
             space=self.setting.space,
             target=self.setting.target,
             budget=self.budget,
@@ -143,17 +163,17 @@ class Run:
         """Search, train, measure."""
         framework = self.setting.framework
         problem = self.problem(framework.card.needs)
-        reason = framework.skip(problem)
+        with self.guarded(framework, "skip", problem):
+            reason = skipped(framework, problem)
         if reason:
             self.record.status, self.record.reason = "skipped", reason
             return
-        with self._timed("search"):
+        with self.guarded(framework, "search", problem), self._timed("search"):
             problem.meter = Meter()
             solution, scoring = self.search(framework, problem)
             spent = problem.meter.read()
-        problem.space.validate(solution.policy)
         problem.checkpoint(solution.policy)
-        self._note_search(problem, solution, spent, scoring)
+        self._note_search(framework, problem, solution, spent, scoring)
         referee = problem if {"valid", "calibration"} <= framework.card.needs else self.problem()
         if solution.images is not None:
             # The curve is that of the policies as the search would have returned them.
@@ -162,7 +182,20 @@ class Run:
             self._note_curve(problem, referee, scoring)
         with self._timed("measure"):
             self._measure(framework, solution)
+        if self.left_behind:
+            self.record.notes["left_behind"] = self.left_behind
         self.record.status = "done"
+
+    @contextmanager
+    def guarded(self, framework: Framework, method: str, problem: Problem) -> Iterator[None]:
+        """Within the context a plugin runs, which may change nothing but what is its own.
+
+        Global random generators are seeded, so that a method that draws from them gives the same
+        policy whatever was computed before.
+        """
+        who, left = place_of(framework, method), self.left_behind
+        with unharmed(problem, who, forget), contained(who, left), seeded(self.seed, "global"):
+            yield
 
     def search(self, framework: Framework, problem: Problem) -> tuple[Solution, Spent | None]:
         """The search; and what a scoring pass cost that is shared between budgets."""
@@ -170,27 +203,26 @@ class Run:
             return steer(framework, problem, self.protocol["steering_runs"]), None
         name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
         path = self.scores / f"{name}.json"
-        images = path.with_suffix(".safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                scores = framework.score(problem)
-                spent = problem.meter.read()
-                if scores.images is not None:
-                    write_bytes(images, as_safetensors({"images": scores.images.contiguous()}))
-                # A score may be infinite: a standard error of one draw, say.
-                kept = {"values": dict(scores.values), "spent": spent.to_json()}
-                write_json(path, kept, nonfinite=True)
-                problem.meter = Meter()
-                problem.checkpoints.clear()
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        made = load_file(images)["images"] if images.exists() else None
-        return framework.solve(problem, Scores(kept["values"], made)), Spent(**kept["spent"])
+
+        def make() -> tuple[Scores, Spent]:
+            scores, spent = scored(framework, problem), problem.meter.read()
+            problem.checkpoints.clear()
+            return scores, spent
+
+        scores, spent = shared_scores(path, place_of(framework, "score"), make)
+        problem.meter = Meter()
+        return solved(framework, problem, scores), spent
 
     def _note_search(
-        self, problem: Problem, solution: Solution, spent: Spent, scoring: Spent | None
+        self,
+        framework: Framework,
+        problem: Problem,
+        solution: Solution,
+        spent: Spent,
+        scoring: Spent | None,
     ) -> None:
-        costs, policy, layers = problem.cost(solution.policy), solution.policy, problem.layers
+        costs = as_plain(problem.cost(solution.policy), "costs")
+        policy, layers = solution.policy, problem.layers
         elements = sum(layer.in_elements for layer in layers)
         self.record.policy = policy.to_json()
         self.record.costs = costs
@@ -208,9 +240,12 @@ class Run:
         if scoring:
             self.record.search["scoring"] = scoring.to_json()
         self.record.front = [
-            {"policy": p.policy.to_json(), "objectives": dict(p.objectives)} for p in solution.front
+            {"policy": p.policy.to_json(), "objectives": as_plain(p.objectives, "objectives")}
+            for p in solution.front
         ]
-        self.record.notes = finite(solution.notes)
+        method = "solve" if isinstance(framework, ScoringFramework) else "search"
+        where = f"{place_of(framework, method)}: notes"
+        self.record.notes = finite(as_plain(dict(solution.notes), where))
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""
@@ -286,7 +321,8 @@ class Run:
         if images:
             recipe = replace(recipe, images=min(recipe.images or images, images))
         judge.recipe = recipe
-        return framework.finish(judge, solution)
+        with self.guarded(framework, "finish", judge):
+            return finished(framework, judge, solution)
 
     def _timed(self, stage: str) -> _Timer:
         return _Timer(self.record.timings, stage)
@@ -306,6 +342,7 @@ class _Timer:
 def _costs(problem: Problem, policy: Policy) -> dict[str, float]:
     """Costs of a reference policy, empty where the target cannot price it."""
     try:
-        return problem.cost(policy)
+        found: dict[str, float] = as_plain(problem.cost(policy), "costs")
+        return found
     except (KeyError, ValueError):
         return {}

@@ -8,18 +8,24 @@ import gc
 import json
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.arguments import make_parser
+from benchmarks.report import escape
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from benchmarks.config import Cell
+    from benchmarks.record import Record
     from benchmarks.run import Outcome
+    from benchmarks.table import Table
+
+T = TypeVar("T")
 
 USAGE = 2
 """Exit code of a request that cannot be carried out as it stands."""
@@ -54,15 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) and ended.code > 0 else USAGE
+        fault = f"a library or plugin ended the command with sys.exit({ended.code!a})"
+        _say(f"juxtabit: {fault} (JUXTABIT_DEBUG=1 shows where)")
+        if os.environ.get("JUXTABIT_DEBUG"):
+            traceback.print_exception(ended)
+        return code
     except Exception as error:
         if os.environ.get("JUXTABIT_DEBUG"):
             raise
-        print(f"juxtabit: {_explained(error)}", file=sys.stderr)
+        _say(f"juxtabit: {_explained(error)}")
         return USAGE
 
 
+def _say(message: str) -> None:
+    """Lines for people, on the standard error; what is in them cannot steer the terminal."""
+    print(escape.lines(message), file=sys.stderr)
+
+
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"juxtabit: warning: {message}", file=sys.stderr)
+    print(escape.line(f"juxtabit: warning: {message}"), file=sys.stderr)
 
 
 def _explained(error: BaseException) -> str:
@@ -130,8 +148,9 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.config import conf_folder, register_configs
+    from benchmarks.config import check_options, conf_folder, register_configs
 
+    check_options(overrides)
     register_configs()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failed = 0
@@ -151,12 +170,13 @@ def execute(config: DictConfig) -> tuple[Outcome, Path]:
     """Run the cells of a configuration; the outcome and the folder of its results."""
     from omegaconf import OmegaConf
 
-    from benchmarks.config import cell_of, suite_cells
+    from benchmarks.config import cell_of, results_folder, suite_cells, suite_name
     from benchmarks.run import run
+    from benchmarks.table import write
     from benchmarks.tracking import make_tracker
 
-    name = "runs" if config.suite is None else str(config.suite.name)
-    folder = Path(str(config.results)).expanduser() / name
+    name = "runs" if config.suite is None else suite_name(config.suite)
+    folder = results_folder(config.results) / name
     cells = (
         _single(cell_of(config), config.baselines) if config.suite is None else suite_cells(config)
     )
@@ -171,7 +191,7 @@ def execute(config: DictConfig) -> tuple[Outcome, Path]:
         tracker=tracker,
     )
     if config.suite is not None:
-        _write(outcome, folder)
+        _guarded(outcome.records, [], lambda table: write(table, folder))
         tracker.table(folder)
     return outcome, folder
 
@@ -189,16 +209,24 @@ def _single(cell: Cell, baselines: bool) -> list[Cell]:
     return with_baselines(cell, default) if baselines else [cell]
 
 
-def _write(outcome: Outcome, folder: Path) -> None:
-    from benchmarks.table import build, write
+def _guarded(records: list[Record], faults: list[str], use: Callable[[Table], T]) -> T:
+    """Use the table of some records; those that no table can show are left out and named."""
+    from benchmarks.table import build, showable
 
-    write(build(outcome.records), folder)
+    try:
+        return use(build(records))
+    except OSError:
+        raise
+    except Exception:
+        kept = showable(records, faults)
+        if len(kept) in (0, len(records)):
+            raise
+        return use(build(kept))
 
 
 def _report(outcome: Outcome, folder: Path) -> int:
-    from benchmarks.table import build
-
-    print(build(outcome.records).text())
+    faults: list[str] = []
+    print(_guarded(outcome.records, faults, lambda table: table.text()))
     print(f"{outcome.computed} of {len(outcome.records)} cells had to be computed.")
     print(f"Records: {folder / 'records'}")
     page = folder / "juxtaposition.html"
@@ -207,8 +235,8 @@ def _report(outcome: Outcome, folder: Path) -> int:
     for record in outcome.failed:
         from benchmarks.progress import title
 
-        print(f"\nFAILED {title(record.cell)}\n{record.error}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+        _say(f"\nFAILED {title(record.cell)}\n{record.error}")
+    return 1 if outcome.failed or faults else 0
 
 
 # --- lut -----------------------------------------------------------------------------------
@@ -258,11 +286,19 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
 
 def _table(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.store import find_records
-    from benchmarks.table import build, write
 
-    corrupt: list[str] = []
+    faults: list[str] = []
     with _no_collection():
-        table = build(find_records(Path(options.records).expanduser(), corrupt))
+        records = find_records(Path(options.records).expanduser(), faults)
+        shown = _guarded(records, faults, lambda table: _shown(table, options))
+    print(shown)
+    return 1 if faults else 0
+
+
+def _shown(table: Table, options: argparse.Namespace) -> str:
+    """The table in the format asked for; written in all of them where that is asked for, too."""
+    from benchmarks.table import write
+
     if options.out:
         write(table, Path(options.out).expanduser())
     render = {
@@ -273,8 +309,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
         "latex": table.latex,
         "html": table.html,
     }
-    print(render[options.format]())
-    return 1 if corrupt else 0
+    return render[options.format]()
 
 
 def _transfer(options: argparse.Namespace, _: list[str]) -> int:
@@ -282,15 +317,15 @@ def _transfer(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.store import find_records
     from benchmarks.transfer import blocks
 
-    corrupt: list[str] = []
-    for block in blocks(find_records(Path(options.records).expanduser(), corrupt)):
+    faults: list[str] = []
+    for block in blocks(find_records(Path(options.records).expanduser(), faults), faults):
         lines = (
             markdown.render(block)
             if options.format == "markdown"
             else [*text.render(block, [0]), *text.notes(block.notes), ""]
         )
         print("\n".join(lines))
-    return 1 if corrupt else 0
+    return 1 if faults else 0
 
 
 @contextlib.contextmanager
@@ -316,14 +351,18 @@ def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
     for entry in sorted(entries, key=lambda e: (e["card"]["category"], e["card"]["year"])):
         card = entry["card"]
         plugin = "" if entry["distribution"] == "juxtabit" else f"  [{entry['distribution']}]"
-        print(
+        _row(
             f"{entry['name']:<13} {card['category']:<14} {card['year']}  "
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
     for broken in found["unavailable"]:
         reason = broken["error"].strip().splitlines()[-1]
-        print(f"{broken['name']:<13} unavailable    {reason}  [{broken['distribution']}]")
+        _row(f"{broken['name']:<13} unavailable    {reason}  [{broken['distribution']}]")
     return 0
+
+
+def _row(text: str) -> None:
+    print(escape.lines(text.replace("\n", " ")))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from frameworks import registry, targets
 PROTOCOLS = ("ptq", "controlled", "paper")
 AXES = ("framework", "model", "dataset", "hardware", "protocol")
 """The Hydra groups that make up a cell, next to ``budget`` and ``seed``."""
+GROUPS = (*AXES, "tracker", "suite")
 
 
 @dataclass
@@ -180,7 +181,12 @@ def hydra() -> Iterator[None]:
 
 
 def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
-    """The configuration of a list of Hydra overrides, starting from the file ``root``."""
+    """The configuration of a list of Hydra overrides, starting from the file ``root``.
+
+    Raises:
+        ValueError: an option of a group is no name.
+    """
+    check_options(overrides)
     with hydra():
         return compose(root, list(overrides))
 
@@ -200,6 +206,53 @@ def _plain_cell(config: DictConfig) -> Cell:
         known = ", ".join(f.name for f in fields(Config))
         raise ValueError(f"unknown keys {sorted(unknown)}; the keys are {known}")
     return {axis: plain[axis] for axis in (*AXES, "budget", "seed")}
+
+
+def check_options(overrides: Sequence[str]) -> None:
+    """Refuse options of groups that would be read from outside the groups' folders.
+
+    Raises:
+        ValueError: an option is no name.
+    """
+    for override in overrides:
+        group, _, option = override.partition("=")
+        inline = option.lstrip().startswith("{")
+        if group.lstrip("+~") in GROUPS and not inline and _leads_away(option):
+            raise ValueError(f"{override!a}: an option of a group is a name, not a path")
+
+
+def _leads_away(name: str) -> bool:
+    """Whether a name is none of a file or folder within another."""
+    return bool(set(name) & set("/\\")) or name.strip() in (".", "..") or not name.isprintable()
+
+
+def suite_name(suite: Any) -> str:
+    """The name of a suite: that of a folder within the results, and of nothing else.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name = suite.get("name") if isinstance(suite, Mapping) else None
+    if not isinstance(name, str) or not name.strip() or len(name.encode(errors="replace")) > 99:
+        raise ValueError(f"suite.name: {name!a}: give a name of 1 to 99 letters")
+    if _leads_away(name) or name != name.strip():
+        raise ValueError(
+            f"suite.name: {name!a}: it names a folder within the results; leave out separators, "
+            "control characters and blanks around it"
+        )
+    return name
+
+
+def results_folder(given: Any) -> Path:
+    """The folder of all results.
+
+    Raises:
+        ValueError: it is no path.
+    """
+    text = str(given)
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"results: {text!a}: give a folder, without control characters")
+    return Path(text).expanduser()
 
 
 def suite_cells(config: DictConfig) -> list[Cell]:

@@ -8,20 +8,21 @@ module imports neither torch nor any framework unless the list has to be read an
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import benchmarks
-from benchmarks.cache import cache_folder
-from benchmarks.store import write_text
+from benchmarks.cache import cache_folder, trusted_file
+from benchmarks.record import digest
+from benchmarks.store import read_json, write_json
 
 GROUP = "juxtabit.frameworks"
 
@@ -32,15 +33,30 @@ Listing = dict[str, list[dict[str, Any]]]
 def listing() -> Listing:
     """The list, from the cache where it is still true."""
     path = cache_folder() / "listing" / f"{_fingerprint()}.json"
-    with contextlib.suppress(OSError, ValueError):
-        kept: Listing = json.loads(path.read_text(encoding="utf-8"))
+    kept = _kept(path)
+    if kept is not None:
         return kept
     made = read()
     # What was not available may be a moment later, with nothing changed that a fingerprint sees.
     if not made["unavailable"]:
-        with contextlib.suppress(OSError):
-            write_text(path, json.dumps(made, default=str))
+        plain = json.loads(json.dumps(made, default=str))
+        try:
+            write_json(path, {"listing": plain, "digest": digest(plain)}, nonfinite=True)
+        except OSError as error:
+            warnings.warn(f"the list is not kept: {error}", stacklevel=2)
     return made
+
+
+def _kept(path: Path) -> Listing | None:
+    """The list in a file; None if that is not what was written."""
+    if not trusted_file(path):
+        return None
+    try:
+        kept = read_json(path)
+        found: Listing = kept["listing"]
+        return found if kept["digest"] == digest(found) else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def read() -> Listing:

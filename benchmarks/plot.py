@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
+
+from benchmarks.report.escape import html as escape
 
 COLOURS = 7
 _UNIT = {

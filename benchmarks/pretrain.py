@@ -11,17 +11,18 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmarks.cache import cache_folder
+from benchmarks.cache import cache_folder, locked, untrusted
 from benchmarks.data import DatasetConfig, Splits
 from benchmarks.ingredients import checkpoint_facts
 from benchmarks.models import ModelConfig, create
 from benchmarks.network_check import PROBES, check_network
 from benchmarks.recipes import RecipeConfig, recipe_of
 from benchmarks.record import digest
+from benchmarks.store import write_bytes
 from frameworks import Recipe, first_nonfinite, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
@@ -71,8 +72,7 @@ def pretrained(
     if not (model_config.checkpoint or model_config.pretrained):
         recipe = recipe_for(model_config, dataset_config)
         path = _path(model_config, dataset_config, splits, recipe)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locked(path):
             if not _cached(model, path):
                 # Anew, as a broken file may have been loaded in part.
                 model = create(model_config, splits.classes, splits.input_shape)
@@ -133,27 +133,32 @@ def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Re
 
 def _cached(model: nn.Module, path: Path) -> bool:
     """Load the cache's file, if it is there and whole; a broken one is made again."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
     try:
+        if fault := untrusted(path):
+            raise ValueError(f"checkpoint {path}: {fault}")
         _load(model, path)
-    except ValueError as error:
+        with safe_open(path, "pt") as file:
+            if file.metadata() != _mark(model, path):
+                raise ValueError(f"checkpoint {path} is not what was written")
+    except (OSError, ValueError) as error:
         warnings.warn(f"{error}; it is made again", stacklevel=3)
         return False
     return True
 
 
 def _keep(model: nn.Module, path: Path) -> None:
-    """Write a checkpoint so that it is either whole or not there."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    """Write a checkpoint so that it is whole or not there; where that cannot be, it is said."""
     try:
-        save_file(_contiguous(model), part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        write_bytes(path, save(_contiguous(model), _mark(model, path)))
+    except OSError as error:
+        warnings.warn(f"the checkpoint is trained anew each time: {error}", stacklevel=3)
+
+
+def _mark(model: nn.Module, path: Path) -> dict[str, str]:
+    """What a file of the cache says of itself: its weights, and what they were made for."""
+    return {"fingerprint": fingerprint(model), "name": path.name}
 
 
 def _contiguous(model: nn.Module) -> dict[str, torch.Tensor]:

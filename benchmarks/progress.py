@@ -9,6 +9,7 @@ from typing import TextIO
 from benchmarks.budgets import label_of
 from benchmarks.config import Cell
 from benchmarks.record import Record
+from benchmarks.report import escape
 
 QUIET_SECONDS = 30
 """Where the stream is no terminal, what is under way is shown after this long without a line."""
@@ -46,7 +47,7 @@ class Display:
     def stage(self, cell: str, done: int, total: int, text: str) -> None:
         """A cell under way reports how far it is."""
         self._stages[cell] = f"{cell}: {text} {done}/{total}" if total > 1 else f"{cell}: {text}"
-        line = " | ".join(self._stages.values())[:150]
+        line = escape.line(" | ".join(self._stages.values()))[:150]
         if self.stream.isatty():
             self._rewrite(line)
         elif time.monotonic() - self._last > QUIET_SECONDS:
@@ -60,11 +61,8 @@ class Display:
         name = title(record.cell)
         self._stages.pop(name, None)
         self._rewrite("")
-        print(
-            f"[{self.done}/{self.total}] {name}: {_outcome(record)}, {self._left()}",
-            file=self.stream,
-            flush=True,
-        )
+        ended = f"[{self.done}/{self.total}] {name}: {_outcome(record)}, {self._left()}"
+        print(escape.line(ended), file=self.stream, flush=True)
 
     def _left(self) -> str:
         spent = time.monotonic() - self._started

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from benchmarks.schema import Misfit, shown
+from benchmarks.shapes import FIELDS
 
 SCHEMA = 2
 """Records of schema 1, which had no ``identity``, are read as well."""
-STATUSES = ("done", "failed", "skipped")
 
 
 class CorruptRecord(ValueError):
@@ -95,45 +95,37 @@ class Record:
         Raises:
             CorruptRecord: it is not a record of this schema, or contradicts itself.
         """
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             raise CorruptRecord(f"{where}: not a JSON object")
-        unknown = set(data) - set(cls.__dataclass_fields__)
+        unknown = set(data) - set(FIELDS)
         missing = {"key", "cell", "status", "schema"} - set(data)
         if missing or unknown:
             raise CorruptRecord(
                 f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
             )
-        if data["schema"] == 1 and "identity" not in data:
+        schema = data["schema"]
+        if schema is True or schema not in (1, SCHEMA):
+            raise CorruptRecord(f"{where}: schema {_bare(schema)}, this version reads {SCHEMA}")
+        for name, value in data.items():
+            try:
+                FIELDS[name](value)
+            except Misfit as fault:
+                raise CorruptRecord(f"{where}: field {fault.within(name)}") from None
+        if schema == 1:
             data = _upgraded(data)
-        if data["schema"] != SCHEMA:
-            raise CorruptRecord(f"{where}: schema {data['schema']}, this version reads {SCHEMA}")
-        if data["status"] not in STATUSES:
-            raise CorruptRecord(f"{where}: status {data['status']!r} is none of {list(STATUSES)}")
         record = cls(**data)
-        record._check_kinds(where)
         if record.status == "done":
-            final = record.accuracy.get("final")
-            if (
-                isinstance(final, bool)
-                or not isinstance(final, int | float)
-                or not 0 <= final <= 100  # false for nan, too
-            ):
-                raise CorruptRecord(f"{where}: accuracy.final is {final!r}, not a percentage")
-            if not record.policy:
-                raise CorruptRecord(f"{where}: a finished cell needs a policy")
+            _check_finished(record, where)
         return record
 
-    def _check_kinds(self, where: str) -> None:
-        for name, kind in _kinds().items():
-            value = getattr(self, name)
-            if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
-                raise CorruptRecord(f"{where}: field {name} is no {kind.__name__}")
+
+def _bare(value: Any) -> str:
+    return shown(value).strip("'")
 
 
-def _upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     """A record of schema 1 with what it says of its identity."""
-    parts = (data.get(name) for name in ("code", "data", "environment"))
-    code, known, machine = (part if isinstance(part, Mapping) else {} for part in parts)
+    code, known, machine = (data.get(name, {}) for name in ("code", "data", "environment"))
     identity = {
         "data": {"fingerprint": known.get("dataset")},
         "code": {"framework": {k: code[k] for k in code if k != "git"}},
@@ -146,11 +138,9 @@ def _upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "schema": SCHEMA, "identity": identity}
 
 
-_OPTIONAL = {"reason": str, "error": str, "policy": dict}
-
-
-@lru_cache(maxsize=1)
-def _kinds() -> dict[str, type]:
-    """What each field of a record holds."""
-    blank = Record(key="", cell={}, status="failed")
-    return {f.name: _OPTIONAL.get(f.name) or type(getattr(blank, f.name)) for f in fields(Record)}
+def _check_finished(record: Record, where: str) -> None:
+    final = record.accuracy.get("final")
+    if final is None:
+        raise CorruptRecord(f"{where}: accuracy.final is {final}, not a percentage")
+    if not record.policy:
+        raise CorruptRecord(f"{where}: a finished cell needs a policy")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,16 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cell as cells_module
+from benchmarks.cache import cache_folder
 from benchmarks.config import Cell
+from benchmarks.failures import blames, explained, failed, plugin_of
+from benchmarks.identity import BadCell
 from benchmarks.identity import keyed as by_key
 from benchmarks.memory import keep_freed_memory
+from benchmarks.process import ChangedProcess, contained
 from benchmarks.progress import Display, title
 from benchmarks.record import Record
+from benchmarks.schema import Misfit
 from benchmarks.setting import check
+from benchmarks.shapes import FIELDS
 from benchmarks.store import Store
 from benchmarks.tracking import NoTracker, Tracker
 
 BASELINES = ("uniform", "random", "greedy")
+GRACE, BRIEF = 10.0, 1.0
+"""Seconds that a worker may take to end, after its work and before, until it is made to."""
+LONGEST_STAGE = 200
+"""Letters of what a cell says of its progress."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -68,7 +78,7 @@ def run(
     """
     keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):
-        check(cell)
+        _check(cell)
     store = Store(folder / "records")
     store.folder.mkdir(parents=True, exist_ok=True)
     have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
@@ -86,8 +96,29 @@ def run(
         mirror.record(record)
 
     if todo:
+        store.probe(todo)
+        cache_folder()  # where it cannot be used, the workers are told here what is
         _compute(todo, folder / "scores", count, threads, keep, display)
     return Outcome([have[key] for key in keyed], len(todo))
+
+
+def _check(cell: Cell) -> None:
+    """Refuse what is configured wrongly.
+
+    A plugin that breaks down here, instead of refusing, does so again in the worker, where it is
+    one failed cell among others.
+    """
+    try:
+        with contained(plugin_of(cell), []):
+            check(cell)
+        FIELDS["cell"](cell)
+    except Misfit as fault:
+        raise BadCell(f"{title(cell)}: {fault}; no record could hold it") from fault
+    except (SystemExit, ChangedProcess):
+        return
+    except Exception as error:
+        if isinstance(error, ValueError | OSError) or not blames(error, cell):
+            raise
 
 
 def with_baselines(cell: Cell, make: Callable[[str], dict[str, Any]]) -> list[Cell]:
@@ -138,11 +169,16 @@ def _persistent(
     keep: Callable[[Record], None],
     messages: Any,
 ) -> None:
-    """Compute cells; what a dead worker (killed, out of memory) left is tried again one by one."""
-    left = _pooled(todo, scores, workers, threads, keep, messages)
-    for key, cell in left.items():
-        if _pooled({key: cell}, scores, 1, threads, keep, messages):
-            keep(_died(key, cell))
+    """Compute cells. Of those that a worker had when it died (killed, out of memory) each is tried
+    again in a process of its own, and one that ends that, too, has failed; the rest goes on.
+    """
+    left = todo
+    while left:
+        suspects, left = _pooled(left, scores, workers, threads, keep, messages)
+        for key, cell in suspects.items():
+            died, _ = _pooled({key: cell}, scores, 1, threads, keep, messages)
+            if died:
+                keep(_died(key, cell))
 
 
 def _pooled(
@@ -152,31 +188,61 @@ def _pooled(
     threads: int,
     keep: Callable[[Record], None],
     messages: Any,
-) -> dict[str, Cell]:
-    """Compute cells in a pool; returns those that a dead worker left undone."""
+) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    """Compute cells in a pool until a worker dies: what was under way then, and what was not."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, messages))
-    left = dict(todo)
+    waiting, flying, dead = list(todo), dict[Future[Record], str](), list[str]()
+    grace = BRIEF
     try:
-        pending: set[Future[Record]] = {
-            pool.submit(_work, key, cell, scores) for key, cell in todo.items()
-        }
-        while pending:
-            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in ended:
-                record = future.result()
-                left.pop(record.key)
-                keep(record)
-    except BrokenProcessPool:
-        return left
+        while (waiting or flying) and not dead:
+            while waiting and len(flying) < workers and not dead:
+                key = waiting.pop(0)
+                try:
+                    flying[pool.submit(_work, key, todo[key], scores)] = key
+                except BrokenProcessPool:
+                    dead.append(key)
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                key = flying.pop(future)
+                record = _outcome(future, key, todo[key])
+                if record is None:
+                    dead.append(key)
+                else:
+                    keep(record)
+        grace = BRIEF if dead else GRACE
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return left
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end(set(multiprocessing.active_children()) - others, grace)
+    suspects = [*dead, *flying.values()] if dead else []
+    return {key: todo[key] for key in suspects}, {key: todo[key] for key in waiting}
+
+
+def _outcome(future: Future[Record], key: str, cell: Cell) -> Record | None:
+    """The record that a worker sent, or one that says why it sent another thing; None: it died."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+    except Exception as error:
+        return failed(key, cell, explained(error, cell))
+
+
+def _end(workers: set[multiprocessing.process.BaseProcess], grace: float) -> None:
+    """Wait for workers that have nothing to do; threads that plugins started may hold them up."""
+    for worker in workers:
+        worker.join(grace)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
 
 
 def _died(key: str, cell: Cell) -> Record:
-    error = "the worker process died without a message (killed, or out of memory)"
-    return Record(key=key, cell=cell, status="failed", error=error)
+    error = (
+        "the worker process died without a message (killed, out of memory, os._exit, or a crash "
+        f"in compiled code) while it computed {plugin_of(cell)}"
+    )
+    return failed(key, cell, error)
 
 
 _messages: Any = None
@@ -202,18 +268,21 @@ def _begin(threads: int, messages: Any) -> None:
     end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(threads)
+    # The table is on the standard output, and nothing that a plugin prints.
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
 
 
 def _work(key: str, cell: Cell, scores: Path) -> Record:
     name = title(cell)
 
     def progress(done: int, total: int, text: str) -> None:
-        _messages.put((name, done, total, text))
+        _messages.put((name, int(done), int(total), str(text)[:LONGEST_STAGE]))
 
     try:
         return cells_module.compute(cell, key, progress, scores)
-    except Exception:
-        return Record(key=key, cell=cell, status="failed", error=traceback.format_exc())
+    except Exception as error:
+        return failed(key, cell, explained(error, cell))
 
 
 def _listen(messages: Any, display: Display) -> None:

@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.cell import Run
 from benchmarks.record import Record
+from benchmarks.report.escape import markdown
 from benchmarks.store import read_record, write_text
 from frameworks import Problem, ScoringFramework
 
@@ -64,7 +65,7 @@ def points(
 
 def page(found: Sequence[Point], title: str) -> str:
     """Markdown: sums and rank correlation by kind, then every point."""
-    lines = [f"# Predicted and measured rise of the loss: {title}", ""]
+    lines = [f"# Predicted and measured rise of the loss: {markdown(title)}", ""]
     lines += [
         "| what | bits | predicted, sum | measured, sum | rank correlation |",
         "|:--|--:|--:|--:|--:|",
@@ -79,7 +80,8 @@ def page(found: Sequence[Point], title: str) -> str:
                 lines.append(f"| {kind} | {bits} | {sums[0]:.4f} | {sums[1]:.4f} | {rank:.2f} |")
     lines += ["", "| what | layer | bits | predicted | measured |", "|:--|:--|--:|--:|--:|"]
     lines += [
-        f"| {p.kind} | {p.layer} | {p.bits} | {p.predicted:.4f} | {p.measured:.4f} |" for p in found
+        f"| {p.kind} | {markdown(p.layer)} | {p.bits} | {p.predicted:.4f} | {p.measured:.4f} |"
+        for p in found
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,23 +5,36 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import CorruptRecord, Record
+
+LARGEST_FILE = 2**26
+"""Bytes of a JSON file that is read; records have some hundred thousand at most."""
+LEAST_ROOM = 2**18
+"""Bytes that there must be room for before anything is computed: those of a large record."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or not there: temporary file, fsync, rename.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: it cannot be written; the message names it.
     """
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -56,6 +69,38 @@ def finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
+def read_json(path: Path) -> Any:
+    """The data of a JSON file: one that is whole, unambiguous and of a size to be read.
+
+    Raises:
+        ValueError: it is no such file; the message says why, and does not name it.
+    """
+    try:
+        # Whatever waits for a writer, such as a pipe, must not be waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ValueError("not a regular file")
+            if facts.st_size > LARGEST_FILE:
+                raise ValueError(f"{facts.st_size} bytes, more than {LARGEST_FILE}")
+            text = file.read().decode()
+        return json.loads(text, object_pairs_hook=_unambiguous)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the entry {twice!a} is there twice")
+    return found
+
+
 def read_record(path: Path) -> Record:
     """Read and check one record.
 
@@ -63,8 +108,8 @@ def read_record(path: Path) -> Record:
         CorruptRecord: the file is not a whole, valid record, or is not named by its key.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise CorruptRecord(f"{path}: cannot be read ({error})") from error
     record = Record.from_json(data, str(path))
     if path.stem != record.key:
@@ -86,13 +131,33 @@ class Store:
     def get(self, key: str) -> Record | None:
         """The record of a key; None if there is none, or it is corrupt (noted in `corrupt`)."""
         path = self.path(key)
-        if not path.exists():
-            return None
+        # A link to nothing is no record, but it is there.
+        return self._read(path) if os.path.lexists(path) else None
+
+    def _read(self, path: Path) -> Record | None:
         try:
             return read_record(path)
         except CorruptRecord as error:
             self.corrupt[path] = str(error)
             return None
+
+    def probe(self, keys: Iterable[str]) -> None:
+        """Find out that records cannot be written before any is computed.
+
+        Raises:
+            OSError: the folder cannot be written, or a folder is in a record's place.
+        """
+        for path in map(self.path, keys):
+            if path.is_dir() and not path.is_symlink():
+                raise IsADirectoryError(f"{path}: is a folder in the place of a record; remove it")
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(b"\0" * LEAST_ROOM)
+                file.flush()
+        except OSError as error:
+            raise OSError(
+                f"results: {self.folder}: cannot be written ({error.strerror})"
+            ) from error
 
     def put(self, record: Record) -> None:
         """Keep a record, replacing an earlier one of the same key."""
@@ -101,7 +166,7 @@ class Store:
     def records(self) -> Iterator[Record]:
         """All records that can be read, by key; the others are noted in `corrupt`."""
         for path in sorted(self.folder.glob("*.json")):
-            record = self.get(path.stem)
+            record = self._read(path)
             if record is not None:
                 yield record
 
@@ -121,13 +186,14 @@ def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
     if root.is_dir() and not folders and any(root.glob("*.json")):
         folders = [root]
     found: list[Record] = []
+    named = [] if faults is None else faults
     for folder in folders:
         store = Store(folder)
         found += store.records()
         for fault in store.corrupt.values():
             warnings.warn(f"left out a corrupt record: {fault}", stacklevel=2)
-            if faults is not None:
-                faults.append(fault)
+            named.append(fault)
     if not found:
-        raise FileNotFoundError(f"no records in {root}: run 'juxtabit run' first, or name a folder")
+        hint = "none can be read" if named else "run 'juxtabit run' first, or name a folder"
+        raise FileNotFoundError(f"no records in {root}: {hint}")
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import Record
-from benchmarks.report import flat, html, latex, markdown, text
+from benchmarks.report import escape, flat, html, latex, markdown, text
 from benchmarks.report.blocks import (
     BRIEF,
     FULL,
@@ -98,7 +99,7 @@ class Table:
         return "\n".join(_clean_end(self._markdown()))
 
     def _markdown(self) -> Iterator[str]:
-        yield from (f"# {TITLE}", "", markdown.escape(self.counts), "", "## As measured here", "")
+        yield from (f"# {TITLE}", "", escape.markdown(self.counts), "", "## As measured here", "")
         for group in self.groups:
             yield from markdown.render(group_block(group, FULL))
         for block in self._summaries():
@@ -126,7 +127,7 @@ class Table:
 
     def _latex(self) -> Iterator[str]:
         yield latex.HEADER
-        yield f"% {latex.escape(self.counts)}"
+        yield f"% {escape.latex(self.counts)}"
         for group in self.groups:
             yield from latex.render(group_block(group, MEDIUM))
         for block in self._summaries():
@@ -143,6 +144,19 @@ class Table:
     def html(self, title: str = TITLE) -> str:
         """One self-contained page with plots."""
         return html.render(title, self.counts, self.groups, self.standings, self.reported)
+
+    def files(self) -> dict[str, str]:
+        """The table in every format, and its accuracy-cost pictures, by the name of the file."""
+        pages = {
+            "txt": self.text(),
+            "md": self.markdown(),
+            "csv": self.csv(),
+            "tex": self.latex(),
+            "html": self.html(),
+        }
+        found = {f"juxtaposition.{suffix}": content for suffix, content in pages.items()}
+        pictures = html.pictures(self.groups)
+        return found | {f"{name}.svg": content for name, content in pictures.items()}
 
 
 def _clean_end(lines: Iterable[str]) -> list[str]:
@@ -183,16 +197,27 @@ def write(table: Table, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "txt": table.text(),
-        "md": table.markdown(),
-        "csv": table.csv(),
-        "tex": table.latex(),
-        "html": table.html(),
-    }
-    paths = {folder / f"juxtaposition.{suffix}": content for suffix, content in contents.items()}
-    pictures = html.pictures(table.groups)
-    paths |= {folder / f"{name}.svg": content for name, content in pictures.items()}
+    paths = {folder / name: content for name, content in table.files().items()}
     for path, content in paths.items():
         write_text(path, content)
     return list(paths)
+
+
+def showable(records: Iterable[Record], faults: list[str]) -> list[Record]:
+    """The records of which a table alone can be made and shown in every format.
+
+    The gate of records refuses what tables cannot read; this is for what it does not know of. Each
+    record that is left out is warned of by its key, which is added to ``faults``.
+    """
+    kept = []
+    for record in records:
+        try:
+            table = build([record])
+            table.files()
+            table.summary()
+            kept.append(record)
+        except Exception as error:
+            fault = f"{record.key}.json: no table can show it ({type(error).__name__}: {error})"
+            warnings.warn(f"left out a record: {fault}", stacklevel=2)
+            faults.append(fault)
+    return kept

@@ -11,6 +11,7 @@ which keeps the accuracy; a policy that it cannot run even so has no entry.
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,15 +71,26 @@ def share(device: Device, layers: tuple[Layer, ...], policy: Policy) -> float | 
     return device.target.cost(layers, Policy(kept))[device.metric] / device.limit
 
 
-def shares(cells: Iterable[Cell]) -> dict[tuple[str, ...], Share]:
-    """Cost over budget for every pair of targets, by (framework, model, dataset, protocol)."""
+AXES = ("framework", "model", "dataset", "protocol")
+
+
+def shares(cells: Iterable[Cell], faults: list[str] | None = None) -> dict[tuple[str, ...], Share]:
+    """Cost over budget for every pair of targets, by (framework, model, dataset, protocol).
+
+    A record that cannot be priced is left out with a warning, which is added to ``faults``.
+    """
+    named = [] if faults is None else faults
     groups: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         record = cell.record
         if record.status == "done" and record.budget.get("within"):
+            fault = _fault(record)
+            if fault:
+                _leave_out(record, fault, named)
+                continue
             name = f"{record.cell['hardware']['name']} {record.budget['label']}"
             groups[_group(cell)][name].append(record)
-    return {key: _priced(members) for key, members in groups.items() if len(members) > 1}
+    return {key: _priced(members, named) for key, members in groups.items() if len(members) > 1}
 
 
 def _group(cell: Cell) -> tuple[str, ...]:
@@ -86,15 +98,32 @@ def _group(cell: Cell) -> tuple[str, ...]:
     return cell.framework, model, dataset, protocol
 
 
-def _priced(members: Mapping[str, list[Record]]) -> Share:
+def _fault(record: Record) -> str | None:
+    """Why a finished record cannot be priced."""
+    lacking = [axis for axis in (*AXES, "hardware") if axis not in record.cell]
+    lacking += [f"budget.{key}" for key in ("metric", "limit", "label") if key not in record.budget]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    return None if record.budget["limit"] > 0 else "budget.limit is 0"
+
+
+def _leave_out(record: Record, fault: str, faults: list[str]) -> None:
+    faults.append(f"{record.key}.json: {fault}")
+    warnings.warn(f"left out a record: {faults[-1]}", stacklevel=2)
+
+
+def _priced(members: Mapping[str, list[Record]], faults: list[str]) -> Share:
     first = next(iter(members.values()))[0].cell
     layers = layers_of(entry_text(first["model"]), entry_text(first["dataset"]))
+    names = [layer.name for layer in layers]
     devices = {name: _device(found[0], layers) for name, found in members.items()}
     found: Share = defaultdict(list)
     for origin, records in members.items():
         for record in records:
-            assert record.policy is not None
-            policy = Policy.from_json(record.policy)
+            if list(record.policy or ()) != names:
+                _leave_out(record, f"its policy is not of {first['model']['name']}", faults)
+                continue
+            policy = Policy.from_json(record.policy or {})
             for name, device in devices.items():
                 value = share(device, layers, policy)
                 if value is not None:
@@ -107,10 +136,13 @@ def _device(record: Record, layers: tuple[Layer, ...]) -> Device:
     return Device(target, str(record.budget["metric"]), float(record.budget["limit"]))
 
 
-def blocks(records: Iterable[Record]) -> list[Block]:
-    """A block for each framework (and model, dataset, protocol): rows are what it searched for."""
+def blocks(records: Iterable[Record], faults: list[str] | None = None) -> list[Block]:
+    """A block for each framework (and model, dataset, protocol): rows are what it searched for.
+
+    ``faults`` is that of `shares`.
+    """
     cells, _ = current(records)
-    priced = shares(cells)
+    priced = shares(cells, faults)
     if not priced:
         return []
     names = [labels(texts) for texts in zip(*priced, strict=True)]

@@ -1,5 +1,6 @@
 """Mixed-precision quantization frameworks under one interface."""
 
+from frameworks.core.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
 from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
 from frameworks.core.card import Card
@@ -93,12 +94,14 @@ __all__ = [
     "UniformQuantizer",
     "UnknownName",
     "UnsupportedBits",
+    "WrongAnswer",
     "Zero",
     "account",
     "derive",
     "describe",
     "file_digest",
     "files_under",
+    "finished",
     "first_nonfinite",
     "fit",
     "folder_state",
@@ -109,14 +112,18 @@ __all__ = [
     "multiple_choice",
     "numpy_rng",
     "observe",
+    "place_of",
     "reestimate_batchnorm",
     "register",
     "register_scheme",
     "register_target",
     "registry",
     "schemes",
+    "scored",
     "seeded",
     "shape_of",
+    "skipped",
+    "solved",
     "steer",
     "supported_space",
     "taken",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from benchmarks import plot
 from benchmarks.plot import Axes, Style, marker, padded, stairs
 from benchmarks.record import Record
 from benchmarks.report import format as show
+from benchmarks.report.escape import html as escape
 from benchmarks.report.figures import Points, Styles, tick_labels
 from benchmarks.report.rows import Row
 

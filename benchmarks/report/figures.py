@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from benchmarks import plot
 from benchmarks.plot import Axes, Scale, Style, marker, padded, stairs
 from benchmarks.report import format as show
+from benchmarks.report.escape import html as escape
 from benchmarks.report.groups import Group
 from benchmarks.report.overall import Overall
 from benchmarks.report.rows import Row, mean

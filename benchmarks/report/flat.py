@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.report.escape import csv as escape
 from benchmarks.report.groups import Group
 from benchmarks.report.overall import Overall
 from benchmarks.report.reported import Reported
@@ -115,7 +116,7 @@ def render(
     rows += [{"half": "reported", **vars(number)} for number in numbers]
     columns = dict.fromkeys([*_KEYS, *(key for row in rows for key in row)])
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(escape, columns))
+    writer.writerows([escape(row.get(column, "")) for column in columns] for row in rows)
     return file.getvalue()

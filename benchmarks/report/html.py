@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from html import escape
 from itertools import groupby
 from pathlib import Path
 
+from benchmarks.record import digest
 from benchmarks.report import figures, strips
 from benchmarks.report import format as show
 from benchmarks.report.blocks import (
@@ -19,6 +19,7 @@ from benchmarks.report.blocks import (
     panel_parts,
     volumes_block,
 )
+from benchmarks.report.escape import html as escape
 from benchmarks.report.figures import Styles
 from benchmarks.report.groups import Group
 from benchmarks.report.markup import anchor, plain
@@ -28,6 +29,8 @@ from benchmarks.report.sections import group_section
 
 OPEN_GROUPS = 8
 """Up to this many groups their convergence pictures are unfolded."""
+LONGEST_NAME = 200
+"""Letters of a picture's file; longer ones, and those that are taken, are told by a digest."""
 
 _PARETO = (
     "Mean and 95 % interval. The broad line is the Pareto front of what is within budget; hollow "
@@ -68,7 +71,10 @@ def pictures(groups: Sequence[Group]) -> dict[str, str]:
             style = f"<style>{_asset('page.css')} {alone}</style>"
             opening, inside = picture.split(">", 1)
             opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-            found["pareto-" + anchor(*panel[0].panel)] = f"{opening}>{style}{inside}\n"
+            name = "pareto-" + anchor(*panel[0].panel)
+            if len(name) > LONGEST_NAME or name in found:
+                name = f"{name[:LONGEST_NAME]}-{digest(panel[0].panel)[:6]}"
+            found[name] = f"{opening}>{style}{inside}\n"
     return found
 
 

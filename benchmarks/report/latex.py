@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from benchmarks.report.blocks import Block
+from benchmarks.report.escape import latex as escape
 
 HEADER = "% \\usepackage{booktabs,graphicx}; in UTF-8. One table environment a block."
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "-": "-",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-}
-
-
-def escape(text: str) -> str:
-    """Text that LaTeX sets as it is; what it cannot set by default becomes a question mark."""
-    flat = " ".join(text.split())
-    known = re.sub(r"[^\x20-\x7e\u00a1-\u017f]", "?", flat)
-    return "".join(_SPECIAL.get(c, c) for c in known)
 
 
 def _cell(text: str) -> str:

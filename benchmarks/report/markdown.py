@@ -6,12 +6,7 @@ import re
 from collections.abc import Iterator
 
 from benchmarks.report.blocks import Block
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|*_`\[\]~])", r"\\\1", flat)
+from benchmarks.report.escape import markdown as escape
 
 
 def render(block: Block, level: int = 3) -> Iterator[str]:
@@ -34,6 +29,7 @@ def notes(lines: object) -> Iterator[str]:
     """A list of notes with an empty line after it."""
     assert isinstance(lines, list | tuple)
     for note in lines:
-        yield f"- {escape(note)}"
+        # What begins a heading, a quotation or another list would do so within a list, too.
+        yield "- " + re.sub(r"^(\d*)([#+=.)-])(?=#*\s)", r"\1\\\2", escape(note))
     if lines:
         yield ""

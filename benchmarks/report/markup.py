@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from html import escape
 
 from benchmarks.report.blocks import Block
+from benchmarks.report.escape import html as escape
 
 
 def anchor(*parts: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from html import escape
 
 from benchmarks.report import convergence, figures, strips
 from benchmarks.report import format as show
 from benchmarks.report.blocks import row_name
+from benchmarks.report.escape import html as escape
 from benchmarks.report.figures import Styles
 from benchmarks.report.groups import Group
 from benchmarks.report.markup import anchor, cell, raw_cell, sortable

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 
 from benchmarks import plot
 from benchmarks.plot import Scale, Style, marker, number, padded
 from benchmarks.report import format as show
+from benchmarks.report.escape import html as escape
 from benchmarks.report.figures import Styles, lowest_drawn
 from benchmarks.report.groups import Group
 from benchmarks.report.rows import Row, mean

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from benchmarks.report.blocks import Block
+from benchmarks.report.escape import line as escape
 
 WIDTH = 140
 
@@ -27,17 +28,11 @@ def _wrapped(text: str, indent: str = "  ") -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
-def _clean(text: str) -> str:
-    """One line without control characters, which could steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def render(block: Block, flexible: Sequence[int]) -> Iterator[str]:
     """The lines of a block."""
-    rows = [[_clean(cell) for cell in row] for row in block.rows]
-    block = Block(_clean(block.title), block.headings, rows, block.left)
+    rows = [[escape(cell) for cell in row] for row in block.rows]
+    headings = [escape(heading) for heading in block.headings]
+    block = Block(escape(block.title), headings, rows, block.left)
     widths = _fitted(block, flexible)
     yield from _wrapped(block.title, "")
     for line in (block.headings, *rows):
@@ -55,4 +50,4 @@ def render(block: Block, flexible: Sequence[int]) -> Iterator[str]:
 
 def notes(lines: Sequence[str], indent: str = "  ! ") -> list[str]:
     """Wrapped notes below a block."""
-    return [line for note in lines for line in _wrapped(_clean(note), indent)]
+    return [line for note in lines for line in _wrapped(escape(note), indent)]

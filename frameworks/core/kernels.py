@@ -14,8 +14,10 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,7 +73,7 @@ def _loaded(switch: str) -> _Loaded:
     for name, flags in VARIANTS:
         try:
             return _Loaded(_bound(_compiled((*FLAGS, *flags))), name)
-        except (OSError, subprocess.SubprocessError, ArithmeticError) as error:
+        except (OSError, subprocess.SubprocessError, ArithmeticError, AttributeError) as error:
             reasons.append(str(error).strip().splitlines()[-1] if str(error) else repr(error))
     return _Loaded(None, reasons[-1])
 
@@ -97,23 +99,40 @@ def _check(found: ctypes.CDLL) -> None:
 def _compiled(flags: tuple[str, ...]) -> Path:
     """The shared library compiled with these flags, from the cache or made now.
 
+    Its name ends in a checksum of the file: one that is cut off or not ours must not be loaded.
+
     Raises:
-        OSError: there is no compiler.
+        OSError: there is no compiler, or no room for the file.
         subprocess.CalledProcessError: the compiler refuses.
     """
     text = "\n".join((SOURCE.read_text(), *flags, platform.platform(), _processor()))
-    name = f"grid-{hashlib.sha256(text.encode()).hexdigest()[:20]}.so"
-    folder = _writable(_folder())
-    if not (folder / name).exists():
-        _compile(flags, folder / name)
-    return folder / name
+    name = f"grid-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    folder = _usable(_folder())
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path.is_file() and path.stem == _checked(name, path) and _ours(path):
+            return path
+    try:
+        return _compile(flags, folder, name)
+    except OSError:
+        if folder == _own_folder() or _compiler() is None:
+            raise
+        warnings.warn(f"kernels cannot be kept in {folder}: compiled anew each time", stacklevel=2)
+        return _compile(flags, _own_folder(), name)
 
 
-def _compile(flags: tuple[str, ...], target: Path) -> None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+def _checked(name: str, path: Path) -> str:
+    return f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:20]}"
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CC", "cc"))
+
+
+def _compile(flags: tuple[str, ...], folder: Path, name: str) -> Path:
+    compiler = _compiler()
     if compiler is None:
         raise OSError("no C compiler")
-    with tempfile.TemporaryDirectory(dir=target.parent) as made:
+    with tempfile.TemporaryDirectory(dir=folder) as made:
         parts = (Path(made) / "grid.o", Path(made) / "grid.so")
         commands = (
             [compiler, *flags, "-c", str(SOURCE), "-o", str(parts[0])],
@@ -122,8 +141,11 @@ def _compile(flags: tuple[str, ...], target: Path) -> None:
         )
         for command in commands:
             subprocess.run(command, check=True, capture_output=True, timeout=120)
+        parts[1].chmod(0o755)
+        target = folder / f"{_checked(name, parts[1])}.so"
         # Workers that compile at the same time replace each other's equal files.
         os.replace(parts[1], target)
+    return target
 
 
 def _folder() -> Path:
@@ -131,13 +153,30 @@ def _folder() -> Path:
     return Path(cache).expanduser() / "kernels"
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, or one for this process alone where it cannot be written."""
+def _usable(folder: Path) -> Path:
+    """The folder, or one for this process alone where it cannot be written, or others may do so."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (*reversed(folder.parents), folder):
+            if not place.exists():
+                place.mkdir(mode=0o700, exist_ok=True)
     except OSError:
         return _own_folder()
-    return folder if os.access(folder, os.W_OK) else _own_folder()
+    if _ours(folder):
+        return folder if os.access(folder, os.W_OK) else _own_folder()
+    warnings.warn(f"others may write to {folder}: no kernels are loaded from it", stacklevel=2)
+    return _own_folder()
+
+
+def _ours(path: Path) -> bool:
+    """Whether nobody but this user (and root) may change a file or folder, or put another there."""
+    whole = path.resolve()
+    for place in (whole, *whole.parents):
+        facts = place.stat()
+        others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        sticky = place != whole and facts.st_mode & stat.S_ISVTX
+        if facts.st_uid not in (0, os.geteuid()) or (others and not sticky):
+            return False
+    return True
 
 
 @cache

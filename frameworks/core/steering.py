@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, is_dataclass, replace
 
+from frameworks.core.answers import searched
 from frameworks.core.framework import Framework
 from frameworks.core.problem import Problem
 from frameworks.core.solution import Solution
@@ -34,10 +35,11 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
 
     Raises:
         ValueError: the strength to start from is not positive.
+        WrongAnswer: what the search returned is no solution of the problem.
     """
     name = framework.strength
     if name is None:
-        return framework.search(problem)
+        return searched(framework, problem)
     strength = float(getattr(framework, name))
     if not strength > 0:
         raise ValueError(f"{framework.name}.{name} = {strength:g} must be positive to be steered")
@@ -48,7 +50,7 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
         problem.progress(run, max_runs, f"{name}={strength:.3g}")
         assert is_dataclass(framework)
         attempt: Framework = replace(framework, **{name: strength})
-        solution = attempt.search(problem)
+        solution = searched(attempt, problem)
         cost = problem.cost(solution.policy)[problem.budget.metric]
         within = problem.within(solution.policy)
         trials.append(Trial(strength, cost, within))
@@ -63,8 +65,8 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
             weak = max(weak, math.log(strength))
         strength = _next(weak, strong)
     assert best is not None
-    best[2].notes["steering"] = [vars(trial) for trial in trials]
-    return best[2]
+    noted = {**best[2].notes, "steering": [vars(trial) for trial in trials]}
+    return replace(best[2], notes=noted)
 
 
 def _next(weak: float, strong: float) -> float:

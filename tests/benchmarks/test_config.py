@@ -2,9 +2,19 @@ from dataclasses import fields
 
 import pytest
 from hydra.errors import ConfigCompositionException, MissingConfigException
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.budgets import budget_spec, label_of
-from benchmarks.config import AXES, cell_of, composed, conf_folder, suite_cells
+from benchmarks.config import (
+    AXES,
+    cell_of,
+    composed,
+    conf_folder,
+    results_folder,
+    suite_cells,
+    suite_name,
+)
 from benchmarks.recipes import RecipeConfig, recipe_of
 from frameworks import Recipe, registry
 
@@ -93,3 +103,59 @@ def test_budget_defaults_to_like_4_and_names_its_entries():
         budget_spec({"budget": {"ratio": 0.25, "like": 3}})
     with pytest.raises(ValueError, match="like, ratio, limit, metric"):
         budget_spec({"budget": {"lik": 3}})
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "quick", "runs 2", "a.b", "..a", "\u00e9t\u00e9", "-x", "results=3"]
+)
+def test_a_suites_name_is_that_of_a_folder(name):
+    assert suite_name({"name": name}) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\nb", "\x1b[31m", "a\0", " a", "a ",
+     "\u202ex", "x" * 100, None, 3, ["a"], "\ud800"],
+)  # fmt: skip
+def test_a_suites_name_cannot_leave_the_results(name):
+    with pytest.raises(ValueError, match=r"^suite\.name: "):
+        suite_name({"name": name})
+
+
+@given(st.text(max_size=30))
+def test_any_name_is_refused_or_a_folder_of_the_results(tmp_path_factory, name):
+    root = tmp_path_factory.getbasetemp()
+    try:
+        folder = root / suite_name({"name": name})
+    except ValueError:
+        return
+    assert folder.parent == root
+    assert folder.resolve().parent == root.resolve()
+
+
+@pytest.mark.parametrize("suite", [None, "quick", 3, {}, ["a"]])
+def test_a_suite_without_a_name_is_refused(suite):
+    with pytest.raises(ValueError, match=r"^suite\.name: None: give a name"):
+        suite_name(suite)
+
+
+@pytest.mark.parametrize("results", ["", "  ", "a\nb", "\x1b[31m", "a\0b"])
+def test_results_are_a_folder(results):
+    with pytest.raises(ValueError, match=r"^results: "):
+        results_folder(results)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+suite=../x", "+suite=/etc/passwd", "suite=a/../b", "model=../model/resnet8",
+     "framework=..", "++dataset=a\\b", "hardware=a\nb"],
+)  # fmt: skip
+def test_an_option_of_a_group_is_a_name(override):
+    with pytest.raises(ValueError, match="an option of a group is a name, not a path"):
+        composed([override])
+
+
+def test_a_suite_in_place_may_hold_paths():
+    composed(
+        ["+suite={name: x, cells: [{dataset: [digits]}], overrides: {dataset: {a: {root: /x}}}}"]
+    )

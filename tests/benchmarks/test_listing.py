@@ -74,3 +74,26 @@ def test_a_damaged_or_unwritable_cache_only_costs_time(cache):
     cache.rmdir()
     cache.write_text("a file in the way")
     assert listing() == whole
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", '{"frameworks": 3, "unavailable": []}', '{"listing": {}}']
+)
+def test_a_list_that_is_not_what_was_written_is_made_again(cache, content):
+    whole = listing()
+    (kept,) = cache.iterdir()
+    kept.write_text(content)
+    assert json.loads(json.dumps(listing(), default=str)) == json.loads(
+        json.dumps(whole, default=str)
+    )
+    assert json.loads(kept.read_text())["listing"]["frameworks"]
+
+
+def test_a_list_that_others_can_write_to_is_made_again(cache):
+    listing()
+    (kept,) = cache.iterdir()
+    foreign = kept.read_text().replace("haq", "hoax")
+    kept.write_text(foreign)
+    kept.chmod(0o666)
+    assert {"haq"} <= {entry["name"] for entry in listing()["frameworks"]}
+    assert kept.stat().st_mode & 0o777 == 0o644

@@ -124,16 +124,38 @@ def test_an_interrupted_training_leaves_nothing_behind(splits, cache, monkeypatc
     assert len(trainings) == 1
 
 
-def test_an_interrupted_write_leaves_nothing_behind(splits, cache, monkeypatch):
-    def full(tensors, path):
-        path.write_bytes(b"half")
-        raise OSError("no space left")
+def test_a_checkpoint_that_cannot_be_kept_is_used_and_said_so(splits, cache, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "save_file", full)
-        with pytest.raises(OSError, match="no space"):
-            pretrained(MODEL, DATA, splits)
+        patch.setattr("os.fsync", full)
+        with pytest.warns(UserWarning, match=r"anew each time: .*safetensors.*No space left"):
+            made = pretrained(MODEL, DATA, splits)
     assert files(cache) == []
+    assert pretrained(MODEL, DATA, splits).fingerprint == made.fingerprint
+
+
+def test_a_checkpoint_that_was_made_for_something_else_is_made_again(splits, cache, trainings):
+    made = pretrained(MODEL, DATA, splits)
+    path = cache / files(cache)[0]
+    other = pretrained(MODEL, replace(DATA, pretrain={**DATA.pretrain, "lr": 0.05}), splits)
+    (second,) = set(files(cache)) - {path.name}
+    shutil.copy(cache / second, path)
+    with pytest.warns(UserWarning, match=r"is not what was written; it is made again"):
+        again = pretrained(MODEL, DATA, splits)
+    assert again.fingerprint == made.fingerprint != other.fingerprint
+    assert len(trainings) == 3
+
+
+def test_a_checkpoint_that_others_can_write_is_not_trusted(splits, cache, trainings):
+    made = pretrained(MODEL, DATA, splits)
+    path = cache / files(cache)[0]
+    path.chmod(0o666)
+    with pytest.warns(UserWarning, match="others may write to .*made again"):
+        assert pretrained(MODEL, DATA, splits).fingerprint == made.fingerprint
+    assert len(trainings) == 2
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another model's"])

@@ -26,6 +26,7 @@ def whole():
         curve=[{"policies": 1, "objective": 89.0}],
         front=[{"policy": {}, "objectives": {"error": 1.0}}],
         notes={"trace": [0.1, None]},
+        weights={"quantized": 9, "left": {"p": 1}, "unused": {}, "share": 0.1, "note": "p"},
         identity={"numerics": {"threads": 1}},
         code={"juxtabit": "0.1.0", "git": None},
         data={"dataset": "a-b-c"},

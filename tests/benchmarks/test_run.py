@@ -113,6 +113,56 @@ def test_a_bad_cell_stops_the_run_before_anything_is_computed(three, tmp_path, p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_only_cells_under_way_with_a_dead_worker_are_tried_alone(three, tmp_path, pool, workers):
+    pool.deadly = (0,)
+    outcome = runs.run(three, tmp_path, workers=workers)
+    assert [r.status for r in outcome.records] == ["failed", "skipped", "skipped"]
+    assert sorted(pool.computed) == [1, 2]
+
+
+def test_results_that_cannot_be_kept_are_named_before_anything_is_computed(
+    three, tmp_path, pool, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(
+        OSError, match=rf"results: {tmp_path}/records: cannot be written \(No space"
+    ):
+        runs.run(three, tmp_path)
+    assert pool.computed == []
+
+
+def test_a_folder_in_a_records_place_is_named_before_anything_is_computed(three, tmp_path, pool):
+    key = runs.run(three, tmp_path).records[1].key
+    path = Store(tmp_path / "records").path(key)
+    path.unlink()
+    path.mkdir()
+    with (
+        pytest.warns(UserWarning, match="computed again"),
+        pytest.raises(IsADirectoryError, match=rf"{key}\.json: is a folder in the place"),
+    ):
+        runs.run(three, tmp_path)
+    assert len(pool.computed) == 3
+
+
+def test_what_no_record_can_hold_is_refused_before_anything_is_computed(three, tmp_path, pool):
+    odd = {**three[0], "framework": {**three[0]["framework"], "lr": float("nan")}}
+    with pytest.raises(ValueError, match=r"seed=0: framework\.lr is nan, which no record can hold"):
+        runs.run([odd], tmp_path)
+    assert pool.computed == []
+
+
+def test_a_worker_that_sends_no_record_is_one_failed_cell(three):
+    future = Future()
+    future.set_exception(TypeError("cannot pickle"))
+    record = runs._outcome(future, "k", three[0])
+    assert (record.key, record.status) == ("k", "failed")
+    assert "TypeError: cannot pickle" in record.error
+
+
 def test_cells_that_differ_in_the_seed_are_checked_once(three):
     other = {**three[0], "budget": {"like": 3}}
     assert len(runs._distinct([*three, other])) == 2

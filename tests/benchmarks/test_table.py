@@ -142,7 +142,7 @@ def _finish(record, framework, seed, like, hardware, protocol, accuracy, within)
         "within": within,
         "kind": "model",
     }
-    record.policy = {"conv1": [8, 8], "conv2": [3, 8]}
+    record.policy = {"conv1": {"weight": 8, "act": 8}, "conv2": {"weight": [3, 4], "act": 8}}
     record.bits = {"weight": like + 0.1, "act": 8.0}
     record.costs = {hardware: cost} | ({"size": cost / 5_000} if hardware != "size" else {})
     record.int8_costs = {hardware: INT8 * (1 if hardware == "size" else 5_000)}

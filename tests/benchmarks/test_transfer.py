@@ -81,3 +81,29 @@ def test_the_block_prices_every_policy_on_every_target(monkeypatch):
         ["size ratio=0.5", "2.00", "1.00"],
     ]
     assert block.notes[0].startswith("2 of 2 policies are over the budget")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda r: r.policy.pop(LAYERS[0].name), "its policy is not of model"),
+        (lambda r: r.cell.pop("protocol"), "it lacks protocol"),
+        (lambda r: r.budget.pop("limit"), "it lacks budget.limit"),
+        (lambda r: r.budget.update(limit=0), "budget.limit is 0"),
+    ],
+)
+def test_a_record_that_cannot_be_priced_is_named_and_the_others_are(monkeypatch, spoil, fault):
+    monkeypatch.setattr(transfer, "layers_of", lambda *_: LAYERS)
+    monkeypatch.setattr(
+        transfer,
+        "setting_of",
+        lambda cell, _: SimpleNamespace(target=targets.get(cell["hardware"]["name"])()),
+    )
+    policy = Policy.uniform(LAYERS, 4, 4)
+    records = [record(name, 1e6, policy, seed) for name in ("size", "bops") for seed in range(2)]
+    spoil(records[1])
+    faults = []
+    with pytest.warns(UserWarning, match=r"left out a record: size1\.json"):
+        (block,) = blocks(records, faults)
+    assert faults == [f"size1.json: {fault}"]
+    assert len(block.rows) == 2

@@ -347,3 +347,58 @@ def test_a_forked_process_uses_one_thread():
         )
     finally:
         torch.set_num_threads(1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"not a library" * 99])
+def test_a_cached_library_that_is_not_what_was_written_is_never_loaded(
+    fresh, tmp_path, monkeypatch, content
+):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    assert kernels.library() is not None
+    (path,) = (tmp_path / "kernels").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(content or whole[:5000])
+    loaded = []
+    bound = kernels._bound
+    monkeypatch.setattr(kernels, "_bound", lambda p: loaded.append(p.read_bytes()) or bound(p))
+    kernels._loaded.cache_clear()
+    assert kernels.library() is not None
+    assert content not in loaded
+    assert all(len(found) > 5000 for found in loaded)
+
+
+@needs_kernels
+def test_a_cache_that_others_can_write_to_is_not_loaded_from(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    assert kernels.library() is not None
+    (tmp_path / "kernels").chmod(0o777)
+    kernels._loaded.cache_clear()
+    with pytest.warns(UserWarning, match=rf"others may write to {tmp_path}/kernels: no kernels"):
+        assert kernels.library() is not None
+
+
+@needs_kernels
+def test_a_library_that_others_can_write_to_is_made_again(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    assert kernels.library() is not None
+    (path,) = (tmp_path / "kernels").iterdir()
+    path.chmod(0o777)
+    kernels._loaded.cache_clear()
+    assert kernels.library() is not None
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@needs_kernels
+def test_a_cache_without_room_costs_the_time_of_compiling(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path))
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).startswith(str(tmp_path)):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(UserWarning, match=rf"cannot be kept in {tmp_path}/kernels"):
+        assert kernels.library() is not None
