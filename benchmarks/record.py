@@ -104,14 +104,15 @@ class Record:
                 f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
             )
         schema = data["schema"]
-        if schema is True or schema not in (1, SCHEMA):
+        old = schema == 1 and schema is not True and "identity" not in data
+        if schema is True or not (old or schema == SCHEMA):
             raise CorruptRecord(f"{where}: schema {_bare(schema)}, this version reads {SCHEMA}")
         for name, value in data.items():
             try:
                 FIELDS[name](value)
             except Misfit as fault:
                 raise CorruptRecord(f"{where}: field {fault.within(name)}") from None
-        if schema == 1:
+        if old:
             data = _upgraded(data)
         record = cls(**data)
         if record.status == "done":

@@ -141,7 +141,7 @@ def test_odd_identities_stop_no_table():
 
 
 def test_policies_of_two_data_sets_are_not_priced_together(monkeypatch):
-    monkeypatch.setattr(transfer, "_priced", lambda members: {("a", "a"): [len(members)]})
+    monkeypatch.setattr(transfer, "_priced", lambda members, _: {("a", "a"): [len(members)]})
     records = [make(data=data, weights=data) for data in ("d1", "d2")]
     for record in [make(data=data, weights=data) for data in ("d1", "d2")]:
         record.cell["hardware"] = {"name": "bops"}

@@ -127,5 +127,5 @@ def test_a_record_of_schema_1_is_read_with_what_it_says_of_its_identity():
 def test_an_odd_field_of_schema_1_is_refused_and_named(name):
     old = whole().to_json() | {"schema": 1, name: 7}
     del old["identity"]
-    with pytest.raises(CorruptRecord, match=f"field {name} is no dict"):
+    with pytest.raises(CorruptRecord, match=f"field {name} is 7, not an object"):
         Record.from_json(old)
