@@ -244,7 +244,9 @@ class Problem:
         network = self.float_model()
         load_state(network, weights)
         generator = self.generator("calibration")
-        return network, observe(network, self.layers, self.images, generator)
+        found = observe(network, self.layers, self.images, generator)
+        # The modules are those of the problem's own network: other weights need no other probe.
+        return network, replace(found, images=None)
 
     def evaluate(self, policy: Policy, retrain: Recipe | None = None) -> Score:
         """Score a policy on the search-validation split.
