@@ -54,6 +54,7 @@ class Activations:
             pruned = entry.bits.act == PRUNED
             zero = [self.graph.keep("zero", np.float32(0))]
             self.graph.add("Mul" if pruned else "Identity", [x, *(zero if pruned else [])], out)
+            self.graph.note_code(entry.layer.name, out, None)
         elif self.width(grid, x):
             self._quantized(entry.layer.name, grid, x, out)
         else:

@@ -39,7 +39,7 @@ class Graph:
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._names = set(self._constants)
-        self.codes: dict[str, tuple[str, int | None]] = {}
+        self.codes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
 
     @staticmethod
     def mark(node: onnx.NodeProto) -> tuple[int, int] | None:
@@ -59,9 +59,13 @@ class Graph:
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
-    def add(self, op: str, inputs: list[str], output: str, domain: str = "", **fields: Any) -> str:
-        """Write a node; the name of its result."""
-        made = helper.make_node(op, inputs, [output], name=f"{op}:{output}", domain=domain)
+    def add(
+        self, op: str, inputs: list[str], output: str, domain: str = "", layer: str = "",
+        **fields: Any,
+    ) -> str:  # fmt: skip
+        """Write a node, named after its layer, if any; the name of its result."""
+        name = f"{op}:layer {layer}:{output}" if layer else f"{op}:{output}"
+        made = helper.make_node(op, inputs, [output], name=name, domain=domain)
         made.attribute.extend(helper.make_attribute(k, v) for k, v in fields.items())
         self.new.append(made)
         return output
@@ -85,11 +89,11 @@ class Graph:
         return self.keep(f"{np.dtype(dtype).name}.{value}", np.array(value, dtype))
 
     def note_code(self, layer: str, value: str, lowest: int | None) -> None:
-        """Note where the codes of a layer's (first) input are, and the smallest code.
+        """Note where the codes of a layer's input at its next call are, and the smallest code.
 
-        None: there are the quantized real numbers.
+        None: there are real numbers, quantized if the layer's input is.
         """
-        self.codes.setdefault(layer, (value, lowest))
+        self.codes[layer].append((value, lowest))
 
     def finish(self, producer: str, version: str, domains: dict[str, int]) -> onnx.ModelProto:
         """The model of the new nodes, without what nothing reads any more; checked."""

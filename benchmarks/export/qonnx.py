@@ -49,6 +49,7 @@ def _activation(graph: Graph, entry: Exported, x: str, out: str) -> None:
     if grid is None:
         zero = [graph.keep("zero", np.float32(0))] if entry.bits.act == PRUNED else []
         graph.add("Mul" if zero else "Identity", [x, *zero], out)
+        graph.note_code(name, out, None)
         return
     signed, narrow, shift = _form(grid)
     # The grid's own offset, and where its lowest code is to be.
@@ -107,7 +108,11 @@ def _quant(
         graph.keep(f"{name}.zero_point", np.asarray(point, np.float32)),
         graph.keep(f"{name}.bits", np.asarray(bits, np.float32)),
     ]
-    fields = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+    fields: dict[str, Any] = {
+        "signed": int(signed),
+        "narrow": int(narrow),
+        "rounding_mode": "ROUND",
+    }
     graph.add("Quant", inputs, out, DOMAIN, **fields)
 
 
