@@ -54,7 +54,7 @@ class Activations:
             pruned = entry.bits.act == PRUNED
             zero = [self.graph.keep("zero", np.float32(0))]
             self.graph.add("Mul" if pruned else "Identity", [x, *(zero if pruned else [])], out)
-            self.graph.note_code(entry.layer.name, out, None)
+            self.graph.note_code(entry.layer.name, out, None, x)
         elif self.width(grid, x):
             self._quantized(entry.layer.name, grid, x, out)
         else:
@@ -73,18 +73,18 @@ class Activations:
                 low, high = (self.graph.bound(v, dtype) for v in (0, span))
                 code = self.graph.add("Clip", [code, low, high], f"{out}.clipped")
             self._codes[x, grid] = code
-        self.graph.note_code(name, code, 0)
+        self.graph.note_code(name, code, 0, x)
         self.graph.add("DequantizeLinear", [code, scale, zero], out)
 
     def _spelled_out(self, name: str, grid: Grid, x: str, out: str) -> None:
         add, keep = self.graph.add, self.graph.keep
-        step = keep(f"{name}.act.scale", np.float32(grid.step))
+        step, value = keep(f"{name}.act.scale", np.float32(grid.step)), x
         offset = keep(f"{name}.act.offset", np.float32(grid.offset))
         low, high = (self.graph.bound(v, np.float32) for v in (grid.low, grid.high))
         x = add("Div", [x, step], f"{out}.steps")
         x = add("Sub", [x, offset], f"{out}.shifted")
         x = add("Clip", [x, low, high], f"{out}.clipped")
         x = add("Round", [x], f"{out}.code")
-        self.graph.note_code(name, x, grid.low)
+        self.graph.note_code(name, x, grid.low, value)
         x = add("Add", [x, offset], f"{out}.level")
         add("Mul", [x, step], out)

@@ -39,7 +39,7 @@ class Graph:
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._names = set(self._constants)
-        self.codes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+        self.codes: dict[str, list[tuple[str, int | None, str]]] = defaultdict(list)
 
     @staticmethod
     def mark(node: onnx.NodeProto) -> tuple[int, int] | None:
@@ -88,12 +88,16 @@ class Graph:
         """A whole number as a constant of a type, an end of a Clip."""
         return self.keep(f"{np.dtype(dtype).name}.{value}", np.array(value, dtype))
 
-    def note_code(self, layer: str, value: str, lowest: int | None) -> None:
-        """Note where the codes of a layer's input at its next call are, and the smallest code.
+    def note_code(self, layer: str, code: str, lowest: int | None, value: str) -> None:
+        """Note where a layer's input at its next call is.
 
-        None: there are real numbers, quantized if the layer's input is.
+        Args:
+            layer: its name.
+            code: where the codes are.
+            lowest: the smallest one; None: there are real numbers, quantized if the input is.
+            value: where the value before the quantizer is.
         """
-        self.codes[layer].append((value, lowest))
+        self.codes[layer].append((code, lowest, value))
 
     def finish(self, producer: str, version: str, domains: dict[str, int]) -> onnx.ModelProto:
         """The model of the new nodes, without what nothing reads any more; checked."""

@@ -49,14 +49,14 @@ def _activation(graph: Graph, entry: Exported, x: str, out: str) -> None:
     if grid is None:
         zero = [graph.keep("zero", np.float32(0))] if entry.bits.act == PRUNED else []
         graph.add("Mul" if zero else "Identity", [x, *zero], out)
-        graph.note_code(name, out, None)
+        graph.note_code(name, out, None, x)
         return
     signed, narrow, shift = _form(grid)
     # The grid's own offset, and where its lowest code is to be.
     point = -grid.offset - shift + 0.0
     bits = entry.bits.act
     _quant(graph, f"{name}.act", x, out, grid.step, point, bits, signed, narrow)
-    graph.note_code(entry.layer.name, out, None)
+    graph.note_code(entry.layer.name, out, None, x)
 
 
 def _form(grid: Grid) -> tuple[bool, bool, float]:

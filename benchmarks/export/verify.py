@@ -9,8 +9,10 @@ float arithmetic. The two are run apart from each other, too, and must agree as 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
@@ -20,6 +22,8 @@ from benchmarks.export.checks.forced import Forced
 from benchmarks.export.checks.ties import TIE, Tolerance
 from benchmarks.export.runtime import outputs, session
 from frameworks import QModel, Split
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,13 @@ def verify(
     Raises:
         UnsupportedExport: ONNX Runtime does not load the model.
     """
-    plain, forced = session(exported), Forced(model.eval(), exported, Tolerance(tie, moved))
-    parts = []
+    plain, allowed = session(exported), Tolerance(tie, moved)
+    forced, values = (Forced(model.eval(), exported, allowed, real) for real in (False, True))
+    parts: list[tuple[Array, Array, Array]] = []
     for x, y in split.batches(batch_size(model)):
         forced.compare(x)
+        if not parts:
+            values.compare(x)
         parts.append((model(x).numpy(), outputs(plain, x)[0], y.numpy()))
     ours, theirs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Verdict.of(
@@ -80,5 +87,5 @@ def verify(
         labels,
         tied=forced.tied,
         distance=forced.ties.distance,
-        faults=tuple(forced.lines()),
+        faults=tuple(dict.fromkeys([*forced.lines(), *values.lines()])),
     )

@@ -10,6 +10,6 @@ MEMORY = 2**28
 
 
 def batch_size(model: QModel) -> int:
-    """Images at once, at most `BATCH`, so that the inputs of all layers fit `MEMORY`."""
+    """Images at once, at most `BATCH`, so that all layers' inputs and their codes fit `MEMORY`."""
     elements = sum(layer.in_elements * layer.calls for layer in model.layers)
-    return int(min(max(MEMORY // (4 * elements), 1), BATCH))
+    return int(min(max(MEMORY // (8 * elements), 1), BATCH))

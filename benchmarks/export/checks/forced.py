@@ -5,6 +5,10 @@ tie a mere comparison of codes says nothing any more. So every layer of the suit
 exported network's own input, and what it makes of it, up to the inputs of the next layers, must be
 what the exported network makes of it. Each layer's weights, scales and padding thus show at the
 next layers' inputs, or in the logits, whatever the layers before it did.
+
+Codes are compared as ONNX Runtime computes them by default. Where few codes follow a layer (behind
+a pooling, say), small errors change none of them, so the values before the quantizers are compared,
+too; to see these, each node is run by itself.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ class Forced:
         model: the network at its policy, in eval mode.
         exported: the file, with the note where its codes are.
         allowed: what explains a difference.
+        values: compare values before the quantizers, too, each node run by itself.
 
     Attributes:
         ties: what the comparison of codes has found.
@@ -44,20 +49,24 @@ class Forced:
         faults: of each layer (or ``logits``) the first difference that nothing explains.
     """
 
-    def __init__(self, model: QModel, exported: onnx.ModelProto, allowed: Tolerance) -> None:
+    def __init__(
+        self, model: QModel, exported: onnx.ModelProto, allowed: Tolerance, values: bool = False
+    ) -> None:
         self.model, self.allowed = model, allowed
         self.ties, self.tied = Ties(), 0
         self.faults: dict[str, str] = {}
         properties = {p.key: p.value for p in exported.metadata_props}
-        noted: dict[str, list[tuple[str, int | None]]] = json.loads(properties[CODES])
+        noted: dict[str, list[tuple[str, int | None, str]]] = json.loads(properties[CODES])
         self.noted = {name: noted[name] for name, _ in model.qlayers() if name in noted}
-        values = [value for calls in self.noted.values() for value, _ in calls]
-        self.session = session(exposed(exported, values))
+        calls = [call for each in self.noted.values() for call in each]
+        shown = [x for code, _, value in calls for x in ((code, value) if values else (code,))]
+        self.shown, self.with_values = list(dict.fromkeys(shown)), values
+        self.session = session(exposed(exported, self.shown), as_written=values)
 
     def compare(self, images: Tensor) -> None:
         """Run both on images ``[N, C, H, W]`` and add to what was found."""
         theirs, *values = outputs(self.session, images)
-        self.values = dict(zip(self._places(), values, strict=True))
+        self.values = dict(zip(self.shown, values, strict=True))
         self.called = dict.fromkeys(self.noted, 0)
         self.images = np.zeros(len(images), bool)
         with self._forcing():
@@ -80,9 +89,6 @@ class Forced:
             )
         return lines
 
-    def _places(self) -> list[tuple[str, int]]:
-        return [(name, call) for name, calls in self.noted.items() for call in range(len(calls))]
-
     @contextmanager
     def _forcing(self) -> Iterator[None]:
         handles = [
@@ -99,16 +105,16 @@ class Forced:
         def force(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
             assert isinstance(layer, QLayer)
             call, self.called[name] = self.called[name], self.called[name] + 1
-            value = self.values.pop((name, call), None)
-            if value is None:
+            if call >= len(self.noted[name]):
                 return args
-            if value.size != args[0].numel():
-                self._fault(name, f"has an input of {value.size} values, not {args[0].numel()}")
+            code, lowest, value = self.noted[name][call]
+            found, x = self.values[code], args[0]
+            if found.size != x.numel():
+                self._fault(name, f"has an input of {found.size} values, not {x.numel()}")
                 return args
-            lowest = self.noted[name][call][1]
-            return self._input(name, layer, args[0], value.reshape(args[0].shape), lowest), *args[
-                1:
-            ]
+            if self.with_values:
+                self._value(name, layer, x.numpy(), self.values[value].reshape(x.shape))
+            return self._input(name, layer, x, found.reshape(x.shape), lowest), *args[1:]
 
         return force
 
@@ -132,6 +138,16 @@ class Forced:
         real = step * (code + np.float32(grid.offset))
         return torch.from_numpy(real).to(x)
 
+    def _value(self, name: str, layer: QLayer, ours: Array, theirs: Array) -> None:
+        """Compare an input before its quantizer, as far as that leaves it."""
+        grid = layer.act_quantizer.uniform_grid()
+        if grid is not None:
+            low, high = (grid.step * (code + grid.offset) for code in (grid.low, grid.high))
+            # What the grid clips anyway the file need not have clipped before.
+            self._real(name, np.clip(ours, low, high), np.clip(theirs, low, high), grid.step)
+        elif layer.bits.act != PRUNED:
+            self._real(name, ours, theirs)
+
     def _codes(self, name: str, steps: Array, code: Array, grid: Grid) -> None:
         off = distances(steps, code, grid.low, grid.high)
         wrong = self.ties.add(off, self.allowed.steps(steps, grid.step))
@@ -142,11 +158,11 @@ class Forced:
         self.images |= (rows >= 0).any(1)
         self._wrong(name, wrong, "has other codes than rounding explains")
 
-    def _real(self, name: str, ours: Array, theirs: Array) -> None:
+    def _real(self, name: str, ours: Array, theirs: Array, step: float = 0.0) -> None:
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             self._fault(name, "has values that are not finite")
             return
-        wrong = np.abs(ours - theirs) > self.allowed.real(ours)
+        wrong = np.abs(ours - theirs) > self.allowed.real(ours, step)
         self._wrong(name, wrong, "differs by more than float arithmetic")
 
     def _wrong(self, name: str, wrong: Array, what: str) -> None:

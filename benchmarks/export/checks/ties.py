@@ -50,9 +50,10 @@ class Tolerance:
         rounding = ROUNDING * largest if np.isfinite(largest) else 0.0
         return max(self.tie, rounding) + self.moved / step
 
-    def real(self, values: Array) -> float:
-        """The largest difference of real numbers of this size."""
-        return LOGITS * float(np.abs(values).max(initial=0)) + self.moved
+    def real(self, values: Array, step: float = 0.0) -> float:
+        """The largest difference of real numbers of this size, which may have a grid's step."""
+        largest = float(np.abs(values).max(initial=0))
+        return max(LOGITS * largest, self.tie * step) + self.moved
 
 
 def distances(steps: Array, theirs: Array, low: float, high: float) -> Array:
@@ -104,7 +105,7 @@ class Ties:
         self.tied += int(tied.sum())
         self.likely += 2 * most * off.size
         self.distance = max(self.distance, float(off[tied].max(initial=0)))
-        wrong: Array = off > most
+        wrong: Array = ~(off <= most)
         return wrong
 
     @property
