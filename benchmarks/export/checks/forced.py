@@ -144,7 +144,8 @@ class Forced:
         if grid is not None:
             low, high = (grid.step * (code + grid.offset) for code in (grid.low, grid.high))
             # What the grid clips anyway the file need not have clipped before.
-            self._real(name, np.clip(ours, low, high), np.clip(theirs, low, high), grid.step)
+            inside, other = np.clip(ours, low, high), np.clip(theirs, low, high)
+            self._real(name, inside, other, self.allowed.clipped(ours, inside, grid.step))
         elif layer.bits.act != PRUNED:
             self._real(name, ours, theirs)
 
@@ -158,11 +159,11 @@ class Forced:
         self.images |= (rows >= 0).any(1)
         self._wrong(name, wrong, "has other codes than rounding explains")
 
-    def _real(self, name: str, ours: Array, theirs: Array, step: float = 0.0) -> None:
+    def _real(self, name: str, ours: Array, theirs: Array, most: float | None = None) -> None:
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             self._fault(name, "has values that are not finite")
             return
-        wrong = np.abs(ours - theirs) > self.allowed.real(ours, step)
+        wrong = np.abs(ours - theirs) > (self.allowed.real(ours) if most is None else most)
         self._wrong(name, wrong, "differs by more than float arithmetic")
 
     def _wrong(self, name: str, wrong: Array, what: str) -> None:

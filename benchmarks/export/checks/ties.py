@@ -20,6 +20,11 @@ INTEGER_TIE = 0.1
 """The same for biases that are rounded to units of both scales."""
 LOGITS = 1e-4
 """Relative difference of real numbers that float arithmetic explains without a change of a code."""
+PART = 0.01
+"""Part of a step by which values before a quantizer may differ.
+
+BatchNorm of channels that hardly vary magnifies float arithmetic beyond `LOGITS`.
+"""
 ROUNDING = 4e-6
 """Relative error of a sum: with 16 bits it is a larger part of a step than `TIE`."""
 CODES_TIED = 1e-3
@@ -50,10 +55,20 @@ class Tolerance:
         rounding = ROUNDING * largest if np.isfinite(largest) else 0.0
         return max(self.tie, rounding) + self.moved / step
 
-    def real(self, values: Array, step: float = 0.0) -> float:
-        """The largest difference of real numbers of this size, which may have a grid's step."""
-        largest = float(np.abs(values).max(initial=0))
-        return max(LOGITS * largest, self.tie * step) + self.moved
+    def real(self, values: Array) -> float:
+        """The largest difference of real numbers of this size."""
+        return LOGITS * float(np.abs(values).max(initial=0)) + self.moved
+
+    def clipped(self, values: Array, inside: Array, step: float) -> float:
+        """The largest difference of values before a quantizer.
+
+        Args:
+            values: the values; where most are clipped, sums are of their size all the same.
+            inside: the same within the grid.
+            step: the grid's.
+        """
+        rounding = ROUNDING * float(np.abs(values).max(initial=0))
+        return max(self.real(inside), rounding + max(self.tie, PART) * step + self.moved)
 
 
 def distances(steps: Array, theirs: Array, low: float, high: float) -> Array:

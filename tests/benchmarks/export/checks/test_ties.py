@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.export.checks.ties import CODES_TIED, FEW, LOGITS, TIE, Ties, Tolerance, distances
+from benchmarks.export.checks.ties import (
+    CODES_TIED,
+    FEW,
+    LOGITS,
+    PART,
+    TIE,
+    Ties,
+    Tolerance,
+    distances,
+)
 
 
 def one(steps, theirs, low=0, high=7):
@@ -46,13 +55,18 @@ def test_only_neighbours_at_a_tie_are_close_to_one(steps, theirs):
 
 
 def test_what_explains_a_difference():
-    few, many = np.array([255.0]), np.array([65535.0])
+    few, many = np.array([255.0]), np.array([65535.0])  # of 8 and 16 bits
     assert Tolerance().steps(few) == pytest.approx(0.00102, rel=1e-6)
     assert Tolerance().steps(np.array([15.0])) == TIE
     assert 0.2 < Tolerance().steps(many) < 0.3
     assert Tolerance(0.1).steps(few) == 0.1
     assert Tolerance(moved=0.5).steps(np.array([15.0]), step=2.0) == TIE + 0.25
     assert Tolerance(moved=0.5).real(np.array([-30.0])) == pytest.approx(30 * LOGITS + 0.5)
+    one, many = np.array([1.0]), np.array([1e6])
+    assert Tolerance().clipped(one, one, 0.5) == pytest.approx(0.5 * PART, rel=1e-2)
+    assert Tolerance(0.1).clipped(one, one, 0.5) == pytest.approx(0.5 * 0.1, rel=1e-2)
+    assert Tolerance().clipped(many, one, 0.0) == pytest.approx(4.0)
+    assert Tolerance().clipped(one, one, 0.0) == pytest.approx(LOGITS)
     assert Tolerance().steps(np.array([np.inf])) == TIE
 
 
