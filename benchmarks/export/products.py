@@ -123,6 +123,18 @@ def _after(
         w.graph.add("Add", [x, w.graph.keep(f"{name}.shift", term)], out)
 
 
+def write_transposed(w: Writing, node: onnx.NodeProto) -> None:
+    """Write a transposed convolution with its bias behind it, where it stays exact only there."""
+    bias = w.graph.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1, np.float32)
+    out, found = node.output[0], attributes(node)
+    if bias is None or "strides" not in found or not w.apart(out):
+        w.graph.new.append(node)
+        return
+    at = w.graph.add("ConvTranspose", list(node.input[:2]), f"{out}.sum", **found)
+    minus = -bias.astype(np.float32).reshape(-1, *(1,) * len(found["strides"]))
+    w.graph.add("Sub", [at, w.graph.keep(f"{out}.minus", minus)], out)
+
+
 def write_linear(w: Writing, node: onnx.NodeProto) -> None:
     """Write a Gemm as a product and a sum, so that no runtime rounds the bias.
 

@@ -14,7 +14,12 @@ import benchmarks
 from benchmarks.export.codes import Exported
 from benchmarks.export.graph import Graph, attributes
 from benchmarks.export.integers import Integers
-from benchmarks.export.products import write_convolution, write_linear, write_product
+from benchmarks.export.products import (
+    write_convolution,
+    write_linear,
+    write_product,
+    write_transposed,
+)
 from benchmarks.export.trace import ACTIVATION
 from benchmarks.export.weights import write_weight
 from benchmarks.export.writing import Writing
@@ -43,6 +48,8 @@ def _node(w: Writing, node: onnx.NodeProto) -> None:
         _mark(w, node, *mark)
     elif any(_writes(node, name) for name in node.input[:2] if name in w.weights):
         _layer(w, node)
+    elif node.op_type == "ConvTranspose":
+        write_transposed(w, node)
     elif node.op_type == "Clip" and _clipped_again(w, node):
         w.graph.add("Identity", [node.input[0]], node.output[0])
     else:

@@ -26,7 +26,7 @@ EVERY = [(w, a) for w in WIDTHS for a in (0, *WIDTHS)]
 
 
 class Convolutions(nn.Module):
-    """A convolution straight to the next one's quantizer, BatchNorm, a sum, a ReLU6."""
+    """A convolution straight to the next one's quantizer, BatchNorm, a sum, a pool, a ReLU6."""
 
     def __init__(self, kind):
         super().__init__()
@@ -40,6 +40,7 @@ class Convolutions(nn.Module):
     def forward(self, x):
         x = functional.relu(self.first(x.flatten(2) if self.flat else x))
         y = self.third(functional.relu(self.norm(self.second(x)))) + x
+        y = (functional.max_pool1d if self.flat else functional.max_pool2d)(functional.relu(y), 2)
         return self.fc(functional.relu6(self.fourth(y)).flatten(2).mean(2))
 
 
