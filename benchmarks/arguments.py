@@ -63,7 +63,8 @@ def _add_export(commands: Any, action: Action) -> None:
         "export",
         help="write a record's network as ONNX, QONNX or packed weights",
         description="Make the quantized network of a record anew, write it to a file, and check "
-        "on the test images that the file computes the same.",
+        "on the test images that the file computes the same; until it has passed, it is called "
+        "OUT.failed.",
     )
     export.add_argument("record", help="the JSON file of a finished cell")
     export.add_argument("--to", choices=EXPORTS, required=True, help="format of the file")

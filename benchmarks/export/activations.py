@@ -20,6 +20,15 @@ UNSIGNED: dict[int, tuple[int | None, Any]] = {
     4: (TensorProto.UINT4, np.uint8), 8: (None, np.uint8), 16: (None, np.uint16),
 }  # fmt: skip
 """ONNX's type where numpy has none of its own, and numpy's."""
+NIBBLES = (
+    None, "Add", "BatchNormalization", "Div", "Gelu", "GlobalAveragePool", "HardSigmoid",
+    "HardSwish", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Relu", "Sigmoid", "Softmax",
+)  # fmt: skip
+"""What may make a value (or nothing, if it is the network's input) that gets codes of 4 bits.
+
+ONNX Runtime moves a quantizer to before operators such as MaxPool, or into a Clip (ReLU6), which
+have no 4-bit types, and then does not load the file.
+"""
 
 
 class Activations:
@@ -32,6 +41,8 @@ class Activations:
 
     def __init__(self, graph: Graph, integers: Integers) -> None:
         self.graph, self.integers = graph, integers
+        self._types: dict[str, int] = {}
+        """The bits of the type at a layer's first call."""
         self._codes: dict[tuple[str, Grid], str] = {}
         """The codes of values on grids, which several layers may share."""
 
@@ -40,9 +51,8 @@ class Activations:
         if grid is None or not suits(grid):
             return 0
         span = grid.high - grid.low
-        if span == 15 and self.integers < Integers.OUTPUTS and self.graph.makers.get(x) != "Clip":
-            # ONNX Runtime fails to fuse a Clip (ReLU6) with 4-bit types, and so to load the file;
-            # and its convolution in integers has no such types.
+        if span == 15 and self.integers < Integers.OUTPUTS and self.graph.makers.get(x) in NIBBLES:
+            # Its convolution in integers has no such types.
             return 4
         # Codes of 16 bits must need no Clip, which ONNX Runtime does not have for them.
         return 8 if span < 256 else 16 if span == 2**16 - 1 else 0
@@ -54,6 +64,7 @@ class Activations:
             pruned = entry.bits.act == PRUNED
             zero = [self.graph.keep("zero", np.float32(0))]
             self.graph.add("Mul" if pruned else "Identity", [x, *(zero if pruned else [])], out)
+            self.graph.note_code(entry.layer.name, out, None, x)
         elif self.width(grid, x):
             self._quantized(entry.layer.name, grid, x, out)
         else:
@@ -64,7 +75,9 @@ class Activations:
         kind, dtype = UNSIGNED[width]
         point = np.array(-round(grid.low + grid.offset), dtype)
         scale = self.graph.keep(f"{name}.act.scale", np.float32(grid.step))
-        zero = self.graph.keep(f"{name}.act.zero_point", point, kind)
+        # A later call of the layer may have another type.
+        other = "" if self._types.setdefault(name, width) == width else f".{width}"
+        zero = self.graph.keep(f"{name}.act.zero_point{other}", point, kind)
         code = self._codes.get((x, grid))
         if code is None:
             code = self.graph.add("QuantizeLinear", [x, scale, zero], f"{out}.code")
@@ -72,18 +85,18 @@ class Activations:
                 low, high = (self.graph.bound(v, dtype) for v in (0, span))
                 code = self.graph.add("Clip", [code, low, high], f"{out}.clipped")
             self._codes[x, grid] = code
-        self.graph.note_code(name, code, 0)
+        self.graph.note_code(name, code, 0, x)
         self.graph.add("DequantizeLinear", [code, scale, zero], out)
 
     def _spelled_out(self, name: str, grid: Grid, x: str, out: str) -> None:
         add, keep = self.graph.add, self.graph.keep
-        step = keep(f"{name}.act.scale", np.float32(grid.step))
+        step, value = keep(f"{name}.act.scale", np.float32(grid.step)), x
         offset = keep(f"{name}.act.offset", np.float32(grid.offset))
         low, high = (self.graph.bound(v, np.float32) for v in (grid.low, grid.high))
         x = add("Div", [x, step], f"{out}.steps")
         x = add("Sub", [x, offset], f"{out}.shifted")
         x = add("Clip", [x, low, high], f"{out}.clipped")
         x = add("Round", [x], f"{out}.code")
-        self.graph.note_code(name, x, grid.low)
+        self.graph.note_code(name, x, grid.low, value)
         x = add("Add", [x, offset], f"{out}.level")
         add("Mul", [x, step], out)

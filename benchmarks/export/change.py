@@ -1,13 +1,18 @@
 """What quantized outputs change, and whether integers compute what the file says.
 
 The file is no longer the suite's network, so that its top-1 may be another on some images; that is
-counted, and not explained away. What must hold is that ONNX Runtime's integer kernels compute the
-file: it is run a second time with each node by itself, in float, as the standard has it, and the
-codes of all quantizers are compared as in `benchmarks.export.verify`.
+counted, and not explained away. What must hold is
+
+- that the file is the one without these quantizers, which `benchmarks.export.verify` checks, plus
+  quantizers (`benchmarks.export.outputs.added`);
+- that ONNX Runtime's integer kernels compute it: it is run a second time with each node by itself,
+  in float, as the standard has it, and every quantizer there gets the codes of the integers as its
+  result (as in `benchmarks.export.checks.forced`), so that each step shows by itself.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,55 +20,49 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from benchmarks.export.checks.agreement import Agreement
+from benchmarks.export.checks.batches import batch_size
+from benchmarks.export.checks.forced import exposed
+from benchmarks.export.checks.ties import TIE, Ties, Tolerance, distances
+from benchmarks.export.graph import CODES
 from benchmarks.export.runtime import outputs, session
-from benchmarks.export.verify import BATCH, LOGITS, TIE, exposed
+from benchmarks.export.trace import INPUT
 from frameworks import QModel, Split
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Agreement):
     """A network and its file with quantized outputs, on the same images.
 
     Attributes:
-        images: how many.
-        equal: images with the same top-1.
-        accuracy: top-1 in percent of the suite's network and of the file.
-        moved: images at which the file's integers and its float arithmetic differ.
-        tied: those of them that rounding ties explain.
+        tied: codes at which the file's integers and its float arithmetic differ by rounding ties.
+        faults: where they differ otherwise, a line each.
     """
 
-    images: int
-    equal: int
-    accuracy: tuple[float, float]
-    moved: int
     tied: int
+    faults: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
         """Whether the integers compute what the file says."""
-        return self.moved == self.tied
+        return not self.faults
 
     def text(self) -> str:
         """A few lines for the terminal."""
-        ours, theirs = self.accuracy
         lines = [
-            f"top-1 equal on {self.equal} of {self.images} images; accuracy {theirs:.2f} % "
-            f"(fake-quantized: {ours:.2f} %)",
+            self.summary(),
             "what differs is the price of the outputs in 8 bits, which are not the policy's",
         ]
         if self.tied:
-            lines.append(f"rounding ties between its integers and float: {self.tied} images")
-        if not self.ok:
-            lines.append(
-                f"on {self.moved - self.tied} images the integers are not what the file says; "
-                "8-bit sums saturate on x86 processors without VNNI"
-            )
-        return "\n".join(lines)
+            lines.append(f"rounding ties between its integers and float: {self.tied} codes")
+        if self.faults:
+            lines.append("the integers are not what the file says:")
+        return "\n".join([*lines, *self.faults])
 
 
 @torch.no_grad()
@@ -75,64 +74,101 @@ def change(model: QModel, exported: onnx.ModelProto, split: Split, tie: float = 
         exported: the file.
         split: the images.
         tie: largest distance from a rounding tie, in steps.
+
+    Raises:
+        UnsupportedExport: ONNX Runtime does not load the file.
     """
-    running, twice = session(exported), _Twice(exported)
-    counts: list[tuple[int, ...]] = []
-    for x, y in split.batches(BATCH):
-        logits = outputs(running, x)[0]
-        tops = model.eval()(x).numpy().argmax(1), logits.argmax(1)
-        distances = twice.distances(x, logits)
-        moved = distances > 0
-        right = (int((top == y.numpy()).sum()) for top in tops)
-        tied = int((moved & (distances <= tie)).sum())
-        counts.append((len(y), int((tops[0] == tops[1]).sum()), *right, int(moved.sum()), tied))
-    images, equal, ours, theirs, many, explained = (sum(c) for c in zip(*counts, strict=True))
-    accuracy = (100.0 * ours / images, 100.0 * theirs / images)
-    return Change(images, equal, accuracy, many, explained)
+    twice = Twice(exported, Tolerance(tie))
+    parts = []
+    for x, y in split.batches(batch_size(model)):
+        parts.append((model.eval()(x).numpy(), twice.compare(x), y.numpy()))
+    ours, theirs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    faults = [f"value {name}: {what}" for name, what in twice.faults.items()]
+    if not np.isfinite(ours).all() or not np.isfinite(theirs).all():
+        faults.append("the logits: some are not finite")
+    if twice.ties.too_many:
+        faults.append(f"{twice.ties.tied} codes are ties, too many for chance")
+    return Change.of(ours, theirs, labels, tied=twice.ties.tied, faults=tuple(faults))
 
 
-class _Twice:
-    """A file's quantizers in integers and in float."""
+class Twice:
+    """A file's quantizers in integers and in float.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-        constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.grids = [(constants[n.input[1]], constants[n.input[2]]) for n in nodes]
-        self.plain = session(model, as_written=True)
-        self.real = session(exposed(model, [n.input[0] for n in nodes]), as_written=True)
-        self.whole = session(exposed(model, [n.output[0] for n in nodes]))
+    Args:
+        model: the file.
+        allowed: what explains a difference.
+    """
 
-    def distances(self, images: Tensor, logits: Array) -> Array:
-        """How far each image's first differing code is from a tie; 0: no difference, inf: no tie.
+    def __init__(self, model: onnx.ModelProto, allowed: Tolerance) -> None:
+        self.allowed, self.ties = allowed, Ties()
+        self.faults: dict[str, str] = {}
+        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.nodes = quantizers(model)
+        self.whole = session(exposed(model, [node.output[0] for node in self.nodes]))
+        self.steps = session(_cut(model, self.nodes), as_written=True)
 
-        Args:
-            images: ``[N, C, H, W]``.
-            logits: what integers give, ``[N, K]``.
-        """
-        ours = outputs(self.plain, images)[0]
-        reach = LOGITS * max(1.0, float(np.abs(ours).max()))
-        moved = np.abs(ours - logits).max(1) > reach
-        found = np.where(moved, np.inf, 0.0)
-        if moved.any():
-            found[moved] = self._first(images[torch.from_numpy(moved)])
-        return found
+    def compare(self, images: Tensor) -> Array:
+        """Run both on images ``[N, C, H, W]``; returns the logits of the integers."""
+        logits, *codes = outputs(self.whole, images)
+        given = {INPUT: images.contiguous().numpy()}
+        for node, code in zip(self.nodes, codes, strict=True):
+            given[_given(node)] = code.astype(self._grid(node)[1].dtype)
+        ours, *values = self.steps.run(None, given)
+        for node, value, code in zip(self.nodes, values, codes, strict=True):
+            self._compare(node, value, code)
+        wrong = ~(np.abs(ours - logits) <= self.allowed.real(ours))
+        self._note("logits", wrong)
+        return logits
 
-    def _first(self, images: Tensor) -> Array:
-        values, codes = (outputs(s, images)[1:] for s in (self.real, self.whole))
-        first = np.full(len(images), np.inf)
-        for value, code, (scale, point) in zip(values, codes, self.grids, strict=True):
-            each = _off(value, code, scale, point).reshape(len(images), -1).max(1)
-            hit = np.isinf(first) & (each > 0)
-            first[hit] = each[hit]
-        return first
+    def _grid(self, node: onnx.NodeProto) -> tuple[Array, Array]:
+        """Scale and zero point; of a grid that is spelled out there are none."""
+        if node.op_type == "Round":
+            return np.ones((), np.float32), np.zeros((), np.float32)
+        return self.constants[node.input[1]], self.constants[node.input[2]]
+
+    def _compare(self, node: onnx.NodeProto, value: Array, code: Array) -> None:
+        scale, point = self._grid(node)
+        # QuantizeLinear adds the zero point after it has rounded.
+        zero = float(point)
+        low, high = -np.inf, np.inf
+        if node.op_type != "Round":
+            low, high = -zero, np.iinfo(point.dtype).max - zero
+        steps = value / scale
+        off = distances(steps, code - np.float32(zero), low, high)
+        self._note(node.input[0], self.ties.add(off, self.allowed.steps(steps)))
+
+    def _note(self, name: str, wrong: Array) -> None:
+        if wrong.any():
+            self.faults.setdefault(name, f"{int(wrong.sum())} of {wrong.size} differ")
 
 
-def _off(value: Array, code: Array, scale: Array, point: Array) -> Array:
-    """How far values are from what rounds to a code, in steps; 0 where they round to it."""
-    # QuantizeLinear adds the zero point after it has rounded.
-    zero = point.astype(np.float32)
-    steps, code = value / scale, code - zero
-    ours = np.clip(np.round(steps), -zero, np.iinfo(point.dtype).max - zero)
-    # A value exactly on a tie still counts as one.
-    off: Array = np.where(ours == code, 0.0, np.maximum(np.abs(steps - code) - 0.5, 1e-12))
-    return off
+def quantizers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that round activations, also those of grids that are spelled out."""
+    properties = {p.key: p.value for p in model.metadata_props}
+    noted = {value for calls in json.loads(properties[CODES]).values() for value, _, _ in calls}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" or (node.op_type == "Round" and node.output[0] in noted)
+    ]
+
+
+def _given(node: onnx.NodeProto) -> str:
+    return f"{node.output[0]}.given"
+
+
+def _cut(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """A model in which all that reads a quantizer's result reads an input in its place.
+
+    After the logits it gives what the quantizers would round.
+    """
+    cut = exposed(model, [node.input[0] for node in nodes])
+    kinds = {t.name: t.data_type for t in cut.graph.initializer}
+    names = {node.output[0]: _given(node) for node in nodes}
+    for node in cut.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+    for node in nodes:
+        kind = TensorProto.FLOAT if node.op_type == "Round" else kinds[node.input[2]]
+        cut.graph.input.append(helper.make_tensor_value_info(_given(node), kind, None))
+    return cut

@@ -1,28 +1,33 @@
-"""``juxtabit export``: check what can be checked, rebuild, write, verify, compare."""
+"""``juxtabit export``: check what can be checked, rebuild, write, verify, compare.
+
+Until a file has passed its check it is called NAME.failed, and one that does not pass keeps that
+name: NAME is only ever given to what computes the network (or was not to be checked).
+"""
 
 from __future__ import annotations
 
 import copy
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
-from benchmarks.export.codes import exported_layers
 from benchmarks.export.errors import require
 from benchmarks.export.integers import Integers
 from benchmarks.export.packed import load_packed, packed_tensors, save_packed
 from benchmarks.export.rebuild import Rebuilt, draft, rebuilt
 from benchmarks.record import Record
 from benchmarks.store import read_record, write_bytes
-from frameworks import QModel, Split, torch_rng
+from frameworks import Split, torch_rng
 
 if TYPE_CHECKING:
     import onnx
+
+    from benchmarks.export.form import Form
 
 WARM_BATCH = 1
 """Latency is that of one image, as on a device."""
@@ -49,6 +54,18 @@ class Request:
             return Integers.OUTPUTS
         return Integers.BIAS if self.integer_bias else Integers.NONE
 
+    @property
+    def form(self) -> Form:
+        """How the network is written, where that is as ONNX."""
+        from benchmarks.export.form import Form
+
+        return Form(self.to == "qonnx", self.integers)
+
+    @property
+    def draft(self) -> Path:
+        """Where the file is until it has passed its check, and stays if it does not."""
+        return self.out.with_name(f"{self.out.name}.failed")
+
 
 def export(request: Request) -> int:
     """Carry out a request; returns the exit code, 1 if the file does not compute what it should.
@@ -61,20 +78,14 @@ def export(request: Request) -> int:
     record = read_record(request.record)
     # Sums depend on it in their last bits, and so do ranges and what is rounded by them.
     torch.set_num_threads(record.environment.get("threads") or torch.get_num_threads())
-    sketch, splits = draft(record)
-    # Whatever cannot be exported is found on an untrained network.
-    _made(request, sketch, splits.input_shape, splits.train.images(8))
+    _tried(request, record)
     made = rebuilt(record, _say, request.calibration)
     for warning in made.warnings:
         print(f"note: {warning}")
     print(f"{_title(record)}: {made.accuracy:.2f} % top-1 fake-quantized")
-    model = _write(request, record, made)
     test = _part(made.splits.test, request.images)
-    failed = request.verify and not _verified(request, made, model, test)
-    if request.benchmark:
-        assert model is not None
-        _compare(request, made, model, test)
-    return 1 if failed else 0
+    write = _packed if request.to == "packed" else _onnx
+    return 0 if write(request, record, made, test) else 1
 
 
 def _check(request: Request) -> None:
@@ -119,65 +130,61 @@ def _part(split: Split, count: int | None) -> Split:
     return split if count is None else split.subset(count, torch_rng(0, "verify"))
 
 
-def _made(
-    request: Request, model: QModel, shape: tuple[int, ...], images: Tensor
-) -> onnx.ModelProto | None:
-    """The model in ONNX or QONNX; for packed weights only the check that there are any.
+def _tried(request: Request, record: Record) -> None:
+    """Find what cannot be exported on an untrained network.
 
-    Args:
-        request: what the command was asked for.
-        model: the quantized network.
-        shape: shape of one sample.
-        images: for the ranges of outputs.
+    Raises:
+        ValueError: the policy or its form has no file.
     """
+    sketch, splits = draft(record)
     if request.to == "packed":
-        packed_tensors(model)
-        return None
-    if request.to == "qonnx":
-        layers = exported_layers(model)
-        from benchmarks.export.qonnx import to_qonnx
-        from benchmarks.export.trace import traced
-
-        return to_qonnx(traced(model, shape), layers)
-    return _qdq(model, shape, request.integers, images)
+        packed_tensors(sketch)
+        return
+    images, form = splits.train.images(8), request.form
+    written = form.write(sketch, splits.input_shape, images)
+    if request.verify:
+        form.try_on(sketch, written, images)
 
 
-def _qdq(
-    model: QModel, shape: tuple[int, ...], integers: Integers, images: Tensor
-) -> onnx.ModelProto:
-    layers = exported_layers(model)
-    from benchmarks.export.outputs import with_quantized_outputs
-    from benchmarks.export.qdq import to_qdq
-    from benchmarks.export.trace import traced
-
-    made = to_qdq(traced(model, shape), layers, integers)
-    return with_quantized_outputs(made, images) if integers == Integers.OUTPUTS else made
+def _packed(request: Request, record: Record, made: Rebuilt, test: Split) -> bool:
+    """Write packed weights; whether they are right."""
+    count = save_packed(made.model, request.draft, made.splits.input_shape, _notes(record))
+    note = f", of which {count} are the weights' bits"
+    return _kept(request, note, lambda: _same(request.draft, made, test))
 
 
-def _write(request: Request, record: Record, made: Rebuilt) -> onnx.ModelProto | None:
-    """Write the file; returns the model if it is ONNX."""
-    shape, notes = made.splits.input_shape, _notes(record)
-    if request.to == "packed":
-        count = save_packed(made.model, request.out, shape, notes)
-        size = request.out.stat().st_size
-        print(f"wrote {request.out}: {size} bytes, of which {count} are the weights' bits")
-        return None
-    model = _made(request, made.model, shape, made.problem.images)
-    assert model is not None
-    _check_model(request, model)
-    written = copy.deepcopy(model)
-    for key, value in notes.items():
-        written.metadata_props.add(key=f"juxtabit.{key}", value=value)
-    write_bytes(request.out, written.SerializeToString())
-    print(f"wrote {request.out}: {request.out.stat().st_size} bytes")
-    return model
+@torch.no_grad()
+def _same(path: Path, made: Rebuilt, test: Split) -> bool:
+    from benchmarks.export.checks.batches import batch_size
+
+    again, size = load_packed(path, made.network), batch_size(made.model)
+    same = all(torch.equal(made.model(x), again(x)) for x, _ in test.batches(size))
+    print(f"the file gives {'the same' if same else 'OTHER'} logits on {len(test)} images")
+    return same
 
 
-def _check_model(request: Request, model: onnx.ModelProto) -> None:
-    import onnx.checker
+def _onnx(request: Request, record: Record, made: Rebuilt, test: Split) -> bool:
+    """Write and compare a network as ONNX; whether the file is right."""
+    form = request.form
+    written = form.write(made.model, made.splits.input_shape, made.problem.images)
+    noted = copy.deepcopy(written.model)
+    for key, value in _notes(record).items():
+        noted.metadata_props.add(key=f"juxtabit.{key}", value=value)
+    write_bytes(request.draft, noted.SerializeToString())
+    good = _kept(request, "", lambda: form.check(request.draft, made.model, written, test))
+    if request.benchmark and good:
+        _compare(request, made, written.model, test)
+    return good
 
-    if request.to == "onnx":
-        onnx.checker.check_model(model, full_check=True)
+
+def _kept(request: Request, note: str, check: Callable[[], bool]) -> bool:
+    """Give a file its name once it has passed its check."""
+    if request.verify and not check():
+        print(f"{request.out} is not written: the file is wrong, and kept as {request.draft}")
+        return False
+    request.draft.replace(request.out)
+    print(f"wrote {request.out}: {request.out.stat().st_size} bytes{note}")
+    return True
 
 
 def _notes(record: Record) -> dict[str, str]:
@@ -188,35 +195,8 @@ def _notes(record: Record) -> dict[str, str]:
     }
 
 
-def _verified(request: Request, made: Rebuilt, model: onnx.ModelProto | None, test: Split) -> bool:
-    if model is None:
-        again = load_packed(request.out, made.network)
-        with torch.no_grad():
-            same = all(torch.equal(made.model(x), again(x)) for x, _ in test.batches(125))
-        print(f"the file gives {'the same' if same else 'OTHER'} logits on {len(test)} images")
-        return same
-    from benchmarks.export.verify import INTEGER_TIE, TIE, verify
-
-    if request.to == "qonnx":
-        from benchmarks.export.qonnx import runnable
-
-        model = runnable(model)
-    tie = INTEGER_TIE if request.integers == Integers.BIAS else TIE
-    if request.integers != Integers.OUTPUTS:
-        verdict = verify(made.model, model, test, tie)
-        print(verdict.text())
-        return verdict.ok
-    from benchmarks.export.change import change
-
-    shape, images = made.splits.input_shape, made.problem.images
-    exact = verify(made.model, _qdq(made.model, shape, Integers.NONE, images), test, tie)
-    print(f"without --integer-outputs: {exact.text()}")
-    changed = change(made.model, model, test)
-    print(f"with it: {changed.text()}")
-    return exact.ok and changed.ok
-
-
 def _compare(request: Request, made: Rebuilt, model: onnx.ModelProto, test: Split) -> None:
+    from benchmarks.export.form import Form
     from benchmarks.export.latency import compare
     from benchmarks.export.runtime import accuracy
 
@@ -225,7 +205,7 @@ def _compare(request: Request, made: Rebuilt, model: onnx.ModelProto, test: Spli
     eight = max(request.integers, Integers.BIAS)
     others = {"float": (32, Integers.NONE), "uniform 8 bit": (8, eight)}
     every = {
-        name: _qdq(made.uniform(bits), shape, integers, made.problem.images)
+        name: Form(integers=integers).write(made.uniform(bits), shape, made.problem.images).model
         for name, (bits, integers) in others.items()
     }
     every["this policy"] = model

@@ -39,7 +39,7 @@ class Graph:
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._names = set(self._constants)
-        self.codes: dict[str, tuple[str, int | None]] = {}
+        self.codes: dict[str, list[tuple[str, int | None, str]]] = defaultdict(list)
 
     @staticmethod
     def mark(node: onnx.NodeProto) -> tuple[int, int] | None:
@@ -59,9 +59,13 @@ class Graph:
         tensor = self._constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
-    def add(self, op: str, inputs: list[str], output: str, domain: str = "", **fields: Any) -> str:
-        """Write a node; the name of its result."""
-        made = helper.make_node(op, inputs, [output], name=f"{op}:{output}", domain=domain)
+    def add(
+        self, op: str, inputs: list[str], output: str, domain: str = "", layer: str = "",
+        **fields: Any,
+    ) -> str:  # fmt: skip
+        """Write a node, named after its layer, if any; the name of its result."""
+        name = f"{op}:layer {layer}:{output}" if layer else f"{op}:{output}"
+        made = helper.make_node(op, inputs, [output], name=name, domain=domain)
         made.attribute.extend(helper.make_attribute(k, v) for k, v in fields.items())
         self.new.append(made)
         return output
@@ -84,12 +88,16 @@ class Graph:
         """A whole number as a constant of a type, an end of a Clip."""
         return self.keep(f"{np.dtype(dtype).name}.{value}", np.array(value, dtype))
 
-    def note_code(self, layer: str, value: str, lowest: int | None) -> None:
-        """Note where the codes of a layer's (first) input are, and the smallest code.
+    def note_code(self, layer: str, code: str, lowest: int | None, value: str) -> None:
+        """Note where a layer's input at its next call is.
 
-        None: there are the quantized real numbers.
+        Args:
+            layer: its name.
+            code: where the codes are.
+            lowest: the smallest one; None: there are real numbers, quantized if the input is.
+            value: where the value before the quantizer is.
         """
-        self.codes.setdefault(layer, (value, lowest))
+        self.codes[layer].append((code, lowest, value))
 
     def finish(self, producer: str, version: str, domains: dict[str, int]) -> onnx.ModelProto:
         """The model of the new nodes, without what nothing reads any more; checked."""

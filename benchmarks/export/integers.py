@@ -45,6 +45,16 @@ def suits(grid: Grid) -> bool:
     return low == round(low) and low <= 0 <= high
 
 
+def saturates(weights: Affine, grid: Grid) -> bool:
+    """Whether a sum of two products of signed weights and activations may not fit 16 bits.
+
+    That is how x86 processors without VNNI add them, and what does not fit is cut off. With
+    unsigned codes and a zero point, sums have 32 bits there, and elsewhere are as fast.
+    """
+    largest = int(np.abs(weights.code).max(initial=0))
+    return 2 * largest * (grid.high - grid.low) > np.iinfo(np.int16).max
+
+
 def filled(weights: Affine) -> Affine:
     """The same values with codes times a power of two, so that each channel fills -127 .. 127."""
     reach = np.abs(weights.code.reshape(len(weights.code), -1)).max(1, initial=0)
@@ -60,3 +70,8 @@ def bias_units(weights: Affine, grid: Grid, shift: Array) -> Array | None:
     """A shift ``[C]`` in units of both scales; None if they do not fit 32 bits with the sums."""
     units = np.round(shift / (weights.scale.astype(np.float64) * grid.step))
     return units if np.abs(units).max(initial=0) < LARGEST_BIAS else None
+
+
+def bias_moves(weights: Affine, grid: Grid) -> float:
+    """By how much a bias in units of both scales may be off: half of the largest unit."""
+    return 0.5 * float(weights.scale.max(initial=0)) * grid.step

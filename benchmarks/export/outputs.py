@@ -25,6 +25,7 @@ from frameworks import Grid, schemes
 
 BITS = 8
 BATCH = 125
+BIAS_SCALE = ".bias.scale"
 RECTIFIERS = ("Relu", "Clip", "Identity")
 
 
@@ -45,6 +46,42 @@ def with_quantized_outputs(model: onnx.ModelProto, images: Tensor) -> onnx.Model
         flow.quantize(value, _grid(low, high))
     flow.finish()
     return made
+
+
+def altered(plain: onnx.ModelProto, made: onnx.ModelProto) -> list[str]:
+    """Where a model with quantized outputs is more than the one without them plus quantizers.
+
+    Returns:
+        The results of nodes, and the constants, that are not the same.
+    """
+    makers = {name: node for node in made.graph.node for name in node.output}
+    constants = {t.name: t for t in made.graph.initializer}
+
+    def stands_for(old: str, new: str) -> bool:
+        real = makers.get(new)
+        code = makers.get(real.input[0]) if real is not None else None
+        if old == new or real is None or code is None:
+            return old == new
+        kinds = (code.op_type, real.op_type) == ("QuantizeLinear", "DequantizeLinear")
+        return kinds and code.input[0] == old and code.input[1:] == real.input[1:]
+
+    def same(node: onnx.NodeProto) -> bool:
+        other = makers.get(node.output[0])
+        return (
+            other is not None
+            and (other.op_type, list(other.attribute)) == (node.op_type, list(node.attribute))
+            and len(other.input) == len(node.input)
+            and all(map(stands_for, node.input, other.input))
+        )
+
+    found = [node.output[0] for node in plain.graph.node if not same(node)]
+    return found + [t.name for t in plain.graph.initializer if constants.get(t.name) != t]
+
+
+def rounded_biases(model: onnx.ModelProto) -> float:
+    """By how much biases in int32 may move values in sum: half a unit of each layer."""
+    scales = [t for t in model.graph.initializer if t.name.endswith(BIAS_SCALE)]
+    return sum(0.5 * float(numpy_helper.to_array(t).max()) for t in scales)
 
 
 def ranges(

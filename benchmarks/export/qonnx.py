@@ -49,13 +49,14 @@ def _activation(graph: Graph, entry: Exported, x: str, out: str) -> None:
     if grid is None:
         zero = [graph.keep("zero", np.float32(0))] if entry.bits.act == PRUNED else []
         graph.add("Mul" if zero else "Identity", [x, *zero], out)
+        graph.note_code(name, out, None, x)
         return
     signed, narrow, shift = _form(grid)
     # The grid's own offset, and where its lowest code is to be.
     point = -grid.offset - shift + 0.0
     bits = entry.bits.act
     _quant(graph, f"{name}.act", x, out, grid.step, point, bits, signed, narrow)
-    graph.note_code(entry.layer.name, out, None)
+    graph.note_code(entry.layer.name, out, None, x)
 
 
 def _form(grid: Grid) -> tuple[bool, bool, float]:
@@ -107,7 +108,11 @@ def _quant(
         graph.keep(f"{name}.zero_point", np.asarray(point, np.float32)),
         graph.keep(f"{name}.bits", np.asarray(bits, np.float32)),
     ]
-    fields = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+    fields: dict[str, Any] = {
+        "signed": int(signed),
+        "narrow": int(narrow),
+        "rounding_mode": "ROUND",
+    }
     graph.add("Quant", inputs, out, DOMAIN, **fields)
 
 

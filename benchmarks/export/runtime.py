@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime
 from torch import Tensor
 
+from benchmarks.export.errors import UnsupportedExport
 from benchmarks.export.trace import INPUT
 from frameworks import Split
 
@@ -25,6 +27,9 @@ def session(
         model: a model of standard operators.
         float_kernels: fold weights to float and leave no layer to integer kernels.
         as_written: run each node by itself, as the standard has it.
+
+    Raises:
+        UnsupportedExport: ONNX Runtime does not load the model.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -33,9 +38,15 @@ def session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if float_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's own types are private
+        raise UnsupportedExport(
+            f"ONNX Runtime {onnxruntime.__version__} does not load this model: "
+            f"{shorten(str(error), 300, placeholder=' ...')}"
+        ) from error
 
 
 def outputs(of: onnxruntime.InferenceSession, images: Tensor) -> list[Array]:

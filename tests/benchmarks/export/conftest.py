@@ -92,6 +92,12 @@ def make_case():
 
 
 @pytest.fixture(scope="session")
+def make_case_of():
+    """Factory: a case of any network, shape of a sample and images."""
+    return case_of
+
+
+@pytest.fixture(scope="session")
 def conv():
     """Some BatchNorm factors are negative, and one zero, as training may make them."""
     return case_of(toy.network(toy.ToyConvNet), toy.SHAPE, toy.make_problem().images, flipped=True)

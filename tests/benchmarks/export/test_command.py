@@ -1,9 +1,11 @@
 import json
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors import safe_open
 
 from benchmarks import assets
@@ -165,6 +167,20 @@ class TestErrorsComeBeforeAnyLongWork:
         error = self.refused(capsys, path, "--to", "onnx", *out, "--integer-outputs")
         assert "no convolution of this policy can run in integers" in error
 
+    def test_a_file_that_would_not_run(self, records, tmp_path, capsys, monkeypatch):
+        """As if biases were other numbers than the network's."""
+        record = read_record(records["ptq"])
+        record.policy = {name: {"weight": 8, "act": 8} for name in record.policy}
+        Store(tmp_path / "records").put(record)
+        path = tmp_path / "records" / f"{record.key}.json"
+        out = ("--to", "onnx", "--out", tmp_path / "a", "--integer-bias")
+        wrong = "benchmarks.export.products.bias_units"
+        monkeypatch.setattr(wrong, lambda made, *_: np.full(len(made.scale), 9e5))
+        error = self.refused(capsys, path, *out)
+        assert "would not compute this network from its file" in error
+        assert "layer " in error
+        assert not (tmp_path / "a").exists()
+
     def test_no_record(self, tmp_path, capsys):
         error = self.refused(capsys, tmp_path / "x.json", "--to", "packed", "--out", tmp_path / "a")
         assert "cannot be read" in error
@@ -208,6 +224,36 @@ def test_a_file_that_computes_something_else_exits_with_1(records, tmp_path, cap
     code, text, _ = ran(capsys, records["ptq"], "--to", "packed", "--out", out)
     assert code == 1
     assert "OTHER logits" in text
+    assert f"{out} is not written: the file is wrong, and kept as {out}.failed" in text
+    assert not out.exists()
+    assert out.with_name("a.safetensors.failed").exists()
+    code, text, _ = ran(capsys, records["ptq"], "--to", "packed", "--out", out)
+    assert (code, [p.name for p in tmp_path.glob("a.*")]) == (0, [out.name])
+
+
+def test_onnx_that_computes_something_else_exits_with_1(records, tmp_path, capsys, monkeypatch):
+    """What is checked is what lies on the disk."""
+    from benchmarks.export import command
+
+    real, out = command.write_bytes, tmp_path / "a.onnx"
+
+    def broken(path, content):
+        model = onnx.load_from_string(content)
+        tensor = next(t for t in model.graph.initializer if t.name == "fc.codes")
+        codes = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(codes[::-1].copy(), tensor.name))
+        real(path, model.SerializeToString())
+
+    monkeypatch.setattr(command, "write_bytes", broken)
+    options = ("--to", "onnx", "--out", out, "--images", 50, "--benchmark")
+    code, text, _ = ran(capsys, records["ptq"], *options)
+    assert code == 1
+    assert "logits: differs by more than float arithmetic" in text
+    assert "wrote" not in text
+    assert "us, float kernels" not in text
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx.failed"]
+    assert ran(capsys, records["ptq"], *options[:4], "--no-verify")[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 
 
 def test_a_search_that_ends_elsewhere_is_not_exported(records, monkeypatch):

@@ -1,0 +1,1 @@
+"""What exported networks are compared by."""
