@@ -62,7 +62,7 @@ class Attention(nn.Module):
         # The same tensor stays the same, so that its quantized values can be.
         made = {id(x): _batched(x, turned, alone) for x in (query, key, value)}
         query, key, value = (made[id(x)] for x in (query, key, value))
-        count = len(query)
+        count = query.shape[0]  # len() would fix the size of the batch for an exporter
         keys, values = self.k_proj(key), self.v_proj(value)
         mask = _merged(attn_mask, key_padding_mask, count, self.num_heads, query.dtype)
         extra = []

@@ -9,6 +9,7 @@ first its output without bias, then the bias that the function was given.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ READERS = frozenset({functional.linear, functional.conv1d, functional.conv2d})
 """Functions ``f(input, weight, bias=None, ...)`` of a weight ``[out, in, ...]``."""
 SUFFIX = "_read"
 """Ends the name of the module that stands for a bare parameter."""
+_LISTENS = "_listens"
 _ORDER = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -100,30 +102,30 @@ def places(root: nn.Module) -> dict[int, tuple[Read, nn.Module]]:
     return found
 
 
-class _Listening:
-    """Mixed into the class of a network's root: its forward pass redirects reads to modules."""
+def listen(root: nn.Module) -> None:
+    """Let a network's root redirect reads; its class becomes one derived from its own."""
+    kind = type(root)
+    plain = kind.forward
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = places(self)  # type: ignore[arg-type]
+    @functools.wraps(plain)  # torch's exporter looks at the arguments' names
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        found = places(self)
         for read, _ in found.values():
             read.armed = True
         try:
             with Redirected(found):
-                return super().forward(*args, **kwargs)  # type: ignore[misc]
+                return plain(self, *args, **kwargs)
         finally:
             for read, _ in found.values():
                 read.armed = False
 
-
-def listen(root: nn.Module) -> None:
-    """Let a network's root redirect reads; its class becomes one derived from its own."""
-    kind = type(root)
-    root.__class__ = type(kind.__name__, (_Listening, kind), {"__module__": kind.__module__})
+    facts = {"forward": forward, _LISTENS: True, "__module__": kind.__module__}
+    root.__class__ = type(kind.__name__, (kind,), facts)
 
 
 def listens(root: nn.Module) -> bool:
     """Whether `listen` was called."""
-    return isinstance(root, _Listening)
+    return bool(getattr(type(root), _LISTENS, False))
 
 
 def bare(root: nn.Module, name: str) -> tuple[nn.Module, str]:
