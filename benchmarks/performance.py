@@ -14,6 +14,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -171,13 +172,23 @@ def merged(kept: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
 
 
 def differing(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two environments differ, the time and packages that only one of them has aside."""
+    """Where two environments differ.
+
+    The time, packages that only one of them has, and the build of the system's kernel do not count.
+    """
+    kept, now = _without_build(kept), _without_build(now)
     faults = []
     for name in {**kept, **now}:
         apart = name in PACKAGES and not (name in kept and name in now)
         if name != "time" and not apart and kept.get(name) != now.get(name):
             faults.append(f"{name}: {kept.get(name)} on the page, {now.get(name)} here")
     return faults
+
+
+def _without_build(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with Linux-6.18.44-x86_64-with-glibc2.36 as Linux-x86_64-with-glibc2.36."""
+    platform = str(facts.get("platform", ""))
+    return {**facts, "platform": re.sub(r"^(\w+)-.*-(\w+-with-)", r"\1-\2", platform)}
 
 
 def _kept(folder: Path) -> tuple[dict[str, Any], list[Row]]:

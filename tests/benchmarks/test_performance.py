@@ -115,6 +115,13 @@ def test_packages_that_the_page_has_may_be_missing_where_rows_are_added():
     ]
 
 
+def test_builds_of_the_systems_kernel_do_not_make_another_machine():
+    page, here = (f"Linux-6.18.44-fc-v{n}-x86_64-with-glibc2.36" for n in (595, 782))
+    assert differing({**FACTS, "platform": page}, {**FACTS, "platform": here}) == []
+    other = {**FACTS, "platform": here.replace("x86_64", "aarch64")}
+    assert len(differing({**FACTS, "platform": page}, other)) == 1
+
+
 @pytest.fixture
 def kept_page(tmp_path, monkeypatch):
     monkeypatch.setattr(performance, "machine", lambda: FACTS)
