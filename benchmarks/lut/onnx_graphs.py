@@ -2,7 +2,8 @@
 
 QDQ: ``DequantizeLinear`` nodes in front of the operator and a ``QuantizeLinear`` behind it, which
 ONNX Runtime fuses into one integer kernel (``QLinearConv``, ``QGemm``). Activations are uint8 with
-a scale and zero point per tensor, weights int8 and symmetric per output channel, biases int32.
+a scale and zero point per tensor, weights uint8 around 128 and symmetric per output channel, as
+exported files have them (sums of int8 saturate on x86 without VNNI), biases int32.
 Input and output of the 8-bit graph are uint8, as between two layers of 8 bit. Every layer has a
 bias, since a BatchNorm behind it folds into one.
 """
@@ -121,9 +122,9 @@ def _qdq_nodes(
     weights: dict[str, Array] = {
         "scale": np.array(SCALE, np.float32),
         "zero": np.array(ZERO, np.uint8),
-        "w_code": rng.integers(-127, 128, weighs).astype(np.int8),
+        "w_code": (rng.integers(-127, 128, weighs) + ZERO).astype(np.uint8),
         "w_scale": np.full(rows, SCALE, np.float32),
-        "w_zero": np.zeros(rows, np.int8),
+        "w_zero": np.full(rows, ZERO, np.uint8),
         "b_code": rng.integers(-1000, 1000, rows).astype(np.int32),
         "b_scale": np.full(rows, SCALE * SCALE, np.float32),
         "b_zero": np.zeros(rows, np.int32),

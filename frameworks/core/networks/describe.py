@@ -163,15 +163,15 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
     """
     network = taken(model)
     shown = _passed(network, input_shape)
-    reads = [name for name in shown.reads if name not in shown.found]
-    both = next((name for name in shown.reads if name in shown.found), None)
-    if both is not None:
+    both = (name for name in shown.reads if name in shown.found)
+    odd = next((name for name in both if shown.found[name].kind != "linear"), None)
+    if odd is not None:
         raise ValueError(
-            f"layer {both} is called as a module and its weight is read by a function, too; one "
+            f"layer {odd} is called as a module and its weight is read by a function, too; one "
             "policy entry cannot stand for both: give the function a module of its own"
         )
-    if reads:
-        shown = _passed(taken(network, reads), input_shape)
+    if shown.reads:
+        shown = _passed(taken(network, shown.reads), input_shape)
     if not shown.found:
         raise ValueError("the model has no Conv1d, Conv2d or Linear layer to quantize")
     return tuple(shown.found.values())

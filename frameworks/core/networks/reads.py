@@ -29,8 +29,9 @@ _ORDER = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 class Read(nn.Module):
     """Stands for a weight ``[out, in, ...]`` that a function reads.
 
-    Called with the function's input, it gives the function's output without bias. ``bias`` is that
-    of the module in whose place it stands, which the network may read and hand to the function.
+    In the place of a function it gives the function's output without bias: the function's own is
+    added to it. ``bias`` is that of the module in whose place it stands, which the network may read
+    and hand to the function, or get by calling the module (a linear one).
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
@@ -40,6 +41,9 @@ class Read(nn.Module):
         self.armed = False
         """Whether the network runs: its weight is then handed out as it is, to be recognised."""
         self.function: Callable[[Tensor, Tensor], Tensor] = functional.linear
+        self.redirected = False
+        """Whether it is called in the place of a function."""
+        self.running = False
         self.facts: dict[str, Any] = {}
         """Stride, padding, dilation and groups of a convolution."""
 
@@ -54,7 +58,13 @@ class Read(nn.Module):
         return self.weight.shape[1] * int(self.facts.get("groups", 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, self.weight)
+        self.running = True
+        try:
+            if self.redirected or self.bias is None:
+                return self.function(x, self.weight)
+            return functional.linear(x, self.weight, self.bias)
+        finally:
+            self.running = False
 
 
 def reading(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -80,13 +90,17 @@ class Redirected(TorchFunctionMode):
         kwargs = kwargs or {}
         named = reading(func, args, kwargs)
         place = None if named is None else self.places.get(id(named.get("weight")))
-        if named is None or place is None:
+        if named is None or place is None or place[0].running:
             return func(*args, **kwargs)
         read, module = place
         x, bias = named.pop("input"), named.pop("bias", None)
         del named["weight"]
         read.function, read.facts = partial(func, **named) if named else func, named
-        out = module(x)
+        read.redirected = True
+        try:
+            out = module(x)
+        finally:
+            read.redirected = False
         if bias is None:
             return out
         return out + bias.reshape(-1, *(1,) * (read.weight.dim() - 2))

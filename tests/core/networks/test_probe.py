@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from frameworks import QModel, describe, observe, schemes, torch_rng
+from frameworks import Policy, QModel, describe, observe, schemes, torch_rng
 
 
 def wrapped(net, x):
@@ -132,18 +132,45 @@ def test_a_forward_that_was_replaced_on_the_module_is_the_one_that_runs():
         assert not torch.allclose(model(x), net(x), atol=1e-3)
 
 
-def test_a_layer_both_called_and_read_is_refused():
-    class Both(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+class Both(nn.Module):
+    """A layer that is called, and whose weight a function reads with the output of the call."""
 
-        def forward(self, x):
-            x = self.one(x.flatten(1)).relu()
-            return self.head(functional.linear(x, self.one.weight))
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.one = kind, nn.Linear(16, 16)
+        self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(16, 4)
 
-    with pytest.raises(ValueError, match="layer one is called as a module and"):
-        describe(Both(), (1, 4, 4))
+    def forward(self, x):
+        if self.kind == "conv":
+            x = functional.conv2d(self.conv(x), self.conv.weight, padding=1)
+        x = self.one(x.flatten(1)).relu()
+        if self.kind == "linear":
+            x = functional.linear(x, self.one.weight, self.head.bias.sum().expand(16))
+        return self.head(x)
+
+
+def test_a_linear_layer_both_called_and_read_has_two_calls():
+    net, x = Both("linear"), torch.randn(5, 1, 4, 4)
+    model = wrapped(net, x).eval()
+    (one, _) = model.layers
+    assert (one.name, one.macs, one.read) == ("one", 2 * 256, True)
+    seen = []
+    model.qlayer("one").register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        assert torch.allclose(model(x), net(x), atol=1e-6)
+    assert len(seen) == 2
+    policy = Policy.uniform(model.layers, 32, 32).replace("one", weight=2, act=3)
+    with torch.no_grad():
+        weight = model.fix(policy).qlayer("one").weight
+        grid = model.qlayer("one").act_quantizer
+        hidden = functional.linear(grid(x.flatten(1)), weight, net.one.bias).relu()
+        hidden = functional.linear(grid(hidden), weight, net.head.bias.sum().expand(16))
+        assert torch.allclose(model(x), net.head(hidden), atol=1e-6)
+
+
+def test_a_convolution_both_called_and_read_is_refused():
+    with pytest.raises(ValueError, match="layer conv is called as a module and"):
+        describe(Both("conv"), (1, 4, 4))
 
 
 def test_a_weight_that_an_embedding_shares_is_refused():
