@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from frameworks.core.calibrate import Calibration
 from frameworks.core.layers import Layer
+from frameworks.core.meter import Meter
 from frameworks.core.networks.bake import copied
-from frameworks.core.networks.probe import probe
+from frameworks.core.networks.probe import probe, same_function
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.take import given_state, replaced, taken
 from frameworks.core.policy import Policy
@@ -42,7 +43,7 @@ class QModel(nn.Module):
         super().__init__()
         made = taken(model, [layer.name for layer in layers if layer.read])
         self.model = copied(model) if made is model else made
-        self.model._forward_hooks.clear()
+        _unmetered(self.model)
         self.layers = tuple(layers)
         self.scheme = scheme
         self.calibration = calibration
@@ -52,7 +53,11 @@ class QModel(nn.Module):
         for layer in layers:
             inner = self.model.get_submodule(layer.name)
             self.model = replaced(self.model, inner, QLayer(inner, layer, scheme, calibration))
+        for layer in layers:
+            if layer.shared:  # copies of tensors in one memory are apart
+                self.qlayer(layer.name).inner.weight = self.qlayer(layer.shared).inner.weight
         if calibration.images is not None and not calibration.probed:
+            same_function(model, self.model, calibration.images)
             probe(self.model, dict(self.qlayers()), calibration.images)
             calibration.probed.append(True)
 
@@ -99,14 +104,16 @@ class QModel(nn.Module):
         """
         modules = self.model.named_modules(remove_duplicate=False)
         owners = [f"{name}." if name else "" for name, m in modules if isinstance(m, QLayer)]
+        owners.sort(key=len, reverse=True)  # what lies inside a layer first
         state: dict[str, Tensor] = {}
-        for key, value in self.model.state_dict().items():
-            owner = next((prefix for prefix in owners if key.startswith(prefix)), None)
-            if owner is not None:
-                if not key.startswith(f"{owner}inner."):
-                    continue  # a range of a quantizer
-                key = owner + key.removeprefix(f"{owner}inner.")
-            state[key] = value.detach().clone()
+        for given, value in self.model.state_dict().items():
+            key: str | None = given
+            for owner in owners:
+                if key is not None and key.startswith(owner):
+                    inside = key.startswith(f"{owner}inner.")  # all else are ranges of quantizers
+                    key = owner + key.removeprefix(f"{owner}inner.") if inside else None
+            if key is not None:
+                state[key] = value.detach().clone()
         return given_state(self.model, state)
 
     def weight_parameters(self) -> list[nn.Parameter]:
@@ -124,3 +131,10 @@ class QModel(nn.Module):
             if p.requires_grad
         }
         return list(found.values())
+
+
+def _unmetered(model: nn.Module) -> None:
+    """Take off the meters' hooks that a copy of a watched network has."""
+    for key, hook in list(model._forward_hooks.items()):
+        if isinstance(getattr(hook, "__self__", None), Meter):
+            del model._forward_hooks[key]

@@ -12,6 +12,7 @@ Never skipped are modules that are called more than once, take or return anythin
 write into tensors made before them (but for those that change their input and return it, such as
 ``ReLU(inplace=True)``), leave a tensor behind that something reads after them (a feature kept for
 the parent), or take a number out of a tensor, which may be kept, too. Their submodules may be.
+Nothing at all is skipped in a network whose modules keep anything but tensors from a pass.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frameworks.core.calibrate import batchnorms
+from frameworks.core.networks.reads import Read
 
 if TYPE_CHECKING:
     from frameworks.core.qmodel import QModel
@@ -172,6 +174,17 @@ class Recording:
         return tuple(sorted(needed))
 
 
+def _attributes(module: nn.Module) -> list[tuple[int, str, int, int]]:
+    """What a module and those inside it keep beside tensors, by identity and by length."""
+    return [
+        (id(m), name, id(value), len(value) if isinstance(value, list | dict | set) else 0)
+        for m in module.modules()
+        if not isinstance(m, Read)  # it notes each call
+        for name, value in vars(m).items()
+        if not (name.startswith("_") or name == "forward" or isinstance(value, Tensor))
+    ]
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operation, and keeps all tensors so that memory identities stay unique."""
 
@@ -235,7 +248,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def wrap(self, module: nn.Module, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            call = Call(module, self.now)
+            call, before = Call(module, self.now), _attributes(module)
             self.recording.calls.append(call)
             if module in self.index:
                 self.seen = max(self.seen, self.index[module] + 1)
@@ -245,6 +258,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.note(_memory((args, kwargs)), _memory(out), frozenset())
             self.kept.append((args, kwargs, out))
             self._finish(call, args, kwargs, out)
+            # What is kept on a module may have come by a way that shows no operation.
+            self.recording.usable &= before == _attributes(module)
             return out
 
         return run

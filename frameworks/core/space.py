@@ -228,6 +228,11 @@ class Space:
             kept = set(entry.channels(channels[name])) - {PRUNED}
             if self.paired and kept and kept != {entry.act}:
                 raise ValueError(f"policy: {name} needs equal weight and activation bits")
+        for layer in self.layers:
+            if layer.shared and policy[layer.name].weight != policy[layer.shared].weight:
+                raise ValueError(
+                    f"policy: {layer.shared} and {layer.name} have one weight and need equal bits"
+                )
         for group in self.groups:
             if len(_kept_bits(policy[name] for name in group)) > 1:
                 raise ValueError(f"policy: tied layers {group} have different bits")

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from frameworks.core.networks.bake import raw_weight
+from frameworks.core.networks.hooks import take_hooks
 from frameworks.core.networks.qlayer import QLayer, run_layer
 from frameworks.core.networks.standin import LayerStandIn, StandIn
 from frameworks.core.networks.take import replaced, swap_module
@@ -102,6 +103,7 @@ class CompositeNet(nn.Module):
                 [problem.quantizer(name, "weight", bits) for bits in w_bits],
                 [problem.quantizer(name, "act", bits) for bits in a_bits],
             )
+            take_hooks(self.mixed[name], qlayer)
             self.qmodel.model = replaced(self.qmodel.model, qlayer, self.mixed[name])
 
     def mix(self, p: Tensor) -> None:

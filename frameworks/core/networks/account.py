@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frameworks.core.layers import Layer
-from frameworks.core.networks.take import storage_of, taken
+from frameworks.core.networks.storage import storage_of
+from frameworks.core.networks.take import taken
 
 SHOWN = 3
 """Names of parameters in a message."""

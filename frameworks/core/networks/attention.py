@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frameworks.core.networks.bake import keep_mask, mask_of
+from frameworks.core.networks.storage import Memo, copied_once
+
 
 class Attention(nn.Module):
     """``softmax(Q K^T / sqrt(d) + mask) V`` over heads, as torch's module computes it.
@@ -25,7 +28,7 @@ class Attention(nn.Module):
     in_proj_bias = None
     """Read by torch's encoder layers: without it they do not take their fused path."""
 
-    def __init__(self, module: nn.MultiheadAttention) -> None:
+    def __init__(self, module: nn.MultiheadAttention, memo: Memo | None = None) -> None:
         super().__init__()
         self.embed_dim, self.num_heads = module.embed_dim, module.num_heads
         self.head_dim = module.embed_dim // module.num_heads
@@ -34,17 +37,15 @@ class Attention(nn.Module):
         self._qkv_same_embed_dim = module._qkv_same_embed_dim
         self.bias_k, self.bias_v = module.bias_k, module.bias_v
         if module.in_proj_weight is not None:
-            weights = module.in_proj_weight.detach().chunk(3)
+            weights = module.in_proj_weight.chunk(3)
         else:
-            weights = tuple(
-                getattr(module, f"{part}_proj_weight").detach() for part in ("q", "k", "v")
-            )
+            weights = tuple(getattr(module, f"{part}_proj_weight") for part in ("q", "k", "v"))
         biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (
-            linear(w, b) for w, b in zip(weights, biases, strict=True)
+            linear(w, b, memo) for w, b in zip(weights, biases, strict=True)
         )
-        bias = module.out_proj.bias
-        self.out_proj = linear(module.out_proj.weight, bias)
+        self.out_proj = linear(module.out_proj.weight, module.out_proj.bias, memo)
+        keep_mask(self.out_proj, mask_of(module.out_proj))
         self.training = module.training
 
     def forward(
@@ -126,10 +127,13 @@ def plain_entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     return found
 
 
-def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer with copies of these weights ``[out, in]`` and bias ``[out]``."""
+def linear(weight: Tensor, bias: Tensor | None, memo: Memo | None = None) -> nn.Linear:
+    """A linear layer with copies of these weights ``[out, in]`` and bias ``[out]``.
+
+    What is stored once is copied once: ``memo`` has the copies made so far.
+    """
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+    made.weight = copied_once(weight, memo)
     if bias is not None:
         made.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return made

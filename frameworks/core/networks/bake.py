@@ -109,6 +109,12 @@ def raw_weight(module: nn.Module) -> Tensor:
     return weight if mask is None else weight * mask
 
 
+def keep_mask(module: nn.Module, mask: Tensor | None) -> None:
+    """Give a weight a mask (see `mask_of`), if there is one."""
+    if mask is not None:
+        module.register_buffer(MASK, mask.detach().clone(), persistent=False)
+
+
 def computed(model: nn.Module) -> bool:
     """Whether any module computes a tensor of its own from others on each call."""
     return any(
@@ -194,5 +200,4 @@ def _bake_module(module: nn.Module) -> None:
         else:
             mask = getattr(module, f"{name}_mask")
             prune.remove(module, name)  # type: ignore[no-untyped-call]
-            if name == "weight":
-                module.register_buffer(MASK, mask.clone(), persistent=False)
+            keep_mask(module, mask if name == "weight" else None)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from frameworks.core.layers import Layer
 from frameworks.core.networks.reads import SUFFIX, Observed, Read
-from frameworks.core.networks.take import LAYERS, storage_of, taken
+from frameworks.core.networks.storage import storage_of
+from frameworks.core.networks.take import LAYERS, taken
 from frameworks.core.networks.transposed import Transposed, positions
 
 
@@ -92,6 +93,8 @@ class _Pass:
             m: n for n, m in self.model.named_modules() if isinstance(m, LAYERS)
         }
         self.weights: dict[int, str] = {}
+        self.stored = {self._storage(m): n for m, n in self.names.items()}
+        self.views: dict[str, None] = {}
         self.running: list[nn.Module] = []
         self.storages: dict[tuple[Any, ...], str] = {}
         for path, module in self.model.named_modules():
@@ -108,6 +111,8 @@ class _Pass:
     def end(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self.running.pop()
         name = self.names[module]
+        if not args:
+            raise ValueError(f"layer {name} is called with a keyword; give it one tensor: layer(x)")
         facts = _shape_facts(module, args[0], output)
         if name in self.found:
             again = self.found[name]
@@ -128,9 +133,20 @@ class _Pass:
 
     def seen(self, weight: Any) -> None:
         """A function was called with a weight."""
-        own = any(module._parameters.get("weight") is weight for module in self.running)
-        if id(weight) in self.weights and not own:
+        if not isinstance(weight, Tensor):
+            return
+        storage = storage_of(weight)[0]
+        own = any(self._storage(module) == storage for module in self.running)
+        if own:
+            return
+        if id(weight) in self.weights:
             self.reads.setdefault(self.weights[id(weight)])
+        elif storage in self.stored:
+            self.views.setdefault(self.stored[storage])
+
+    def _storage(self, module: nn.Module) -> Any:
+        weight = module._parameters.get("weight")
+        return None if weight is None else storage_of(weight)[0]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -165,6 +181,7 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
     shown = _passed(network, input_shape)
     both = (name for name in shown.reads if name in shown.found)
     odd = next((name for name in both if shown.found[name].kind != "linear"), None)
+    odd = odd or next((name for name in shown.views if name in shown.found), None)
     if odd is not None:
         raise ValueError(
             f"layer {odd} is called as a module and its weight is read by a function, too; one "

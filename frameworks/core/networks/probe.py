@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from frameworks.core.networks.take import storage_of
+from frameworks.core.networks.storage import storage_of
 from frameworks.core.policy import FLOAT, LayerBits
 from frameworks.core.quantizers.base import Float
 
@@ -48,7 +48,7 @@ def probe(model: nn.Module, qlayers: Mapping[str, QLayer], images: Tensor) -> No
     Raises:
         ValueError: they do not, for the layers that it names.
     """
-    modes = {module: module.training for module in model.modules()}
+    modes = {m: m.training for m in model.modules() if hasattr(m, "training")}
     model.eval()
     run = _Probe(qlayers)
     try:
@@ -61,6 +61,34 @@ def probe(model: nn.Module, qlayers: Mapping[str, QLayer], images: Tensor) -> No
         for module, mode in modes.items():
             module.training = mode
     run.judge(plain, graph)
+
+
+@torch.no_grad()
+def same_function(given: nn.Module, wrapped: nn.Module, images: Tensor) -> None:
+    """Check that a network computes the same with its layers wrapped, at float bits.
+
+    Args:
+        given: the network as it was given.
+        wrapped: what policies are evaluated on.
+        images: two images ``[2, C, H, W]``.
+
+    Raises:
+        ValueError: it does not.
+    """
+    outputs = []
+    for network in (given, wrapped):
+        modes = {m: m.training for m in network.modules() if hasattr(m, "training")}
+        network.eval()
+        outputs.append(network(images))
+        for module, mode in modes.items():
+            module.training = mode
+    if isinstance(outputs[0], Tensor) and not _same(*outputs):
+        gap = float((outputs[0] - outputs[1]).abs().max())
+        raise ValueError(
+            f"the network computes otherwise with its layers wrapped (logits are off by {gap:.3g}):"
+            " it asks for the type of its modules, or reads one where another was put; call layers "
+            "as modules, and branch on attributes of its own"
+        )
 
 
 class _Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -116,7 +144,9 @@ class _Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @torch.no_grad()
     def _try(self, name: str, q: QLayer, like: Tensor) -> None:
         """Compute a call again with other bits, on inputs that no weight turns to zero."""
-        x, noisy = _Noise()(torch.ones_like(like[:1])), q._fixed_weight
+        if not like.numel():
+            return
+        x, noisy = _Noise()(torch.ones_like(like)), q._fixed_weight
         here = q.forward(x)
         q._fixed_weight = None
         plain = q.forward(x)

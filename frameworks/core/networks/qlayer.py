@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional
 from frameworks.core.calibrate import Calibration
 from frameworks.core.layers import Layer
 from frameworks.core.networks.bake import raw_weight
+from frameworks.core.networks.hooks import take_hooks
 from frameworks.core.networks.standin import LayerStandIn
 from frameworks.core.policy import FLOAT, PRUNED, Bits, LayerBits
 from frameworks.core.quantizers.base import Codes, Float, Quantizer, Scheme, joined
@@ -57,7 +57,7 @@ class QLayer(LayerStandIn):
             raise KeyError(f"the calibration has no sample of layer {layer.name}")
         self._fixed_weight: Tensor | None = None
         self._weights: dict[int, Tensor] = {}
-        _take_hooks(self, inner)
+        take_hooks(self, inner)
 
     @property
     def _raw(self) -> Tensor:
@@ -130,16 +130,6 @@ class QLayer(LayerStandIn):
         self.act_quantizer = copy.deepcopy(self._activation(bits.act))
         self.weight_quantizer.learn_range()
         self.act_quantizer.learn_range()
-
-
-def _take_hooks(layer: QLayer, inner: nn.Module) -> None:
-    """What a network hung on a module's call belongs to the call of the layer that wraps it."""
-    for name in (
-        "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-        "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
-    ):  # fmt: skip
-        setattr(layer, name, getattr(inner, name))
-        setattr(inner, name, OrderedDict())
 
 
 def _rows_of(codes: Codes, rows: Tensor) -> Codes:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.networks.attention import linear
+from frameworks.core.networks.storage import Memo
 
 State = tuple[Tensor, ...]
 SEQUENCES = (nn.LSTM, nn.GRU, nn.RNN)
@@ -50,7 +51,7 @@ def step(mode: str, x: Tensor, moved: Tensor, state: State) -> State:
 class Recurrent(nn.Module):
     """A sequence model with the arguments and results of torch's; packed sequences are refused."""
 
-    def __init__(self, module: nn.RNNBase) -> None:
+    def __init__(self, module: nn.RNNBase, memo: Memo | None = None) -> None:
         super().__init__()
         for fact in _FACTS:
             setattr(self, fact, getattr(module, fact))
@@ -65,13 +66,14 @@ class Recurrent(nn.Module):
                 weight = getattr(module, f"weight_{part}{suffix}", None)
                 if weight is not None:
                     bias = getattr(module, f"bias_{part}{suffix}", None)
-                    self.add_module(f"{part}{suffix}", linear(weight, bias))
+                    self.add_module(f"{part}{suffix}", linear(weight, bias, memo))
         self.training = module.training
 
     def flatten_parameters(self) -> None:
         """Nothing: there is no kernel that wants them in one piece."""
 
-    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        x = input
         if not isinstance(x, Tensor):
             raise TypeError("a packed sequence went into a recurrent module; give padded tensors")
         alone = x.dim() == 2
@@ -125,18 +127,18 @@ class Recurrent(nn.Module):
 class Cell(nn.Module):
     """One step, with the arguments and results of torch's cells."""
 
-    def __init__(self, module: nn.RNNCellBase) -> None:
+    def __init__(self, module: nn.RNNCellBase, memo: Memo | None = None) -> None:
         super().__init__()
         kinds = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
         relu = getattr(module, "nonlinearity", "tanh") == "relu"
         self.mode = kinds.get(type(module), "RNN_RELU" if relu else "RNN_TANH")
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
-        self.ih = linear(module.weight_ih, getattr(module, "bias_ih", None))
-        self.hh = linear(module.weight_hh, getattr(module, "bias_hh", None))
+        self.ih = linear(module.weight_ih, getattr(module, "bias_ih", None), memo)
+        self.hh = linear(module.weight_hh, getattr(module, "bias_hh", None), memo)
         self.training = module.training
 
-    def forward(self, x: Tensor, hx: Any = None) -> Any:
-        alone = x.dim() == 1
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        x, alone = input, input.dim() == 1
         x = x.unsqueeze(0) if alone else x
         if hx is None:
             state: State = (x.new_zeros(len(x), self.hidden_size),) * (1 + (self.mode == "LSTM"))

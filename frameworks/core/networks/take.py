@@ -20,8 +20,10 @@ from torch.nn.utils import parametrize
 from frameworks.core.networks import attention, recurrent
 from frameworks.core.networks.attention import Attention
 from frameworks.core.networks.bake import Baked, bake, computed, copied
+from frameworks.core.networks.hooks import take_hooks
 from frameworks.core.networks.reads import SUFFIX, Read, bare, listen, listens
 from frameworks.core.networks.recurrent import CELLS, SEQUENCES, Cell, Recurrent
+from frameworks.core.networks.storage import Memo
 from frameworks.core.networks.transposed import Transposed, is_transposed
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -88,14 +90,14 @@ def given_state(network: nn.Module, state: State) -> dict[str, Tensor]:
     """
     notes: Taken | None = network.__dict__.get(_MARK)
     found = dict(state)
-    for baked in notes.baked if notes else ():
-        found |= baked.express(state[baked.name])
     for name in notes.rewritten if notes else ():
         module, prefix = network.get_submodule(name), f"{name}." if name else ""
         if isinstance(module, Attention):
             found |= attention.given_entries(prefix, state, module)
         else:
             found |= recurrent.given_entries(prefix, state)
+    for baked in notes.baked if notes else ():
+        found |= baked.express(found[baked.name])
     return found
 
 
@@ -111,6 +113,7 @@ def load_state(network: nn.Module, state: State) -> None:
     for baked in notes.baked if notes else ():
         if baked.name not in found and set(baked.given_names) <= set(found):
             found[baked.name] = baked.plain(found)
+        found = {key: value for key, value in found.items() if key not in baked.given_names}
     for name in notes.rewritten if notes else ():
         room = attention if isinstance(network.get_submodule(name), Attention) else recurrent
         found = {**room.plain_entries(f"{name}." if name else "", found), **found}
@@ -119,13 +122,7 @@ def load_state(network: nn.Module, state: State) -> None:
         if given_name != name and given_name in found:
             found.setdefault(f"{name}.weight", found[given_name])
     given = set(given_state(network, own)) - set(own)
-    given |= {key for baked in (notes.baked if notes else ()) for key in baked.given_names}
     network.load_state_dict({key: value for key, value in found.items() if key not in given})
-
-
-def storage_of(weight: Tensor) -> tuple[Any, ...]:
-    """What two tensors have in common that are the same numbers in memory."""
-    return weight.untyped_storage()._cdata, weight.storage_offset()
 
 
 def swap_module(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -145,8 +142,10 @@ def replaced(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return root
 
 
-def _makes(module: nn.Module) -> Callable[[Any], nn.Module] | None:
-    """What makes the module that takes the place of one of torch's."""
+def _makes(module: nn.Module) -> Callable[[Any, Memo], nn.Module] | None:
+    """What makes the module that takes the place of one of torch's with torch's own forward."""
+    if "forward" in vars(module):
+        return None
     if is_transposed(module):
         return Transposed
     if type(module) is nn.MultiheadAttention:
@@ -157,13 +156,16 @@ def _makes(module: nn.Module) -> Callable[[Any], nn.Module] | None:
 
 
 def _rewritten(root: nn.Module, notes: Taken) -> nn.Module:
+    memo: Memo = {}
     for name, module in list(root.named_modules()):
         make = _makes(module)
         if make is None:
             continue
         if make is not Transposed:
             notes.rewritten.append(name)
-        root = replaced(root, module, make(module))
+        new = make(module, memo)
+        take_hooks(new, module)
+        root = replaced(root, module, new)
     return root
 
 
@@ -172,7 +174,12 @@ def _with_read(root: nn.Module, name: str) -> nn.Module:
     if module is not None:
         weight, bias = module._parameters["weight"], module._parameters.get("bias")
         assert weight is not None
-        return replaced(root, module, Read(weight, bias))
+        read = Read(weight, bias)
+        # Sizes, strides and the like, which the network may read.
+        plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
+        read.__dict__ |= {k: v for k, v in plain.items() if not hasattr(read, k)}
+        take_hooks(read, module)
+        return replaced(root, module, read)
     owner, attribute = bare(root, name)
     weight = owner._parameters[attribute]
     assert weight is not None

@@ -8,6 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frameworks.core.networks.bake import keep_mask, mask_of
+from frameworks.core.networks.storage import Memo, copied_once
+
 KINDS = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
     nn.ConvTranspose2d: functional.conv_transpose2d,
@@ -21,17 +24,20 @@ class Transposed(nn.Module):
     dict keeps torch's layout, so that it is that of the network as it was given.
     """
 
-    def __init__(self, module: nn.ConvTranspose1d | nn.ConvTranspose2d) -> None:
+    def __init__(
+        self, module: nn.ConvTranspose1d | nn.ConvTranspose2d, memo: Memo | None = None
+    ) -> None:
         super().__init__()
         self.run: Callable[..., Tensor] = KINDS[type(module)]
         self.in_channels, self.out_channels = module.in_channels, module.out_channels
         self.kernel_size, self.stride = module.kernel_size, module.stride
         self.padding, self.output_padding = module.padding, module.output_padding
         self.dilation, self.groups = module.dilation, module.groups
-        self.weight = nn.Parameter(
-            outputs_first(module.weight.detach(), self.groups),
-            requires_grad=module.weight.requires_grad,
+        self.weight = copied_once(
+            module.weight, memo, lambda weight: outputs_first(weight, self.groups)
         )
+        mask = mask_of(module)
+        keep_mask(self, None if mask is None else outputs_first(mask, self.groups))
         self.bias = module.bias
         self.training = module.training
 

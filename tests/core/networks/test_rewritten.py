@@ -8,10 +8,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from frameworks import Policy, QModel, account, describe, observe, schemes, targets, torch_rng
+from frameworks import (
+    BudgetSpec,
+    Data,
+    Policy,
+    Problem,
+    QModel,
+    Recipe,
+    Space,
+    TensorSplit,
+    account,
+    describe,
+    observe,
+    schemes,
+    targets,
+    torch_rng,
+)
 from frameworks.core.networks.attention import Attention
+from frameworks.core.networks.bake import mask_of
 from frameworks.core.networks.recurrent import Cell, Recurrent
 from frameworks.core.networks.take import given_state, load_state, taken
 from frameworks.core.networks.transposed import Transposed, inputs_first, outputs_first
@@ -240,3 +257,171 @@ def test_states_of_a_mixed_network_go_both_ways():
         assert torch.allclose(made(x), other(x), **CLOSE)
         load_state(made, given_state(taken(net, ["bare.0_read"]), state))
         assert torch.allclose(made(x), net(x), **CLOSE)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_trained_in_the_given_network_is_trained_in_the_taken_one(frozen):
+    net = mixed()
+    net.requires_grad_(not frozen)
+    made = taken(net, ["bare.0_read"])
+    assert {p.requires_grad for p in made.parameters()} == {not frozen}
+
+
+class Pair(nn.Module):
+    """Two modules of a kind, of which the second has the weights of the first."""
+
+    def __init__(self, kind):
+        super().__init__()
+        make = {
+            "transposed": lambda: nn.ConvTranspose1d(6, 6, 3, padding=1),
+            "attention": lambda: nn.MultiheadAttention(6, 2, batch_first=True),
+            "recurrent": lambda: nn.GRU(6, 6, batch_first=True),
+            "memory": lambda: nn.Linear(6, 6),
+        }[kind]
+        self.kind, self.one, self.two, self.head = kind, make(), make(), nn.Linear(6, 4)
+        if kind == "memory":
+            self.two.weight.data = self.one.weight.data
+        for name, parameter in list(self.one.named_parameters()):
+            if parameter.dim() > 1 and "." not in name and kind != "memory":
+                setattr(self.two, name, parameter)
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        for part in (self.one, self.two):
+            if self.kind == "attention":
+                x = x + part(x, x, x)[0]
+            elif self.kind == "recurrent":
+                x = part(x)[0]
+            else:
+                x = part(x.transpose(1, 2)).transpose(1, 2) if self.kind != "memory" else part(x)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("kind", ["transposed", "attention", "recurrent", "memory"])
+def test_what_is_stored_once_is_one_choice_and_stays_one_weight(kind):
+    torch.manual_seed(0)
+    net, x = Pair(kind).eval(), torch.randn(32, 1, 5, 6)
+    layers = describe(net, (1, 5, 6))
+    stored = {p.untyped_storage().data_ptr(): p.numel() for p in net.parameters() if p.dim() > 1}
+    size = targets.get("size")().cost(layers, Policy.uniform(layers, 8, 8))["size"]
+    assert size == sum(stored.values())
+    space, target = Space.build(layers, (4,), (4,)), targets.get("size")()
+    split = TensorSplit(x, torch.randint(4, (32,)))
+    problem = Problem(
+        network=net, space=space, target=target, budget=BudgetSpec(like=8).resolve(target, space),
+        scheme=schemes.get("mse")(), data=Data(split, split, x), retrains=True,
+    )  # fmt: skip
+    tuned = problem.fine_tune(Policy.uniform(layers, 4, 4), Recipe(epochs=2, batch=8, lr=0.1))
+    before = dict(taken(net).named_parameters(remove_duplicate=False))
+    for layer in layers:
+        weight = tuned.qlayer(layer.name).inner.weight
+        assert not torch.equal(weight, before[f"{layer.name}.weight"]), layer.name
+        if layer.shared:
+            assert weight is tuned.qlayer(layer.shared).inner.weight
+    assert any(layer.shared for layer in layers)
+    problem.evaluator(tuned.float_state())(Policy.uniform(layers, 4, 4))
+
+
+@pytest.mark.parametrize("rule", [parametrizations.weight_norm, "prune"])
+@pytest.mark.parametrize("part", ["rows.weight_hh_l0", "attention.in_proj_weight"])
+def test_computed_weights_inside_rewritten_modules_go_both_ways(rule, part):
+    net, x = mixed(), torch.randn(4, 1, 8, 8)
+    module, name = net.get_submodule(part.partition(".")[0]), part.partition(".")[2]
+    if rule == "prune":
+        prune.l1_unstructured(module, name, 0.5)
+    else:
+        rule(module, name)
+    with torch.no_grad():
+        net(x)
+    layers = describe(net, (1, 8, 8))
+    model = QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0)))
+    state = model.float_state()
+    again = copy.deepcopy(net)
+    again.load_state_dict({k: state[k] for k in again.state_dict()})
+    with torch.no_grad():
+        assert torch.allclose(again(x), net(x), **CLOSE)
+        load_state(taken(net, ["bare.0_read"]), net.state_dict())
+
+
+def test_masks_of_transposed_convolutions_and_outputs_of_attention_are_kept():
+    net = mixed()
+    prune.l1_unstructured(net.up, "weight", 0.5)
+    prune.l1_unstructured(net.attention.out_proj, "weight", 0.5)
+    made = taken(net, ["bare.0_read"])
+    for module, given_ in ((made.up, net.up), (made.attention.out_proj, net.attention.out_proj)):
+        assert float(mask_of(module).mean()) == 0.5
+        assert torch.equal(module.weight * mask_of(module), module.weight)
+        assert torch.equal(module.state_dict()["weight"], given_.weight)
+
+
+def test_hooks_go_with_the_modules_in_whose_place_others_are():
+    net, x = mixed(), torch.randn(4, 1, 8, 8)
+    net.up.register_forward_hook(lambda m, args, out: out.relu())
+    net.rows.register_forward_pre_hook(lambda m, args: (args[0] * 3,))
+    net.register_forward_hook(lambda m, args, out: out * 2 + 1)
+    layers = describe(net, (1, 8, 8))
+    model = QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0))).eval()
+    with torch.no_grad():
+        whole = model.fix(Policy.uniform(layers, 32, 32))(x)
+        assert torch.allclose(whole, net(x), **CLOSE)
+
+
+class Asks(nn.Module):
+    """A network that branches on the type of its modules, or reads a rewritten weight."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.head = kind, nn.Linear(8, 4)
+        self.parts = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))
+        self.up = nn.ConvTranspose2d(8, 8, 3)
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+            if self.kind == "type" and isinstance(part, nn.Conv2d):
+                x = x.relu()
+        x = self.up(x)
+        if self.kind == "layout":
+            x = nn.functional.conv_transpose2d(x, self.up.weight, stride=2)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["type", "layout"])
+def test_a_network_that_computes_otherwise_once_wrapped_is_refused(kind):
+    torch.manual_seed(0)
+    net, x = Asks(kind).eval(), torch.randn(4, 1, 8, 8)
+    layers = describe(net, (1, 8, 8))
+    seen = observe(net, layers, x, torch_rng(0))
+    with pytest.raises(ValueError, match="computes otherwise with its layers wrapped"):
+        QModel(net, layers, schemes.get("mse")(), seen)
+
+
+def test_layers_inside_layers_keep_their_names():
+    class Adapted(nn.Linear):
+        def __init__(self):
+            super().__init__(16, 4)
+            self.down, self.up = nn.Linear(16, 2), nn.Linear(2, 4)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return super().forward(x) + self.up(self.down(x))
+
+    net, x = nn.Sequential(nn.Flatten(), Adapted()).eval(), torch.randn(4, 1, 4, 4)
+    layers = describe(net, (1, 4, 4))
+    model = QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0)))
+    state = model.free(Policy.uniform(layers, 4, 4)).float_state()
+    assert state.keys() == net.state_dict().keys()
+
+
+def test_a_view_of_a_called_layer_s_weight_in_a_function_is_refused():
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            x = self.one(x.flatten(1)).relu()
+            return self.head(nn.functional.linear(x, self.one.weight.t()))
+
+    with pytest.raises(ValueError, match="layer one is called as a module and"):
+        describe(Views(), (1, 4, 4))

@@ -55,8 +55,10 @@ def test_their_bits_are_one_choice_pins_and_ties_included(net):
     space = Space.build(layers, (2, 8), (2, 8))
     assert ("one", "two") in space.groups
     assert len(space.choices) == 6
-    with pytest.raises(ValueError, match="tied layers"):
+    with pytest.raises(ValueError, match="one and two have one weight"):
         space.validate(space.lowest().replace("one", weight=8))
+    with pytest.raises(ValueError, match="one and two have one weight"):
+        space.validate(space.lowest().replace("one", weight=0))
     pinned = Space.build(layers, (2, 4), (2, 4), pinned={"two": (8, 8)})
     assert pinned.weight_bits["one"] == (8,)
     joined = Space.build(layers, (2, 4), (2, 4), groups=[("stem", "two")])
