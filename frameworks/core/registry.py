@@ -177,13 +177,17 @@ def _as_before() -> Iterator[None]:
     """
     import torch  # here, as some that read a list of names do without it
 
+    def determinism() -> tuple[bool, bool]:
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.are_deterministic_algorithms_enabled(), warns
+
     settings: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
         (os.getcwd, os.chdir),
         (torch.get_num_threads, torch.set_num_threads),
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (determinism, lambda b: torch.use_deterministic_algorithms(b[0], warn_only=b[1])),
     ]
     before = [(read, write, _read(read)) for read, write in settings]
     try:
