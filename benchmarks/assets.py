@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.data import DatasetConfig, Splits, load
 from benchmarks.ingredients import data_of
 from benchmarks.models import ModelConfig
+from benchmarks.named_files import by_content
 from benchmarks.numerics import numerics
 from benchmarks.pretrain import Checkpoint, float_network, pretrained
 from frameworks import (
@@ -23,7 +24,6 @@ from frameworks import (
     QModel,
     account,
     describe,
-    file_digest,
     folder_state,
     measure,
     observe,
@@ -43,6 +43,13 @@ def _state(dataset: str) -> str:
     """What changes when a file of a dataset's root does, so that nothing kept outlives it."""
     root = json.loads(dataset).get("root")
     return folder_state(Path(root).expanduser()) if root else ""
+
+
+def _files(model: str) -> dict[str, str]:
+    """The digests of the files that a model's entry names, its checkpoint among them."""
+    found: dict[str, str] = {}
+    by_content(json.loads(model), "model", found)
+    return found
 
 
 def splits_of(text: str) -> Splits:
@@ -72,9 +79,7 @@ def fingerprint_of(text: str) -> str:
 
 def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
     """The float checkpoint and its accuracy on the test split."""
-    file = json.loads(model).get("checkpoint")
-    own = file_digest(Path(file).expanduser()) if file else ""
-    basis = json.dumps([_state(dataset), own, numerics()])
+    basis = json.dumps([_state(dataset), _files(model), numerics()])
     return _checkpoint(model, dataset, basis, reporter)
 
 
@@ -116,11 +121,13 @@ def taken_of(model: str, dataset: str) -> tuple[tuple[Layer, ...], Accounting]:
     Raises:
         ValueError: the model cannot be quantized; the message names it and the layer.
     """
-    return _taken(model, dataset, _state(dataset))
+    return _taken(model, dataset, _state(dataset), entry_text(_files(model)))
 
 
 @lru_cache(maxsize=8)
-def _taken(model: str, dataset: str, state: str) -> tuple[tuple[Layer, ...], Accounting]:
+def _taken(
+    model: str, dataset: str, state: str, files: str
+) -> tuple[tuple[Layer, ...], Accounting]:
     splits, config = _splits(dataset, state), ModelConfig(**json.loads(model))
     network = float_network(config, splits)
     try:

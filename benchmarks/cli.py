@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     what it should, the rest is there; 2: the request cannot be carried out as it stands.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    warnings.showwarning = _warn
+    warnings.showwarning = escape.show_warning
     parser = make_parser(
         {
             "run": _run,
@@ -77,10 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say(message: str) -> None:
     """Lines for people, on the standard error; what is in them cannot steer the terminal."""
     print(escape.lines(message), file=sys.stderr)
-
-
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(escape.line(f"juxtabit: warning: {message}"), file=sys.stderr)
 
 
 def _explained(error: BaseException) -> str:

@@ -17,13 +17,12 @@ import benchmarks
 from benchmarks.assets import data_identity, entry_text
 from benchmarks.config import Cell
 from benchmarks.ingredients import codes_of
+from benchmarks.named_files import UnreadableFile, by_content
 from benchmarks.numerics import numerics
 from benchmarks.record import digest
-from frameworks import file_digest, kernels_in_force
+from frameworks import kernels_in_force
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "download")}
-_NAMES = ("name", "quantizer", "metric")
-"""Keys whose text is never a file's name."""
 
 
 class BadCell(ValueError):
@@ -112,12 +111,12 @@ def verify(cell: Cell, identity: dict[str, Any], key: str) -> None:
 
 
 def _plain(cell: Cell) -> dict[str, Any]:
-    """A cell without what cannot change its outcome, and files by what they hold."""
+    """A cell without what cannot change its outcome, files by what they hold."""
     plain = {}
     for axis, entry in cell.items():
         skipped = _NOT_IDENTITY.get(axis, ())
         kept = {k: v for k, v in entry.items() if k not in skipped} if skipped else entry
-        plain[axis] = _by_content(kept, axis, {})
+        plain[axis] = _whole(_by_content(kept, axis, {}))
     return plain
 
 
@@ -130,27 +129,20 @@ def _files_of(cell: Cell) -> dict[str, str]:
     return found
 
 
-def _by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
-    """An entry with the digests of files in the place of their names; ``found`` is filled."""
-    if isinstance(entry, dict):
-        return {name: _by_content(value, f"{key}.{name}", found) for name, value in entry.items()}
-    if isinstance(entry, list):
-        return [_by_content(value, f"{key}[{i}]", found) for i, value in enumerate(entry)]
-    if not isinstance(entry, str) or not _names_a_file(entry, key):
-        return entry
+def _by_content(entry: Any, axis: str, found: dict[str, str]) -> Any:
     try:
-        found[key] = file_digest(Path(entry).expanduser())
-    except OSError as error:
-        raise BadCell(f"{key}: {entry} cannot be read ({error})") from error
-    return f"content {found[key]}"
+        return by_content(entry, axis, found)
+    except UnreadableFile as error:
+        raise BadCell(str(error)) from error
 
 
-def _names_a_file(text: str, key: str) -> bool:
-    if key == "model.checkpoint":
-        return bool(text)
-    # A word such as 'adam' is no path, whatever lies in the working folder.
-    is_path = os.sep in text or "." in text
-    return is_path and key.rpartition(".")[2] not in _NAMES and Path(text).expanduser().is_file()
+def _whole(value: Any) -> Any:
+    """Plain data with whole numbers as integers: a budget of 4.0 is one of 4."""
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @lru_cache

@@ -16,6 +16,7 @@ import timm.models
 
 from benchmarks.data import DatasetConfig, Splits, datasets
 from benchmarks.models import ModelConfig, models
+from benchmarks.named_files import by_content
 from benchmarks.numerics import library, numerics
 from benchmarks.sources import code_of_entry
 from frameworks import (
@@ -106,7 +107,7 @@ def checkpoint_facts(
     """What the weights of a pretrained float network come from."""
     return {
         "model": model.name,
-        "options": dict(model.options),
+        "options": by_content(dict(model.options), "model.options", {}),
         "code": [library(), model_code(model.name), _code(datasets, dataset.name)],
         "data": [splits.train.fingerprint(), _readers(splits)],
         "recipe": asdict(recipe),

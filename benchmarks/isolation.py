@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,11 @@ from frameworks import Data, Problem, Split
 
 State = dict[str, Any]
 """What was found, by the name that a message gives it."""
+_HELD = ("indices", "transform", "target_transform", "transforms", "samples", "targets", "labels",
+         "data")  # fmt: skip
+"""Attributes of a data set that decide on what it gives."""
+_DEPTH = 16
+"""A data set may be a part of a part, and so on, of another."""
 _NAMED = 5
 """A message names at most so many things."""
 
@@ -73,8 +79,34 @@ def data_state(data: Data) -> State:
 
 def _split_state(split: Split) -> tuple[Any, ...]:
     tensors = [_bytes(v) for _, v in sorted(vars(split).items()) if isinstance(v, Tensor)]
-    datasets = [id(v) for _, v in sorted(vars(split).items()) if not isinstance(v, Tensor)]
-    return (repr(_settings(split)), tensors, datasets)
+    others = [v for _, v in sorted(vars(split).items()) if not isinstance(v, Tensor)]
+    return (repr(_settings(split)), tensors, [_dataset_state(v) for v in others])
+
+
+def _dataset_state(dataset: Any) -> tuple[Any, ...]:
+    """What a data set on disk reads and how, through the parts that it may be one of.
+
+    Only what is named so by torch's, torchvision's and timm's data sets is looked at: others may
+    well keep what they have read or opened.
+    """
+    found: list[Any] = []
+    for _ in range(_DEPTH):
+        found.append((id(dataset), *(_held(getattr(dataset, name, None)) for name in _HELD)))
+        inner = [getattr(dataset, name, None) for name in ("dataset", "reader")]
+        dataset = next((one for one in inner if one is not None), None)
+        if dataset is None:
+            break
+    return tuple(found)
+
+
+def _held(value: Any) -> Any:
+    """What stands for an attribute: its content where it is cheap to have, and which it is."""
+    if isinstance(value, Tensor):
+        return _bytes(value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return (str(value.dtype), value.shape, zlib.crc32(np.ravel(value).view(np.uint8)))
+    text = repr(value)
+    return (id(value), len(text), zlib.crc32(text.encode(errors="replace")))
 
 
 @contextmanager

@@ -115,6 +115,7 @@ def _package_files(name: str) -> Iterator[Path]:
     if spec is None:
         return
     for folder in spec.submodule_search_locations or ():
-        yield from Path(folder).rglob("*.py")
+        # An editor's lock (.#name.py) is a link to nothing.
+        yield from (path for path in Path(folder).rglob("*.py") if path.is_file())
     if spec.origin and Path(spec.origin).is_file():
         yield Path(spec.origin)

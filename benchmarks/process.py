@@ -27,6 +27,10 @@ class ChangedProcess(RuntimeError):
     """A plugin left a setting changed that later numbers depend on; the message says which."""
 
 
+_MKLDNN = ("enabled", "deterministic", "allow_tf32")
+"""Flags of ``torch.backends.mkldnn``, in the order of its ``set_flags``."""
+
+
 @dataclass(frozen=True)
 class _Setting:
     """One part of the process's state.
@@ -52,6 +56,22 @@ def _set_flags(flags: tuple[Any, ...]) -> None:
     backends: Any = torch.backends
     cudnn, matmul = backends.cudnn, backends.cuda.matmul
     cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = flags
+
+
+def _cpu_kernels() -> tuple[Any, ...]:
+    """Whether oneDNN's kernels and attention's fast path are used, and how exactly."""
+    backends: Any = torch.backends
+    mkldnn = backends.mkldnn
+    # Newer versions of torch have more flags.
+    flags = {name: getattr(mkldnn, name) for name in _MKLDNN if hasattr(mkldnn, name)}
+    return flags, backends.mha.get_fastpath_enabled()
+
+
+def _set_cpu_kernels(before: tuple[Any, ...]) -> None:
+    backends: Any = torch.backends
+    flags, fast = before
+    backends.mkldnn.set_flags(*flags.values())
+    backends.mha.set_fastpath_enabled(fast)
 
 
 def _determinism() -> tuple[bool, bool]:
@@ -126,6 +146,7 @@ _SETTINGS = (
     ),
     _Setting("torch's autocast", _autocasts, _set_autocast, "numbers"),
     _Setting("torch's flushing of denormals", _flushes, torch.set_flush_denormal, "numbers"),
+    _Setting("torch's kernels of the CPU", _cpu_kernels, _set_cpu_kernels, "numbers"),
     _Setting("torch's cuDNN flags", _flags, _set_flags, "numbers"),
     _Setting(
         "torch's anomaly detection", torch.is_anomaly_enabled, torch.set_anomaly_enabled, "said"

@@ -26,6 +26,7 @@ from benchmarks.memory import keep_freed_memory
 from benchmarks.process import ChangedProcess, contained
 from benchmarks.progress import Display, title
 from benchmarks.record import Record
+from benchmarks.report import escape
 from benchmarks.schema import Misfit
 from benchmarks.setting import check
 from benchmarks.shapes import FIELDS
@@ -76,6 +77,9 @@ def run(
         ValueError, FileNotFoundError: a cell is configured wrongly; nothing has been computed.
         OSError: the folder cannot be written.
     """
+    for name, count, least in (("workers", workers, 0), ("threads", threads, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
     keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):
         _check(cell)
@@ -267,6 +271,8 @@ def _begin(threads: int, messages: Any) -> None:
     _messages = messages
     end_with_parent()
     keep_freed_memory()
+    # What a warning quotes may hold codes that steer the terminal.
+    warnings.showwarning = escape.show_warning
     torch.set_num_threads(threads)
     # The table is on the standard output, and nothing that a plugin prints.
     with contextlib.suppress(OSError):

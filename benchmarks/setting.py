@@ -41,6 +41,10 @@ class Setting:
     recipe: Recipe
 
 
+_said: set[tuple[str, str]] = set()
+"""What this process has said of networks."""
+
+
 def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
     """Check a cell against a model's layers.
 
@@ -108,18 +112,39 @@ def accounted(cell: Cell) -> Accounting:
 def check(cell: Cell) -> None:
     """Everything that can be wrong with a cell, found without training anything.
 
-    What of the network stays float is said in a warning.
+    What of the network stays float is said in a warning, once in a process.
 
     Raises:
         ValueError, FileNotFoundError: with a message that names the field and the choices.
     """
+    _check_protocol(cell["protocol"])
     left = accounted(cell).text()
-    if left:
-        warnings.warn(f"model {cell['model']['name']}: {left}", stacklevel=2)
+    if left and (said := (cell["model"]["name"], left)) not in _said:
+        _said.add(said)  # once, and not for each of the cells that share a network
+        warnings.warn(f"model {said[0]}: {left}", stacklevel=2)
     layers = layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
     setting = setting_of(cell, layers)
     budget_spec(cell).resolve(setting.target, setting.space)
     recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
+
+
+def _check_protocol(protocol: dict[str, Any]) -> None:
+    """Refuse numbers that mean nothing, NaN among them, before any work is done by them."""
+    bounds = {
+        "valid_images": (1, math.inf),
+        "calibration_images": (1, math.inf),
+        "float_share": (0, 1),
+        "steering_runs": (1, math.inf),
+        "max_images": (0, math.inf),
+        "max_epochs": (0, math.inf),
+    }
+    for key, (least, most) in bounds.items():
+        # Cells of earlier versions lack some keys.
+        value = protocol.get(key, getattr(ProtocolConfig, key))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most or math.isinf(value):
+            wanted = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+            raise BadCell(f"protocol.{key} = {value!a}: give a number {wanted}")
 
 
 def _params(entry: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +171,25 @@ class Store:
                 yield record
 
 
+def _record_folders(root: Path, unread: Callable[[OSError], None]) -> Iterator[Path]:
+    """The folders ``records`` at any depth that have records."""
+    seen: set[tuple[int, int]] = set()
+    for name, folders, files in os.walk(root, followlinks=True, onerror=unread):
+        facts = os.stat(name)
+        if (facts.st_dev, facts.st_ino) in seen:  # links may lead round in a circle
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        if Path(name).name == "records" and any(file.endswith(".json") for file in files):
+            yield Path(name)
+
+
 def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
     """All records in a folder, at any depth below ``records/`` folders, or in one file.
 
-    Corrupt ones are left out with a warning that names each; it is added to ``faults``, too.
+    Links to folders are followed, and what several lead to is read once. Corrupt records, and
+    folders that cannot be read, are left out with a warning that names each; it is added to
+    ``faults``, too.
 
     Raises:
         FileNotFoundError: there is nothing there.
@@ -182,11 +197,19 @@ def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
     """
     if root.is_file():
         return [read_record(root)]
-    folders = sorted({p.parent for p in root.rglob("*.json") if p.parent.name == "records"})
+    named = [] if faults is None else faults
+
+    def unread(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # there is none, or no longer
+            return
+        fault = f"{error.filename}: cannot be read ({error.strerror})"
+        warnings.warn(f"left out a folder: {fault}", stacklevel=2)
+        named.append(fault)
+
+    folders = sorted(_record_folders(root, unread))
     if root.is_dir() and not folders and any(root.glob("*.json")):
         folders = [root]
     found: list[Record] = []
-    named = [] if faults is None else faults
     for folder in folders:
         store = Store(folder)
         found += store.records()

@@ -9,8 +9,10 @@ as ``\x1b`` in all of them.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from html import escape as _entities
+from typing import Any
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories of what has no glyph, or would move those of others."""
@@ -34,6 +36,11 @@ def lines(text: str) -> str:
         part if part.isprintable() else "".join(map(_visible, part))
         for part in text.expandtabs().splitlines()
     )
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """What stands for ``warnings.showwarning`` in the command and its workers: one safe line."""
+    print(line(f"juxtabit: warning: {message}"), file=sys.stderr)
 
 
 def html(text: str) -> str:

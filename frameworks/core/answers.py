@@ -71,12 +71,31 @@ def skipped(framework: Framework, problem: Problem) -> str | None:
 
 
 def finished(framework: Framework, problem: Problem, solution: Solution) -> QModel:
-    """`Framework.finish`, its answer checked."""
+    """`Framework.finish`, its answer checked: a network at the bits of the solution's policy.
+
+    Raises:
+        WrongAnswer: it is no such network.
+    """
     found: Any = framework.finish(problem, solution)
+    where = place_of(framework, "finish")
     if not isinstance(found, QModel):
-        where = place_of(framework, "finish")
         raise WrongAnswer(f"{where}: returned {_what(found)}: give the trained QModel")
+    _check_bits(where, found.policy, solution.policy)
     return found
+
+
+def _check_bits(where: str, found: Policy, wanted: Policy) -> None:
+    """A network of other bits would be recorded, and priced, as the policy that it is not."""
+    if tuple(found) != tuple(wanted):
+        raise WrongAnswer(
+            f"{where}: the QModel has the layers {list(found)}: give one of {list(wanted)}"
+        )
+    odd = next((name for name in wanted if found[name] != wanted[name]), None)
+    if odd is not None:
+        raise WrongAnswer(
+            f"{where}: the QModel has {found[odd]} in {odd}, the solution {wanted[odd]}: train at "
+            "solution.policy, such as with problem.fine_tune(solution.policy)"
+        )
 
 
 def _solution(framework: Framework, method: str, found: Any, problem: Problem) -> Solution:

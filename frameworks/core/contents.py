@@ -103,13 +103,40 @@ def file_digest(path: Path) -> str:
 def files_under(root: Path) -> dict[str, Path]:
     """All files at any depth by their path relative to ``root``, without hidden ones."""
     found = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, names in _walk(root):
         for name in names:
-            path = Path(folder, name)
+            path = folder / name
             if not name.startswith(".") and path.is_file():
                 found[path.relative_to(root).as_posix()] = path
     return found
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders at any depth that are not hidden, also through links, with their files' names.
+
+    A link to a folder that it lies in, which would go on for ever, is not followed.
+    """
+    above = {os.fspath(root): frozenset(_inodes(root))}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        passed = above.pop(folder)
+        kept = []
+        for name in folders:
+            path = os.path.join(folder, name)
+            own = _inodes(path)
+            if not name.startswith(".") and not passed & own:
+                above[path] = passed | own
+                kept.append(name)
+        folders[:] = kept
+        yield Path(folder), names
+
+
+def _inodes(path: str | Path) -> set[tuple[int, int]]:
+    """Device and inode of a folder; empty if it is gone."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return set()
+    return {(stat.st_dev, stat.st_ino)}
 
 
 def folder_state(root: Path) -> str:

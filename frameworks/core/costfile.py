@@ -106,7 +106,9 @@ def _read(path: Path) -> tuple[str, str, Iterator[Row], Mapping[str, Any]]:
         return "", "", separated(path, text, COLUMNS, "cost"), {}
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a readable table: nested too deeply") from error
+    except ValueError as error:  # JSON's own, or a number of too many digits
         raise ValueError(f"{path}: not a readable table: {error}") from error
     return *_json_rows(path, data), data
 
@@ -137,10 +139,16 @@ def _is_cube(value: Any) -> bool:
 
 def _cube_rows(path: Path, key: str, cube: Sequence[Sequence[Sequence[Any]]]) -> Iterator[Row]:
     for i, plane in enumerate(cube):
-        for w, line in enumerate(plane):
-            for a, cost in enumerate(line):
+        for w, line in enumerate(_list(f"{path} {key}[{i}]", plane)):
+            for a, cost in enumerate(_list(f"{path} {key}[{i}][{w}]", line)):
                 where = f"{path} {key}[{i}][{w}][{a}]"
                 yield where, {"layer": i, "w_bits": w + 1, "a_bits": a + 1, "cost": cost}
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: expected a list of costs, found {value!r:.60}")
+    return value
 
 
 def _list_rows(path: Path, data: Mapping[str, Any], metric: str, unit: str) -> Iterator[Row]:
@@ -148,7 +156,7 @@ def _list_rows(path: Path, data: Mapping[str, Any], metric: str, unit: str) -> I
         found = re.fullmatch(rf"{metric}_int(\d+)_{unit}", key)
         if not found:
             continue
-        if len(costs) != len(data["layers"]):
+        if len(_list(f"{path} {key}", costs)) != len(data["layers"]):
             raise ValueError(f"{path} {key}: {len(costs)} costs for {len(data['layers'])} layers")
         for i, (layer, cost) in enumerate(zip(data["layers"], costs, strict=True)):
             bits = int(found[1])
@@ -166,34 +174,44 @@ def _checked(rows: Iterator[Row]) -> Entries:
     entries: Entries = {}
     for where, row in rows:
         if not isinstance(row, Mapping):
-            raise ValueError(f"{where}: expected an object with {list(COLUMNS)}, found {row!r}")
-        missing = [column for column in COLUMNS if row.get(column) in (None, "")]
+            raise ValueError(f"{where}: expected an object with {list(COLUMNS)}, found {row!r:.60}")
+        missing = [c for c in COLUMNS if row.get(c) is None or row[c] == ""]
         if missing:
             raise ValueError(f"{where}: no value for {', '.join(missing)}")
         pair = (_bits(row, "w_bits", where), _bits(row, "a_bits", where))
-        layer = entries.setdefault(row["layer"], {})
+        name = _layer(row["layer"], where)
+        layer = entries.setdefault(name, {})
         if pair in layer:
-            raise ValueError(f"{where}: layer {row['layer']} has w_bits, a_bits {pair} twice")
+            raise ValueError(f"{where}: layer {name} has w_bits, a_bits {pair} twice")
         layer[pair] = _cost(row["cost"], where)
     return entries
+
+
+def _layer(value: Any, where: str) -> str | int:
+    name = value.strip() if isinstance(value, str) else value
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise ValueError(
+            f"{where}: layer = {value!r:.60} is no name (text) and no index (a whole number)"
+        )
+    return name
 
 
 def _number(value: Any) -> float:
     try:
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
 def _bits(row: Mapping[str, Any], column: str, where: str) -> int:
     bits = _number(row[column])
     if bits not in VALID_BITS:
-        raise ValueError(f"{where}: {column} = {row[column]!r} is none of {sorted(VALID_BITS)}")
+        raise ValueError(f"{where}: {column} = {row[column]!r:.60} is none of {sorted(VALID_BITS)}")
     return int(bits)
 
 
 def _cost(value: Any, where: str) -> float:
     cost = _number(value)
     if not (math.isfinite(cost) and cost >= 0):
-        raise ValueError(f"{where}: cost = {value!r} is not a number of at least 0")
+        raise ValueError(f"{where}: cost = {value!r:.60} is not a number of at least 0")
     return cost

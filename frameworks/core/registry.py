@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -88,11 +90,16 @@ class Registry(Generic[T]):
         """Register an entry.
 
         Raises:
-            ValueError: another entry has the name.
+            ValueError: another entry has the name, or it cannot be a part of a file's name.
             TypeError: it is not what the registry holds, or its name is no text.
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"{self.kind} {_qualified(entry)} needs a name, not {name!r}")
+        if set(name) & set("/\\") or not name.isprintable() or name.strip(" .") != name:
+            raise ValueError(
+                f"{self.kind} {_qualified(entry)}: the name {name!a} becomes a part of files' "
+                "names; leave out separators, control characters and blanks or dots around it"
+            )
         self._check(entry)
         known = self._entries.get(name)
         if known is not None and _qualified(known) != _qualified(entry):
@@ -152,13 +159,51 @@ class Registry(Generic[T]):
     def _guarded(self, name: str, load: Callable[[], object]) -> None:
         known = set(self._entries)
         try:
-            load()
+            with _as_before():
+                load()
         except (Exception, SystemExit):  # a plugin that exits must not end the command
             for half_made in set(self._entries) - known:
                 # A module that failed is gone; whole ones that it imported on its way stay.
                 if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
                     del self._entries[half_made]
             self._unavailable[name] = Unavailable(name, traceback.format_exc(), self._origin)
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Within the context, what an import sets for the whole process is put back at the end.
+
+    It would otherwise hold for all that is computed later, whichever plugin that uses.
+    """
+    import torch  # here, as some that read a list of names do without it
+
+    def determinism() -> tuple[bool, bool]:
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.are_deterministic_algorithms_enabled(), warns
+
+    settings: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+        (os.getcwd, os.chdir),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        (determinism, lambda b: torch.use_deterministic_algorithms(b[0], warn_only=b[1])),
+    ]
+    before = [(read, write, _read(read)) for read, write in settings]
+    try:
+        yield
+    finally:
+        for read, write, value in before:
+            if value is not None and _read(read) != value:
+                write(value)
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    """A setting; None for the working folder where that was deleted."""
+    try:
+        return read()
+    except FileNotFoundError:
+        return None
 
 
 def _qualified(entry: object) -> str:

@@ -1,6 +1,7 @@
 """Tables as spreadsheets write them: comma, semicolon, tab or pipe separated, decimal commas.
 
-The header line alone decides on the separator: it is the one that gives all columns. A comma is a
+The header line alone decides on the separator: it is the one that gives all columns; a first line
+such as ``sep=;``, which is for spreadsheets, is passed over. A comma is a
 decimal comma only where it separates nothing, and only where it cannot be one of thousands.
 """
 
@@ -46,29 +47,58 @@ def separated(path: Path, text: str, columns: Sequence[str], number: str) -> Ite
         number: the column that tells whether numbers have decimal commas.
 
     Raises:
-        ValueError: columns are missing, a line has too many fields, or a number can be read in two
-            ways; the message names file and line.
+        ValueError: columns are missing or there twice, a line has too many fields or one that is
+            too long, or a number can be read in two ways; the message names file and line.
     """
     lines = text.splitlines()
+    skipped = 1 if lines and re.fullmatch(r'"?sep=.?"?', lines[0], re.IGNORECASE) else 0
+    lines = lines[skipped:]
     mark = _separator(path, lines[0] if lines else "", columns)
-    reader = csv.DictReader(lines, delimiter=mark, skipinitialspace=True)
-    rows: list[tuple[str, dict[str | Any, Any]]] = []
-    for row in reader:
-        where = f"{path} line {reader.line_num}"
-        if None in row:
-            cure = "; a number with a decimal comma needs another separator" if mark == "," else ""
-            raise ValueError(f"{where}: more fields than the header has{cure}")
-        rows.append((where, row))
+    rows = list(_rows(path, lines, mark, skipped))
     if mark != "," and _decimal_commas(rows, number):
         for _, row in rows:
             row.update({c: row[c].replace(",", ".") for c in columns[1:] if row[c]})
     return iter(rows)
 
 
+def _rows(
+    path: Path, lines: Sequence[str], mark: str, skipped: int
+) -> Iterator[tuple[str, dict[str | Any, Any]]]:
+    """The lines below the header; ``skipped`` others stood above it."""
+    reader = csv.DictReader(lines[1:], _names(lines[0], mark), delimiter=mark,
+                            skipinitialspace=True)  # fmt: skip
+    line = skipped + 1
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path} line {line + reader.reader.line_num}: {error}") from error
+        if row is None:
+            return
+        where = f"{path} line {line + reader.line_num}"
+        if None in row:
+            cure = "; a number with a decimal comma needs another separator" if mark == "," else ""
+            raise ValueError(f"{where}: more fields than the header has{cure}")
+        yield where, row
+
+
+def _names(header: str, mark: str) -> list[str]:
+    names = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
+    return [name.strip() for name in names]
+
+
 def _separator(path: Path, header: str, columns: Sequence[str]) -> str:
+    """The separator of a header's line.
+
+    Raises:
+        ValueError: a column is missing, or is there twice.
+    """
+
     def missing(mark: str) -> list[str]:
-        names = next(csv.reader([header], delimiter=mark, skipinitialspace=True), [])
-        return sorted(set(columns) - set(names))
+        try:
+            return sorted(set(columns) - set(_names(header, mark)))
+        except csv.Error:  # a field of more letters than any name has
+            return sorted(columns)
 
     best = min(SEPARATORS, key=lambda mark: len(missing(mark)))
     if missing(best):
@@ -76,6 +106,9 @@ def _separator(path: Path, header: str, columns: Sequence[str]) -> str:
             f"{path}: missing columns {missing(best)}; expected {list(columns)}, separated by "
             f"one of {', '.join(SEPARATORS.values())}"
         )
+    names = _names(header, best)
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path}: the header has the columns {twice} twice; leave one of each")
     return best
 
 

@@ -45,8 +45,17 @@ class Recipe:
     augment: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch < 1 or self.lr < 0:
-            raise ValueError(f"recipe: epochs, batch and lr must be positive, not {self}")
+        # NaN fails every comparison, so that these refuse it, too.
+        least = {"epochs": 0, "batch": 1, "lr": 0, "range_lr": 0, "momentum": 0, "weight_decay": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not bound <= value < math.inf:
+                raise ValueError(
+                    f"recipe.{name} = {value}: epochs, batch and lr must be positive; "
+                    f"give a finite number of at least {bound}"
+                )
+        if self.images is not None and not self.images >= 1:
+            raise ValueError(f"recipe.images = {self.images}: give at least 1, or null for all")
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"recipe.optimizer: {self.optimizer!r}; choose sgd or adam")
         if self.schedule not in ("cosine", "constant", "step"):

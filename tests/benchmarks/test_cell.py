@@ -1,11 +1,12 @@
 import copy
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 
-from benchmarks import assets
+from benchmarks import assets, setting
 from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
 from benchmarks.identity import identity_of, key_of
@@ -227,3 +228,45 @@ def test_infinite_scores_and_notes_lose_nothing(tmp_path, monkeypatch, shared):
     assert record.status == "done", record.error
     assert record.notes["errors"]["fc"] is None
     json.dumps(record.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("valid_images", 0),
+        ("calibration_images", -1),
+        ("float_share", 1.5),
+        ("float_share", math.nan),
+        ("steering_runs", 0),
+        ("max_images", -1),
+        ("max_epochs", -0.5),
+        ("max_epochs", math.nan),
+        ("fine_tune.lr", math.nan),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused_by_name(key, value):
+    bad = cell("framework=uniform")
+    *above, last = key.split(".")
+    node = bad["protocol"]
+    for part in above:
+        node = node[part]
+    node[last] = value
+    named = rf"protocol\.{key} = " if not above else r"protocol\.fine_tune: recipe\.lr = nan"
+    with pytest.raises(ValueError, match=named):
+        check(bad)
+
+
+def test_what_stays_float_is_said_once_for_a_network(monkeypatch):
+    class Left:
+        def text(self):
+            return "half of it stays float"
+
+    monkeypatch.setattr(setting, "accounted", lambda cell: Left())
+    monkeypatch.setattr(setting, "_said", set())
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for seed in (1, 2):
+            check(cell("framework=uniform", f"seed={seed}"))
+        check(cell("framework=uniform", "model=resnet20"))
+    texts = [str(warning.message) for warning in seen]
+    assert texts == [f"model {name}: half of it stays float" for name in ("resnet8", "resnet20")]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.cli import _say, _warn
+from benchmarks.cli import _say
 from benchmarks.record import Record
 from benchmarks.report import escape, html
 from benchmarks.report.reported import Reported
@@ -138,7 +138,7 @@ def test_markdown_has_no_markup_from_outside(table):
 
 def test_what_the_command_says_cannot_steer_a_terminal(capsys):
     _say(f"FAILED {EVIL}\nTraceback:\n    {EVIL}")
-    _warn(UserWarning(EVIL))
+    escape.show_warning(UserWarning(EVIL))
     shown = capsys.readouterr().err
     assert not STEERING.search(shown)
     assert "\\x1b[31m" in shown

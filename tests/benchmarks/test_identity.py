@@ -25,6 +25,8 @@ from benchmarks.identity import (
     verify,
 )
 from benchmarks.models import ModelConfig
+from benchmarks.pretrain import recipe_for
+from benchmarks.record import digest
 from frameworks import DatasetSplit, TensorSplit, registry, schemes, targets
 
 
@@ -296,6 +298,45 @@ def test_a_word_is_no_file_whatever_lies_in_the_working_folder(base, tmp_path, m
     for word in (base["model"]["name"], base["hardware"]["name"], "sgd", "cosine"):
         (tmp_path / word).write_text("x")
     assert key_of(base) == key
+
+
+@pytest.mark.parametrize("name", ["path", "lut_file", "weights_checkpoint"])
+def test_a_file_without_dot_or_slash_counts_by_content_where_the_key_says_file(
+    base, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    cell = copy.deepcopy(base)
+    cell["hardware"][name] = "lut"
+    keys = {key_of(cell)}
+    for text in ("1", "2"):
+        (tmp_path / "lut").write_text(text)
+        keys.add(key_of(cell))
+    assert len(keys) == 3
+
+
+def test_a_whole_number_is_one_number_however_it_is_written(base):
+    one, two = (changed(base, ("budget", "like"), number) for number in (5, 5.0))
+    assert key_of(one) == key_of(two)
+    half = changed(base, ("budget", "like"), 4.5)
+    assert key_of(half) not in (key_of(one), key_of(base))
+
+
+def test_files_in_a_models_options_count_for_its_checkpoint_and_layers(tmp_path, monkeypatch):
+    """The text of the option alone would let weights of an earlier file stand for the new one."""
+    monkeypatch.setenv("JUXTABIT_CACHE", str(tmp_path / "cache"))
+    cell = cell_of(composed(["framework=random"]))
+    file = tmp_path / "start.bin"
+    config = ModelConfig(options={"checkpoint_path": str(file)})
+    dataset = DatasetConfig()
+    splits = assets.splits_of(assets.entry_text(cell["dataset"]))
+    recipe = recipe_for(config, dataset)
+    model = assets.entry_text({**cell["model"], "options": config.options})
+    facts, files = set(), set()
+    for text in ("1", "2"):
+        file.write_text(text)
+        facts.add(digest(ingredients.checkpoint_facts(config, dataset, splits, recipe)))
+        files.add(assets.entry_text(assets._files(model)))
+    assert len(facts) == len(files) == 2
 
 
 def test_equal_tables_at_two_places_are_one_cell(tmp_path):

@@ -21,11 +21,13 @@ from benchmarks import assets
 from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
 from benchmarks.identity import key_of
+from benchmarks.isolation import _split_state
 from benchmarks.process import _SETTINGS
 from benchmarks.record import Record
 from benchmarks.store import Store, read_record
 from frameworks import (
     Card,
+    DatasetSplit,
     Framework,
     LayerBits,
     Point,
@@ -485,6 +487,67 @@ def test_harm_while_the_found_policy_is_trained_is_noticed(monkeypatch):
     assert uniform().accuracy == before.accuracy
 
 
+def other_bits(problem, policy):
+    return problem.quantized(policy.replace(list(policy)[1], weight=8))
+
+
+def other_channels(problem, policy):
+    name = list(policy)[1]
+    count = problem.float_model().get_submodule(name).weight.shape[0]
+    return problem.quantized(policy.replace(name, weight=(8, *(2,) * (count - 1))))
+
+
+@pytest.mark.parametrize("finish", [other_bits, other_channels])
+def test_a_training_at_other_bits_than_found_is_a_wrong_answer(monkeypatch, finish):
+    """It would be recorded, and priced, as the policy that it is not."""
+    monkeypatch.setattr(
+        Faulty, "finish", lambda self, p, solution: finish(p, solution.policy), raising=False
+    )
+    record = run(lowest, "protocol=paper")
+    assert record.status == "failed"
+    assert re.search(r"finish\): the QModel has LayerBits\(.* in layer1\.0\.conv1", record.error)
+    assert "train at solution.policy" in record.error
+
+
+class Listed(torch.utils.data.Dataset):
+    """Images on disk, in effect, with what torchvision's sets have."""
+
+    def __init__(self):
+        self.samples = [(f"{i}.png", i % 2) for i in range(8)]
+        self.transform, self.reads = None, 0
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return torch.zeros(3, 4, 4), self.samples[i][1]
+
+
+def on_disk():
+    generator = torch.Generator().manual_seed(0)
+    return DatasetSplit(Listed(), name="listed").halves(0.5, generator)[0].subset(3, generator)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda split: split.dataset.indices.reverse(),
+        lambda split: split.dataset.dataset.indices.reverse(),
+        lambda split: setattr(split.dataset.dataset.dataset, "transform", abs),
+        lambda split: split.dataset.dataset.dataset.samples.reverse(),
+        lambda split: setattr(split, "dataset", Listed()),
+    ],
+)
+def test_what_is_done_to_data_on_disk_is_noticed(act):
+    split = on_disk()
+    before = _split_state(split)
+    split.images()
+    assert _split_state(split) == before
+    act(split)
+    assert _split_state(split) != before
+
+
 def test_a_training_that_returns_no_network_is_a_wrong_answer(monkeypatch):
     monkeypatch.setattr(Faulty, "finish", lambda self, problem, solution: None, raising=False)
     record = run(lowest, "protocol=paper")
@@ -501,6 +564,8 @@ NUMBERS = {
     "denormals": lambda: torch.set_flush_denormal(True),
     "cuDNN": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "device": lambda: torch.set_default_device("meta"),
+    "kernels of the CPU": lambda: torch.backends.mkldnn.set_flags(False),
+    "torch's kernels": lambda: torch.backends.mha.set_fastpath_enabled(False),
 }
 
 

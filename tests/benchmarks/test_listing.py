@@ -97,3 +97,12 @@ def test_a_list_that_others_can_write_to_is_made_again(cache):
     kept.chmod(0o666)
     assert {"haq"} <= {entry["name"] for entry in listing()["frameworks"]}
     assert kept.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_editors_lock_in_a_package_stops_no_list(tmp_path, monkeypatch):
+    home = tmp_path / "juxtabit_locked"
+    home.mkdir()
+    (home / "__init__.py").write_text("")
+    (home / ".#x.py").symlink_to("user@host.1234")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(module._package_files("juxtabit_locked")) == [home / "__init__.py"] * 2

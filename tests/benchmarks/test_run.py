@@ -202,3 +202,20 @@ def test_workers_end_with_the_run_that_was_killed(tmp_path):
         time.sleep(0.1)
     os.kill(child, 9)
     pytest.fail("the worker lives on")
+
+
+@pytest.mark.parametrize(("name", "value"), [("workers", -1), ("threads", 0), ("threads", 1.5)])
+def test_a_count_that_means_nothing_is_refused_by_name(three, tmp_path, name, value, pool):
+    with pytest.raises(ValueError, match=rf"^{name} = {value}: give a whole number of at least"):
+        runs.run(three, tmp_path, **{name: value})
+    assert not pool.computed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workers_warnings_cannot_steer_a_terminal():
+    code = (
+        "import os, warnings; from benchmarks import run;"
+        "run.end_with_parent = lambda: None; run._begin(1, None); warnings.warn('a\\x1b[2Jb\\nc')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr.decode() == "juxtabit: warning: a\\x1b[2Jb c\n"

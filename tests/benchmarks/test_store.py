@@ -71,6 +71,36 @@ def test_one_corrupt_record_does_not_hide_the_others(tmp_path):
     assert [r.key for r in found] == ["abc"]
 
 
+def test_records_behind_links_are_found_once_and_loops_end(tmp_path):
+    elsewhere, root = tmp_path / "disk" / "suite" / "records", tmp_path / "results"
+    elsewhere.mkdir(parents=True)
+    root.mkdir()
+    Store(elsewhere).put(record("a"))
+    (root / "suite").symlink_to(elsewhere.parent)
+    (root / "again").symlink_to(elsewhere.parent)
+    (elsewhere.parent / "up").symlink_to(root)
+    assert [found.key for found in find_records(root)] == ["a"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    store = Store(tmp_path / "records")
+    store.folder.mkdir()
+    store.put(record("a"))
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    faults = []
+    with pytest.warns(UserWarning, match=r"left out a folder: .*closed: cannot be read \(Perm"):
+        assert len(find_records(tmp_path, faults)) == 1
+    assert len(faults) == 1
+
+
 def test_an_empty_folder_is_said_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no records in"):
         find_records(tmp_path)

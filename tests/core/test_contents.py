@@ -276,3 +276,14 @@ def test_the_training_transform_counts(root):
         for text in ("Flip()", "Flip(p=0.1)", "Flip()")
     ]
     assert augmented[0] == augmented[2] != augmented[1]
+
+
+def test_links_that_lead_round_in_a_circle_end(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "1.png").write_text(name)
+    for place, target in {"a/x": "..", "a/y": "../b", "b/y": "../a", "b/z": "."}.items():
+        (tmp_path / "train" / place).symlink_to(target)
+    assert sorted(files_under(tmp_path)) == [
+        "train/a/1.png", "train/a/y/1.png", "train/b/1.png", "train/b/y/1.png"
+    ]  # fmt: skip

@@ -1,8 +1,10 @@
 import importlib.metadata
+import os
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from frameworks.core import registry
 from frameworks.core.registry import Origin, Registry, UnknownName, frameworks, schemes, targets
@@ -22,11 +24,14 @@ def packages(tmp_path, monkeypatch):
         for name, text in (modules or {}).items():
             (home / f"{name}.py").write_text(text)
         found = [entry(*point) for point in points]
-        monkeypatch.setattr(
-            registry.importlib.metadata,
-            "entry_points",
-            lambda group: found if group == "some.group" else [],
-        )
+        others = importlib.metadata.entry_points
+
+        def points_of(group=None):
+            if group is None:  # torch asks for all
+                return others()
+            return found if group == "some.group" else []
+
+        monkeypatch.setattr(registry.importlib.metadata, "entry_points", points_of)
         made = Registry("thing", "some.group", [HOME])
         # What the modules of the package register in.
         sys.modules[HOME + "_registry"] = SimpleNamespace(add=made.add)
@@ -200,3 +205,31 @@ def test_decorators_register_under_the_name(monkeypatch):
 def test_installed_version():
     assert registry.installed_version("no-such-distribution") == "unknown"
     assert registry.installed_version("torch")[0].isdigit()
+
+
+CHANGES = {
+    "threads": ("torch.set_num_threads(3)", torch.get_num_threads),
+    "dtype": ("torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
+    "gradients": ("torch.set_grad_enabled(False)", torch.is_grad_enabled),
+    "determinism": (
+        "torch.use_deterministic_algorithms(True)",
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    "folder": ("import os; os.chdir('/')", os.getcwd),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("change", "read"), CHANGES.values(), ids=CHANGES)
+def test_what_an_import_sets_for_the_process_is_put_back(packages, change, read, fails):
+    before = read()
+    after = f"import torch\n{change}\n" + ("raise OSError" if fails else "")
+    things = packages({"one": module("bee", after=after)})
+    assert things.names() == ([] if fails else ["bee"])
+    assert read() == before
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a\nb", "..", "a\x1b[2J", " a", "a\u202eb"])
+def test_a_name_that_is_no_part_of_a_files_name_is_refused(packages, name):
+    with pytest.raises(ValueError, match="leave out separators, control characters"):
+        packages().add(name, object)

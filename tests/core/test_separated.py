@@ -76,3 +76,42 @@ def test_other_encodings_are_named(tmp_path, raw, message):
     (tmp_path / "t.csv").write_bytes(raw)
     with pytest.raises(ValueError, match=message):
         read_text(tmp_path / "t.csv")
+
+
+ROW = '{"rows": [{"layer": %s, "w_bits": 8, "a_bits": 8, "cost": %s}]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.json", ROW % ('["a"]', 1), r"row 0: layer = \['a'\] is no name"),
+        ("t.json", ROW % ("true", 1), "row 0: layer = True is no name"),
+        ("t.json", ROW % (1.5, 1), r"row 0: layer = 1\.5 is no name"),
+        ("t.json", ROW % ('"  "', 1), "row 0: layer = '  ' is no name"),
+        ("t.json", ROW % ('"a"', "9" * 400), r"row 0: cost = 9{60} is not a number"),
+        ("t.json", ROW % ('"a"', "9" * 5000), "not a readable table: .*digit"),
+        ("t.json", '{"layers": ["a"], "latency_int8_ms": [1], "latency_int4_ms": 5}',
+         "latency_int4_ms: expected a list of costs, found 5"),
+        ("t.json", '{"latency_ms": [[[1]], 5]}', r"latency_ms\[1\]: expected a list of costs"),
+        ("t.json", '{"latency_ms": [[[1], 5]]}', r"latency_ms\[0\]\[1\]: expected a list"),
+        ("t.json", "[" * 100_000, "not a readable table: nested too deeply"),
+        ("t.csv", "layer,w_bits,a_bits,cost\na,8,8,1\n" + "x" * 140_000 + ",8,8,1",
+         r"t\.csv line 3: field larger"),
+        ("t.csv", "x" * 140_000, "missing columns"),
+        ("t.csv", "layer,w_bits,a_bits,cost,cost\na,8,8,1,2", r"columns \['cost'\] twice"),
+        ("t.csv", "sep=;\nlayer;w_bits;a_bits;cost\na;8;8;1;2", r"line 3: more fields"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_file_and_place(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_costs(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("first", ["", "sep=;\n", '"sep=;"\n'])
+def test_blanks_around_names_and_a_spreadsheets_first_line_do_not_count(tmp_path, first):
+    path = tmp_path / "t.csv"
+    path.write_text(first + "layer ; w_bits; a_bits ;cost \nconv ;8;8; 0,5 \n")
+    assert read_costs(path).entries == {"conv": {(8, 8): 0.5}}
