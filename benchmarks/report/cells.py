@@ -15,7 +15,15 @@ from benchmarks.record import Record, digest
 AXES = ("model", "dataset", "hardware", "protocol", "budget")
 """What the cells of a group share; they differ in framework and seed."""
 _NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
-
+PREPARED = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+"""Keys of how images that stay on disk are prepared; on others they have no influence."""
+RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
+"""As in `benchmarks.preprocessing`, which needs torch, as a table does not."""
+LATER: dict[str, dict[str, Any]] = {
+    "protocol": {"float_share": 0.05},
+    "dataset": dict.fromkeys(PREPARED[1:]),
+}
+"""Keys that records of schema 1 lack, with the defaults that stand for what was done then."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True)
 _WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")
@@ -30,11 +38,14 @@ def plain(value: Any) -> str:
 
 
 def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
-    """An axis of a cell without what cannot change its outcome."""
+    """An axis of a cell, whole, without what cannot change its outcome."""
     value = cell.get(axis)
     entry = dict(value) if isinstance(value, Mapping) else {"name": str(value)}
     for key in _NO_INFLUENCE.get(axis, ()):
         entry.pop(key, None)
+    entry = {**LATER.get(axis, {}), **entry}
+    if axis == "dataset" and entry.get("name") in RESIDENT:
+        entry = {key: value for key, value in entry.items() if key not in PREPARED}
     return entry
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from benchmarks import transfer
+from benchmarks import preprocessing, transfer
+from benchmarks.config import ProtocolConfig
+from benchmarks.data import DatasetConfig
 from benchmarks.record import Record, digest
-from benchmarks.report.cells import Cell
+from benchmarks.report.cells import LATER, PREPARED, RESIDENT, Cell
 from benchmarks.report.current import current
 from benchmarks.table import build
 from benchmarks.transfer import blocks
@@ -132,6 +134,32 @@ def test_a_failed_cell_drops_no_finished_one():
     records = [make(90.0), make(status="failed", seed=1, time=1, revision=2)]
     (row,) = build(records).groups[0].rows
     assert (row.accuracy.n, len(row.failed)) == (1, 1)
+
+
+def of_both_versions(name, **more):
+    """A record as schema 1 had its cell, and one of the same cell as it is now."""
+    old, new = make(90.0, dataset=name), make(91.0, dataset=name, framework="uniform")
+    old.cell["dataset"]["image_size"] = 224
+    new.cell["dataset"] |= dict.fromkeys(PREPARED) | more
+    new.cell["protocol"]["float_share"] = 0.05
+    return [old, new]
+
+
+@pytest.mark.parametrize("name", sorted(RESIDENT))
+def test_records_of_both_versions_are_one_group(name):
+    assert list(means(of_both_versions(name)).values()) == [[(91.0, 1), (90.0, 1)]]
+
+
+def test_images_on_disk_that_were_prepared_otherwise_are_two_groups():
+    assert len(means(of_both_versions("imagefolder", image_size=224))) == 1
+    assert len(means(of_both_versions("imagefolder", image_size=96))) == 2
+
+
+def test_what_stands_for_absent_keys_are_the_configurations_defaults():
+    assert frozenset(preprocessing.RESIDENT) == RESIDENT
+    assert set(PREPARED) == {"image_size", *preprocessing.SCRATCH}
+    for axis, config in (("protocol", ProtocolConfig()), ("dataset", DatasetConfig())):
+        assert {key: getattr(config, key) for key in LATER[axis]} == LATER[axis]
 
 
 def test_odd_identities_stop_no_table():
