@@ -16,6 +16,7 @@ import torch
 import benchmarks
 from benchmarks.assets import data_identity, entry_text
 from benchmarks.config import Cell
+from benchmarks.data import CorruptData, MissingData
 from benchmarks.ingredients import codes_of
 from benchmarks.named_files import UnreadableFile, by_content
 from benchmarks.numerics import numerics
@@ -46,14 +47,24 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     Raises:
         BadCell: ``model.checkpoint`` cannot be read.
         UnknownName: nothing is registered under a name; the message lists the choices.
-        MissingData, CorruptData: the data set is not there, or cannot be read.
     """
     return {
-        "data": data_identity(entry_text(cell["dataset"])),
+        "data": _data(cell),
         "code": codes_of(cell),
         "files": _files_of(cell),
         "numerics": numerics(threads),
     }
+
+
+def _data(cell: Cell) -> dict[str, Any]:
+    """What the data are; of those that are not there or damaged, why.
+
+    A cell has a key all the same, under which it fails by name: such a record is never reused.
+    """
+    try:
+        return data_identity(entry_text(cell["dataset"]))
+    except (MissingData, CorruptData) as fault:
+        return {"fingerprint": None, "fault": str(fault)}
 
 
 def key_of(cell: Cell, threads: int | None = None) -> str:

@@ -27,6 +27,7 @@ from benchmarks.identity import (
 from benchmarks.models import ModelConfig
 from benchmarks.pretrain import recipe_for
 from benchmarks.record import digest
+from benchmarks.setting import check
 from frameworks import DatasetSplit, TensorSplit, registry, schemes, targets
 
 
@@ -350,10 +351,14 @@ def test_equal_tables_at_two_places_are_one_cell(tmp_path):
 # --- data
 
 
-def test_missing_data_are_said_so(tmp_path):
+def test_missing_data_have_a_key_under_which_the_cell_fails_by_name(tmp_path):
     cell = cell_of(composed(["dataset=imagefolder", f"dataset.root={tmp_path}"]))
+    assert "it needs the folders train/ and val/" in identity_of(cell)["data"]["fault"]
+    record = compute(cell, key_of(cell))
+    assert record.status == "failed"
+    assert "it needs the folders train/ and val/" in record.error.splitlines()[-1]
     with pytest.raises(MissingData, match="it needs the folders train/ and val/"):
-        key_of(cell)
+        check(cell)
 
 
 def test_a_plugins_resident_data_count_by_content(base, monkeypatch):
