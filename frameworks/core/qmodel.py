@@ -12,7 +12,7 @@ from frameworks.core.meter import Meter
 from frameworks.core.networks.bake import copied
 from frameworks.core.networks.probe import probe, same_function
 from frameworks.core.networks.qlayer import QLayer
-from frameworks.core.networks.take import given_state, replaced, taken
+from frameworks.core.networks.take import given_state, swap_module, taken
 from frameworks.core.policy import Policy
 from frameworks.core.quantizers.base import Scheme
 
@@ -50,9 +50,15 @@ class QModel(nn.Module):
         self._names = {layer.name: layer for layer in layers}
         self.freed = 0
         """How often `free` was called: what was computed before holds for other weights."""
-        for layer in layers:
+        names: dict[nn.Module, list[str]] = {}
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            names.setdefault(module, []).append(name)
+        # A layer inside another one first, as its name leads elsewhere once that one is wrapped.
+        for layer in sorted(layers, key=lambda layer: -layer.name.count(".")):
             inner = self.model.get_submodule(layer.name)
-            self.model = replaced(self.model, inner, QLayer(inner, layer, scheme, calibration))
+            wrapped = QLayer(inner, layer, scheme, calibration)
+            for name in names[inner]:
+                self.model = swap_module(self.model, name, wrapped)
         for layer in layers:
             if layer.shared:  # copies of tensors in one memory are apart
                 self.qlayer(layer.name).inner.weight = self.qlayer(layer.shared).inner.weight
