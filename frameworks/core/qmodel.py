@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -63,7 +64,8 @@ class QModel(nn.Module):
             if layer.shared:  # copies of tensors in one memory are apart
                 self.qlayer(layer.name).inner.weight = self.qlayer(layer.shared).inner.weight
         if calibration.images is not None and not calibration.probed:
-            same_function(model, self.model, calibration.images)
+            with _uncounted(model):
+                same_function(model, self.model, calibration.images)
             probe(self.model, dict(self.qlayers()), calibration.images)
             calibration.probed.append(True)
 
@@ -144,3 +146,15 @@ def _unmetered(model: nn.Module) -> None:
     for key, hook in list(model._forward_hooks.items()):
         if isinstance(getattr(hook, "__self__", None), Meter):
             del model._forward_hooks[key]
+
+
+@contextmanager
+def _uncounted(model: nn.Module) -> Iterator[None]:
+    """Within the context a watched network is not counted."""
+    hooks = dict(model._forward_hooks)
+    _unmetered(model)
+    try:
+        yield
+    finally:
+        model._forward_hooks.clear()
+        model._forward_hooks.update(hooks)
