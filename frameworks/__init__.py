@@ -18,6 +18,7 @@ from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.kernels import kernels_in_force
 from frameworks.core.layers import Layer
+from frameworks.core.learning import Learning
 from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.networks.account import Accounting, account
@@ -69,6 +70,7 @@ __all__ = [
     "Known",
     "Layer",
     "LayerBits",
+    "Learning",
     "MeasuredTable",
     "Meter",
     "Origin",
