@@ -39,6 +39,15 @@ class Framework(ABC):
     lowers_bits: ClassVar[bool] = False
     recipe: ClassVar[Recipe | None] = None
 
+    @property
+    def evaluations_asked(self) -> int | None:
+        """How many distinct policies the search evaluates, at most; its baselines get as many.
+
+        None where that is no measure of it: it trains, or scores decisions and not policies. The
+        baselines of a search that trains get the images that it has run.
+        """
+        return None
+
     @abstractmethod
     def search(self, problem: Problem) -> Solution:
         """Find a policy within ``problem.budget`` (steered methods: lighter with more strength)."""

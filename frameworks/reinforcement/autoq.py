@@ -51,6 +51,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.draws import kernels_of
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
 from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
@@ -58,8 +59,7 @@ from frameworks.core.solvers.wall import action_wall, affordable, assign
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
-SMALLEST_ACCURACY = 1e-3
-"""Stands in for an accuracy of 0 in the logarithm."""
+SMALLEST_ACCURACY = 1e-3  # stands in for an accuracy of 0 in the logarithm
 STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")
 KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11
 """Further columns of the LLC's state; the HLC's has the same but for the kernel."""
@@ -142,6 +142,10 @@ class AutoQ(ActorCriticSearch):
     low_discount: float = 1.0
     low_replay: int = 20000
 
+    @property
+    def evaluations_asked(self) -> int | None:
+        return self.explore + self.exploit
+
     def extrinsic(self, problem: Problem, policy: Policy, score: Score) -> float:
         """The reward eR of a measured policy (equation 2)."""
         reward = self.psi_accuracy * math.log(max(score.accuracy / 100, SMALLEST_ACCURACY))
@@ -181,7 +185,7 @@ class AutoQ(ActorCriticSearch):
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
             else:
                 goal = wish
-                count = self._kernels(problem, choice)
+                count = kernels_of(problem.layers, choice)
                 inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
                 bits = self.kernel_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
@@ -244,7 +248,3 @@ class AutoQ(ActorCriticSearch):
         assert best is not None
         notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
         return Solution(best[2], notes=notes)
-
-    def _kernels(self, problem: Problem, choice: Choice) -> int:
-        widths = {x.out_channels for x in problem.layers if x.name in choice.layers}
-        return widths.pop() if choice.kind == "weight" and len(widths) == 1 else 1
