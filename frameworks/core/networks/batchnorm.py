@@ -25,18 +25,12 @@ Layer-wise Calibration and Integer Programming", arXiv 2006.10518, section 3.4) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-Rule = Literal["control", "difference", "reestimate", "stored"]
-RULES: tuple[str, ...] = get_args(Rule)
-"""``control`` as above; ``difference``: b = c = 1; ``reestimate``: b = c = 0; ``stored``: the
-running statistics of the float network."""
-
 
 CANCELS = 1000
 """A mean square this many times the variance leaves too few digits in their difference."""
@@ -92,8 +86,24 @@ def slope(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(around > 0, both / around.clamp_min(1e-300), constant)
 
 
+Slopes = Callable[[Moments, Moments, float], tuple[Tensor, Tensor]]
+"""What the quantized and the float network have in common, from their moments and BatchNorm's eps:
+b and c, each of ``[C]`` or one number."""
+
+
+def control(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
+    """B and c as above."""
+    spreads = (m.spread().add(eps).log() for m in (q, f))
+    return slope(q.mean, f.mean).clamp(0, 2), slope(*spreads).clamp(0, 1)
+
+
+def difference(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
+    """B = c = 1."""
+    return torch.ones(()), torch.ones(())
+
+
 def corrected(
-    q: Moments, f: Moments | None, stored: Statistics, eps: float, rule: str = "control"
+    q: Moments, f: Moments | None, stored: Statistics, eps: float, slopes: Slopes = control
 ) -> Statistics:
     """The statistics of a BatchNorm in a quantized network (see above).
 
@@ -102,24 +112,28 @@ def corrected(
         f: of its inputs in the float network over the same images; None re-estimates.
         stored: the float network's running mean and variance.
         eps: as in BatchNorm.
-        rule: ``control``, ``difference`` or ``reestimate``.
+        slopes: gives b and c.
     """
-    new_mean, spread = q.mean.mean(0), q.spread()
-    new_var = spread.mean(0)
-    if f is None or rule == "reestimate":
+    new_mean, new_var = q.mean.mean(0), q.spread().mean(0)
+    if f is None:
         return new_mean, new_var
     stored_mean, stored_var = (x.double() for x in stored)
-    f_spread = f.spread()
-    b = c = torch.ones_like(new_mean)
-    if rule == "control":
-        b = slope(q.mean, f.mean).clamp(0, 2)
-        c = slope(spread.add(eps).log(), f_spread.add(eps).log()).clamp(0, 1)
+    b, c = slopes(q, f, eps)
     new_mean = new_mean - b * (f.mean.mean(0) - stored_mean)
-    ratio = (stored_var + eps) / (f_spread.mean(0) + eps)
+    ratio = (stored_var + eps) / (f.spread().mean(0) + eps)
     new_var = ((new_var + eps) * ratio**c - eps).clamp_min(0)
     # Rounding must not touch a float network.
     same = ((q.mean == f.mean) & (q.var == f.var)).all(0)
     return torch.where(same, stored_mean, new_mean), torch.where(same, stored_var, new_var)
+
+
+RULES: Mapping[str, Slopes | None] = {
+    "control": control,
+    "difference": difference,
+    "reestimate": None,
+    "stored": None,
+}
+"""What a protocol may choose: b and c as above; both 1; both 0; the float network's statistics."""
 
 
 def batchnorms(model: nn.Module) -> Iterator[_BatchNorm]:

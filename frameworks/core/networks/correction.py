@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frameworks.core.networks.batchnorm import RULES, Moments, Statistics, batchnorms, corrected
+from frameworks.core.networks.batchnorm import (
+    RULES,
+    Moments,
+    Slopes,
+    Statistics,
+    batchnorms,
+    corrected,
+)
 
 LIMIT = 1 << 30
 """Bytes that the images of one pass may take."""
@@ -46,7 +53,7 @@ class Correction:
 
     Attributes:
         images: ``[N, C, H, W]``.
-        rule: see `RULES`.
+        rule: see `RULES`; or what gives b and c.
         float_moments: of each BatchNorm's inputs in the float network, one a call.
         float_statistics: its running means and variances; quantized copies get back what they are
             corrected from.
@@ -54,7 +61,7 @@ class Correction:
     """
 
     images: Tensor
-    rule: str
+    rule: str | Slopes
     float_moments: tuple[tuple[Moments, ...], ...]
     float_statistics: tuple[Statistics, ...]
     chunk: int
@@ -67,7 +74,11 @@ class Correction:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, network: nn.Module, images: Tensor, rule: str = "control", limit: int = LIMIT
+        cls,
+        network: nn.Module,
+        images: Tensor,
+        rule: str | Slopes = "control",
+        limit: int = LIMIT,
     ) -> Correction:
         """The correction for quantized copies of a float network, which is left as it is.
 
@@ -75,14 +86,14 @@ class Correction:
             network: its running statistics must be those of its own inputs; one that was trained
                 in another state (quantized, or inside a super net) is re-estimated.
             images: a few training images ``[N, C, H, W]``.
-            rule: see `RULES`.
+            rule: see `RULES`; or what gives b and c.
             limit: bytes that the images of one pass may take; where they would take more, every
                 BatchNorm needs a pass of its own (of which each ends there), with equal results.
 
         Raises:
             ValueError: there is no such rule.
         """
-        if rule not in RULES:
+        if isinstance(rule, str) and rule not in RULES:
             raise ValueError(f"bn: {rule!r}; choose from {list(RULES)}")
         norms = list(batchnorms(network))
         stored = tuple(_statistics(norm) for norm in norms)
@@ -174,13 +185,13 @@ class Correction:
         return None
 
     def _corrected(self, index: int, norm: _BatchNorm, calls: Sequence[Moments]) -> Statistics:
-        f = None
-        if self.rule != "reestimate":
-            # A BatchNorm that is called again has had only its first calls yet.
-            f = Moments.joined(self.float_moments[index][: len(calls)])
-        return corrected(
-            Moments.joined(calls), f, self.float_statistics[index], norm.eps, self.rule
-        )
+        q, stored = Moments.joined(calls), self.float_statistics[index]
+        slopes = RULES[self.rule] if isinstance(self.rule, str) else self.rule
+        if slopes is None:
+            return corrected(q, None, stored, norm.eps)
+        # A BatchNorm that is called again has had only its first calls yet.
+        f = Moments.joined(self.float_moments[index][: len(calls)])
+        return corrected(q, f, stored, norm.eps, slopes)
 
 
 class _Reached(Exception):

@@ -89,7 +89,7 @@ def test_formulas(rule):
         *(Moments.of(torch.tensor(x)) for x in (q, f)),
         (torch.tensor(mean), torch.tensor(var)),
         EPS,
-        rule,
+        RULES[rule],
     )
     for a, b in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-9)
@@ -164,7 +164,7 @@ def in_order(model, correction):
                 f and Moments.joined(f[: len(calls[i])]),
                 correction.float_statistics[i],
                 norms[i].eps,
-                correction.rule,
+                RULES[correction.rule],
             )
         )
 
