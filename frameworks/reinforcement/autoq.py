@@ -51,7 +51,6 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.ddpg import DDPG
-from frameworks.core.solvers.draws import kernels_of
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
 from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
@@ -59,7 +58,8 @@ from frameworks.core.solvers.wall import action_wall, affordable, assign
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
-SMALLEST_ACCURACY = 1e-3  # stands in for an accuracy of 0 in the logarithm
+SMALLEST_ACCURACY = 1e-3
+"""Stands in for an accuracy of 0 in the logarithm."""
 STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")
 KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11
 """Further columns of the LLC's state; the HLC's has the same but for the kernel."""
@@ -185,7 +185,7 @@ class AutoQ(ActorCriticSearch):
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
             else:
                 goal = wish
-                count = kernels_of(problem.layers, choice)
+                count = self._kernels(problem, choice)
                 inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
                 bits = self.kernel_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
@@ -248,3 +248,7 @@ class AutoQ(ActorCriticSearch):
         assert best is not None
         notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
         return Solution(best[2], notes=notes)
+
+    def _kernels(self, problem: Problem, choice: Choice) -> int:
+        widths = {x.out_channels for x in problem.layers if x.name in choice.layers}
+        return widths.pop() if choice.kind == "weight" and len(widths) == 1 else 1

@@ -1,4 +1,5 @@
 import statistics
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -7,7 +8,8 @@ from frameworks import toy
 from frameworks.baselines.random import Random, RandomKernel, RandomPlain, RandomRetrained
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.evaluate import Score
-from frameworks.core.solvers.drl import ActorCriticSearch
+from frameworks.reinforcement.autoq import AutoQ
+from frameworks.reinforcement.haq import HAQ
 
 FORMS = (Random, RandomPlain, RandomRetrained, RandomKernel)
 
@@ -122,19 +124,17 @@ def asked(monkeypatch, problem):
     return recipes
 
 
-@pytest.mark.parametrize("form", [RandomRetrained, RandomKernel])
-def test_retrains_as_haq_and_autoq_do(form, monkeypatch):
-    """The recipe is the one that an actor-critic search with the same settings asks for."""
-
-    class Agent(ActorCriticSearch):
-        def search(self, problem):
-            raise NotImplementedError
-
+@pytest.mark.parametrize(
+    ("form", "agent"),
+    [(RandomRetrained, HAQ(episodes=1, warmup=1)), (RandomKernel, AutoQ(explore=1, exploit=0))],
+)
+def test_retrains_as_haq_and_autoq_do(form, agent, monkeypatch):
+    """The recipe is the one that the agent with the same settings asks for."""
     options = {"retrain_epochs": 2, "retrain_images": 96, "retrain_lr": 3e-3}
     problem = toy.make_problem(retrains=True)
     recipes = asked(monkeypatch, problem)
     form(evaluations=3, **options).search(problem)
-    Agent(**options).measure(problem, problem.space.lowest(), {})
+    replace(agent, **options).search(problem)
     assert len(recipes) == 4
     assert recipes[0] is not None
     assert recipes[0] == recipes[1] == recipes[2] == recipes[3]
