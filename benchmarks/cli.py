@@ -360,12 +360,12 @@ def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
         card = entry["card"]
         plugin = "" if entry["distribution"] == "juxtabit" else f"  [{entry['distribution']}]"
         _row(
-            f"{entry['name']:<13} {card['category']:<14} {card['year']}  "
+            f"{entry['name']:<16} {card['category']:<14} {card['year']}  "
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
     for broken in found["unavailable"]:
         reason = broken["error"].strip().splitlines()[-1]
-        _row(f"{broken['name']:<13} unavailable    {reason}  [{broken['distribution']}]")
+        _row(f"{broken['name']:<16} unavailable    {reason}  [{broken['distribution']}]")
     return 0
 
 
