@@ -61,10 +61,6 @@ class Greedy(Framework):
     evaluations: int = 0
     images: int = 0
 
-    @property
-    def evaluations_asked(self) -> int | None:
-        return self.evaluations or None
-
     def search(self, problem: Problem) -> Solution:
         values = [choice.bits[-1] for choice in problem.space.choices]
         harms, known = Harms(), set[Policy]()

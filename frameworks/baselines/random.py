@@ -70,7 +70,7 @@ class Random(Framework):
 
     @property
     def evaluations_asked(self) -> int | None:
-        return None if self.images else self.evaluations
+        return None if self.images else super().evaluations_asked
 
     def draws(self, problem: Problem) -> Draws:
         """Where the policies come from."""

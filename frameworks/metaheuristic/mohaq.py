@@ -113,10 +113,6 @@ class MOHAQ(Framework):
     lr: float = 0.01
     images: int = 0
 
-    @property
-    def evaluations_asked(self) -> int | None:
-        return self.evaluations or self.population + self.generations * self.offspring
-
     def search(self, problem: Problem) -> Solution:
         candidates = Candidates(self, problem)
         choices, rng = problem.space.choices, problem.rng("mohaq")

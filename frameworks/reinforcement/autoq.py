@@ -142,10 +142,6 @@ class AutoQ(ActorCriticSearch):
     low_discount: float = 1.0
     low_replay: int = 20000
 
-    @property
-    def evaluations_asked(self) -> int | None:
-        return self.explore + self.exploit
-
     def extrinsic(self, problem: Problem, policy: Policy, score: Score) -> float:
         """The reward eR of a measured policy (equation 2)."""
         reward = self.psi_accuracy * math.log(max(score.accuracy / 100, SMALLEST_ACCURACY))

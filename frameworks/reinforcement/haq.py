@@ -124,10 +124,6 @@ class HAQ(ActorCriticSearch):
     noise_decay: float = 0.99
     updates: int = 1
 
-    @property
-    def evaluations_asked(self) -> int | None:
-        return self.episodes
-
     def steps(self, problem: Problem) -> list[Choice]:
         """The decisions that the agent makes, in execution order, weights before activations."""
         return list(problem.space.choices)

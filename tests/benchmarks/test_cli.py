@@ -152,7 +152,6 @@ def test_baselines_evaluate_as_many_policies_as_the_framework():
         (["framework=haq", "framework.episodes=33"], 33),
         (["framework=autoq", "framework.explore=4", "framework.exploit=7"], 11),
         (["framework=mohaq", "framework.evaluations=50"], 50),
-        (["framework=mohaq"], 40 + 60 * 10),
         (["framework=random", "framework.evaluations=9"], 9),
     ):
         (cells,) = single(*overrides)
@@ -164,11 +163,12 @@ def test_baselines_evaluate_as_many_policies_as_the_framework():
         assert "random_retrained" not in cells
 
 
-def test_baselines_of_a_search_that_trains_get_its_images():
-    first, second = single("framework=dnas")
-    assert list(first) == ["dnas"]
-    assert set(second) == {"uniform", "random", "greedy"}
-    assert second["random"]["images"] == second["greedy"]["images"] == 42000
+def test_baselines_of_a_search_that_does_not_say_how_many_get_its_images():
+    for name in ("dnas", "mohaq"):  # MOHAQ's generations say little of how many are evaluated
+        first, second = single(f"framework={name}")
+        assert list(first) == [name]
+        assert set(second) == {"uniform", "random", "greedy"}
+        assert second["random"]["images"] == second["greedy"]["images"] == 42000
 
 
 def test_baselines_of_a_method_that_scores_once_for_all_budgets_are_the_default_ones():
