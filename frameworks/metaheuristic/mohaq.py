@@ -26,12 +26,14 @@ retrained and becomes one. Its error is min(plain, with the beacon's weights).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from frameworks.core.beacons import Beacon, Beacons
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
+from frameworks.core.learning import Learning
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
@@ -42,6 +44,8 @@ from frameworks.core.solvers.repair import draw_within
 from frameworks.core.train import Recipe
 
 SPEED_UP = "-speed-up"
+LEAST = "least error of a generation's new candidates"
+"""What shows whether the search learns: the least error of the population falls in any search."""
 
 
 @register
@@ -52,8 +56,10 @@ class MOHAQ(Framework):
     Attributes:
         population: members of a generation.
         offspring: candidates made per generation.
-        generations: after the first one, which is random within the budget.
-        evaluations: the search ends when so many candidates were run; 0 for no such end.
+        generations: after the first one, which is random within the budget; a bound on the
+            candidates drawn where ``evaluations`` are to be made.
+        evaluations: the search ends when so many distinct policies were evaluated; 0 for no such
+            end. Candidates over the budget, and those that were evaluated before, do not count.
         eta: distribution index of crossover (always applied) and mutation.
         subsets: of the validation data; the error is the largest over them.
         error_rise: the error limit, in points above the float network's error.
@@ -128,7 +134,7 @@ class MOHAQ(Framework):
         )  # fmt: skip
         for generation in range(self.generations + 1):
             problem.progress(generation, self.generations + 1, "generations")
-            solver.tell([candidates.member(g) for g in solver.ask() if not candidates.spent])
+            solver.tell(candidates.generation(solver.ask()))
             problem.checkpoint(*candidates.best())
             if candidates.spent:
                 break
@@ -155,12 +161,31 @@ class Candidates:
         self.parts = problem.valid.parts(settings.subsets, problem.generator("subsets"))
         self.highest = problem.cost(problem.space.highest())
         self.beacons = Beacons(problem, settings.retraining, settings.distance, settings.beacons)
+        self.draws, self.least = 0, list[float]()
         self._results: dict[tuple[Policy, Beacon | None], tuple[float, float]] = {}
+
+    @property
+    def evaluated(self) -> set[Policy]:
+        """The distinct policies that were run."""
+        return {policy for policy, _ in self._results}
 
     @property
     def spent(self) -> bool:
         """Whether no candidate may be run any more."""
-        return 0 < self.settings.evaluations <= self.problem.meter.policies
+        return 0 < self.settings.evaluations <= len(self.evaluated)
+
+    def generation(self, genomes: Sequence[Genes]) -> list[Member]:
+        """What the candidates of a generation are worth, as far as they may be run."""
+        members, known = list[Member](), self.evaluated
+        for genes in genomes:
+            if self.spent:
+                break
+            self.draws += 1
+            members.append(self.member(genes))
+        new = self.evaluated - known
+        errors = [m.objectives[0] for m in members if self.policy(m.genes) in new]
+        self.least += [min(errors)] if errors else []
+        return members
 
     def policy(self, genes: Genes) -> Policy:
         """The policy of genes: positions in each decision's list of bits."""
@@ -215,7 +240,10 @@ class Candidates:
         key = policy, beacon
         if key not in self._results:
             evaluator = self.problem.evaluator() if beacon is None else beacon.evaluator
+            counted = self.problem.meter.policies
             evaluator.apply(policy)
+            if beacon is not None:  # with other weights it is the same policy, counted before
+                self.problem.meter.policies = counted
             scores = []
             for part in self.parts:
                 scores.append(evaluator.measure(part))
@@ -240,5 +268,11 @@ class Candidates:
             policy,
             weights=None if source is None else source.weights,
             front=tuple(points),
-            notes={"error": error, "beacons": len(self.beacons.found)},
+            notes={
+                "error": error,
+                "beacons": len(self.beacons.found),
+                "distinct": len(self.evaluated),
+                "draws": self.draws,
+                "learning": Learning(LEAST, self.least, higher=False).to_json(),
+            },
         )

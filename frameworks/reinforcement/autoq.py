@@ -139,6 +139,7 @@ class AutoQ(ActorCriticSearch):
     zeta_end: float = 0.8
     correct: int = 64
     updates: int = 16
+    reward_scale: float = 1.0
     low_discount: float = 1.0
     low_replay: int = 20000
 
@@ -174,8 +175,8 @@ class AutoQ(ActorCriticSearch):
             options = self.candidates(choice)
             scale = options[-1] - options[0]
             most = (affordable(problem, run.policy, choice) - options[0]) / scale
-            run.actions[step] = high.act(states[step], sigma)
-            wish = min(float(run.actions[step, 0]), most)
+            wish = min(float(high.act(states[step], sigma)[0]), most)
+            run.actions[step] = wish
             if choice.kind == "act":
                 below = [b for b in choice.bits if b <= most * scale + options[0] + 1e-6]
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
@@ -220,30 +221,21 @@ class AutoQ(ActorCriticSearch):
         low_settings = replace(self.settings(), discount=self.low_discount, replay=self.low_replay)
         high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
         low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
-        learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL))
-        episodes = self.explore + self.exploit
-        known: dict[Policy, Score] = {}
-        best: tuple[float, float, Policy] | None = None
-        rewards, distances = list[float](), list[float]()
-        for episode in range(episodes):
-            problem.progress(episode, episodes, "episodes")
-            decay = self.noise_decay ** max(episode - self.explore, 0)
+        learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL, GOAL - 1))
+        trials = self.trials(problem, self.explore + self.exploit)
+        distances = list[float]()
+        for clock in trials:
+            decay = self.noise_decay ** max(clock - self.explore, 0)
             run = self.roll_out(problem, high, low, self.noise * decay, self.low_noise * decay)
-            score = self.measure(problem, run.policy, known)
-            rewards.append(self.extrinsic(problem, run.policy, score))
+            reward = self.extrinsic(problem, run.policy, trials.score(run.policy))
+            trials.reward(run.policy, reward)
             distances.append(float(np.mean([x.distance for x in run.low.values()] or [0.0])))
-            if best is None or (rewards[-1], -score.loss) > best[:2]:
-                best = (rewards[-1], -score.loss, run.policy)
-                problem.checkpoint(run.policy, rewards[-1])
-            zeta = np.interp(episode, (0, episodes - 1), (self.zeta_start, self.zeta_end))
+            zeta = np.interp(clock, (0, trials.evaluations - 1), (self.zeta_start, self.zeta_end))
             for record in run.low.values():
-                record.reward = self.intrinsic(record.distance, rewards[-1], float(zeta))
-            learner.remember(run.states, run.actions, rewards[-1], run.low)
-            if episode >= self.explore:
-                learner.learn(run.low, self.correct, self.updates, len(run.states))
-        assert best is not None
-        notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
-        return Solution(best[2], notes=notes)
+                record.reward = self.intrinsic(record.distance, reward, float(zeta))
+            learner.remember(run.states, run.actions, self.reward_scale * reward, run.low)
+            learner.learn(run.low, self.correct, self.updates, len(run.states))
+        return Solution(trials.best, notes={**trials.notes(), "goal_distances": distances})
 
     def _kernels(self, problem: Problem, choice: Choice) -> int:
         widths = {x.out_channels for x in problem.layers if x.name in choice.layers}

@@ -8,6 +8,7 @@ from frameworks import toy
 from frameworks.core.evaluate import Score
 from frameworks.core.policy import PRUNED
 from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.wall import affordable
 from frameworks.reinforcement.autoq import COLUMNS, FLAG, GOAL, KERNEL, PREVIOUS, AutoQ
 
 SHORT = {"explore": 3, "exploit": 3, "correct": 8, "updates": 2}
@@ -90,6 +91,23 @@ def test_the_controllers_see_what_the_other_did():
         if latest is not None:
             assert run.states[step, -1] == pytest.approx(run.low[latest].reached, abs=1e-6)
             assert run.states[step, -2] == pytest.approx(run.low[latest].states[0, GOAL], abs=1e-6)
+
+
+def test_the_memory_holds_goals_as_they_were_carried_out():
+    # A budget this tight cuts nearly every wish of an actor that starts at one half.
+    problem = toy.make_problem(like=2.2)
+    run = roll_out(problem)
+    choices = problem.space.choices
+    assert len(run.actions) == len(choices)
+    for step, did in run.low.items():
+        assert float(run.actions[step, 0]) == float(did.states[0, GOAL])
+    spent = problem.space.lowest()
+    for step, choice in enumerate(choices):
+        most = affordable(problem, spent, choice)
+        low, high = AutoQ().candidates(choice)[0], choice.bits[-1]
+        assert float(run.actions[step, 0]) <= (most - low) / (high - low) + 1e-6
+        if choice.kind != "act":
+            break
 
 
 def test_tied_layers_of_different_width_count_as_one_kernel():
