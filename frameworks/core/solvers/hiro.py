@@ -146,9 +146,10 @@ class TwoLevels:
             low: the episode's low-level steps.
             correct: goals to correct.
             updates: updates of each agent, at most one for each of its steps.
-            steps: high-level steps of the episode.
+            steps: high-level steps of the episode; 0 for the low level to learn alone.
         """
-        self.goals.correct(self.high.replay, self.low.actor, correct, self.high.rng)
+        if steps:
+            self.goals.correct(self.high.replay, self.low.actor, correct, self.high.rng)
         kernels = sum(len(did.states) for did in low.values())
         for agent, most in ((self.high, steps), (self.low, kernels)):
             for _ in range(min(updates, most)):
