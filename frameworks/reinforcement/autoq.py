@@ -43,8 +43,7 @@ be tried without ``shared`` noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -60,14 +59,13 @@ from frameworks.core.solvers.ddpg import DDPG
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
 from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
-from frameworks.core.solvers.wall import action_wall, affordable, assign
+from frameworks.core.solvers.wall import action_wall, affordable, assign, nearest_bits
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
 SMALLEST_ACCURACY = 1e-3  # stands in for an accuracy of 0 in the logarithm
 STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")
-KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11
-"""Further columns of the LLC's state; the HLC's has the same but for the kernel."""
+KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11  # of the LLC; the HLC has no kernel
 
 
 @dataclass
@@ -198,7 +196,7 @@ class AutoQ(ActorCriticSearch):
                 goal = wish
                 count = self._kernels(problem, choice)
                 inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
-                bits = self.kernel_bits(actions[:, 0], options)
+                bits = nearest_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
                 reached, last = (mean - options[0]) / scale, float(actions[-1, 0])
                 distance = abs(goal * scale + options[0] - mean)
@@ -224,20 +222,10 @@ class AutoQ(ActorCriticSearch):
             last = actions[j, 0]
         return states, actions
 
-    def kernel_bits(self, actions: Array, options: Sequence[int]) -> Bits:
-        """Bits of each kernel, the nearest option; the largest action is never pruned."""
-        table = np.array(options)
-        wishes = options[0] + actions * (options[-1] - options[0])
-        bits = table[np.abs(wishes[:, None] - table).argmin(1)]
-        if not bits.any():
-            bits[actions.argmax()] = table[table > PRUNED][0]
-        return tuple(bits.tolist()) if len(bits) > 1 else int(bits[0])
-
     def search(self, problem: Problem) -> Solution:
-        low_settings = replace(
-            self.settings(), discount=self.low_discount, replay=self.low_replay,
-            actor_lr=self.low_actor_lr,
-        )  # fmt: skip
+        low_settings = self.settings(
+            actor_lr=self.low_actor_lr, discount=self.low_discount, replay=self.low_replay
+        )
         high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
         low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
         learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL, GOAL - 1))

@@ -45,15 +45,6 @@ def test_intrinsic_reward_by_hand():
     assert AutoQ().intrinsic(2.0, -0.5, 1.0) == pytest.approx(-0.5)
 
 
-def test_kernel_bits_are_the_nearest_candidates():
-    autoq = AutoQ()
-    actions = np.array([0.0, 0.1, 0.3, 0.55, 0.8, 1.0])
-    # Wishes 0, 0.8, 2.4, 4.4, 6.4, 8.
-    assert autoq.kernel_bits(actions, (0, 2, 4, 8)) == (0, 0, 2, 4, 8, 8)
-    assert autoq.kernel_bits(np.array([0.05, 0.1, 0.02]), (0, 2, 4, 8)) == (0, 2, 0)
-    assert autoq.kernel_bits(np.array([0.5]), (2, 4, 8)) == 4
-
-
 def test_candidates():
     problem = toy.make_problem(bits=(2, 4, 8))
     weight, act = (next(c for c in problem.space.choices if c.kind == k) for k in ("weight", "act"))

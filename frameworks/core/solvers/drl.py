@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -96,9 +96,9 @@ class ActorCriticSearch(Framework):
             return f"{self.name} finds nothing to search: the space pins all of its decisions"
         return super().skip(problem)
 
-    def settings(self) -> Settings:
-        """The agent's part of the hyper-parameters."""
-        return Settings(
+    def settings(self, **changes: Any) -> Settings:
+        """The agent's part of the hyper-parameters, with some changed."""
+        found = Settings(
             hidden=(self.hidden1, self.hidden2),
             actor_lr=self.actor_lr,
             critic_lr=self.critic_lr,
@@ -108,6 +108,7 @@ class ActorCriticSearch(Framework):
             batch=self.batch,
             replay=self.replay,
         )
+        return replace(found, **changes)
 
     def trials(self, problem: Problem, evaluations: int) -> Trials:
         """The episodes that it takes to evaluate so many distinct policies."""
