@@ -1,4 +1,4 @@
-"""HAQ and AutoQ learn at the settings of the suites, on digits: against agents that never update."""
+"""HAQ and AutoQ learn at the settings of the suites (digits), unlike agents that never update."""
 
 import dataclasses
 
