@@ -166,8 +166,9 @@ def find(config: ModelConfig, recipe: Recipe, seed: int, data: Callable[[], str]
     Raises:
         BadCommitted: the index cannot be read.
     """
-    wanted = asked_for(config, recipe, seed)
-    for entry in entries():
+    named = [entry for entry in entries() if entry.model["name"] == config.name]
+    wanted = asked_for(config, recipe, seed) if named else {}
+    for entry in named:
         made = asdict(Recipe(**entry.recipe))
         have = {"model": dict(entry.model), "recipe": made, "seed": entry.seed}
         if have == wanted and entry.dataset["fingerprint"] == data():

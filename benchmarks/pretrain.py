@@ -111,8 +111,8 @@ def pretrained(
         ValueError: the checkpoint does not fit the model; see `start_of`, too.
         BadCommitted: the committed network is not what was committed.
     """
-    start = start_of(model_config, dataset_config, splits.fingerprint)
     model = float_network(model_config, splits)
+    start = start_of(model_config, dataset_config, splits.fingerprint)
     if start.entry:
         committed.load_into(model, start.entry)
     elif start.origin == "trained here":
