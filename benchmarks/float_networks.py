@@ -24,6 +24,7 @@ from torch import nn
 
 from benchmarks import committed
 from benchmarks.assets import data_identity, entry_text, splits_of
+from benchmarks.cache import cache_folder, locked
 from benchmarks.committed import Entry
 from benchmarks.config import cell_of, composed, conf_folder, suite_cells
 from benchmarks.data import DatasetConfig, Splits
@@ -36,8 +37,11 @@ from benchmarks.store import write_bytes, write_json
 from benchmarks.weights import contiguous
 from frameworks import measure
 
-STUDIED = (("resnet20", "fashion_mnist"), ("mobilenetv2_small", "fashion_mnist"))
-"""Models and datasets that no suite has and a study needs."""
+STUDIED = tuple(
+    (f"model={model}", "model.pretrain={epochs: 3}", "dataset=fashion_mnist")
+    for model in ("resnet20", "mobilenetv2_small")
+)
+"""What no suite has and `benchmarks.batchnorm_study` starts from."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def _pairs() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         config.suite.cells = blocks
         for cell in suite_cells(config):
             yield cell["model"], cell["dataset"]
-    for model, dataset in STUDIED:
-        cell = cell_of(composed([f"model={model}", f"dataset={dataset}"]))
+    for overrides in STUDIED:
+        cell = cell_of(composed(overrides))
         yield cell["model"], cell["dataset"]
 
 
@@ -143,10 +147,11 @@ def make(want: Wanted) -> Entry:
 
 def keep(entry: Entry) -> None:
     """Put a network's line into the index, in the place of an earlier one of its name."""
-    others = [other for other in committed.entries() if other.name != entry.name]
-    lines = sorted([*others, entry], key=lambda line: line.name)
-    data = {"schema": 1, "networks": [asdict(line) for line in lines]}
-    write_json(committed.folder() / committed.INDEX, data)
+    with locked(cache_folder() / "float_networks"):  # several may be made at the same time
+        others = [other for other in committed.entries() if other.name != entry.name]
+        lines = sorted([*others, entry], key=lambda line: line.name)
+        data = {"schema": 1, "networks": [asdict(line) for line in lines]}
+        write_json(committed.folder() / committed.INDEX, data)
 
 
 def _progress(name: str) -> Any:
