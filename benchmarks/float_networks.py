@@ -38,7 +38,7 @@ from benchmarks.weights import contiguous
 from frameworks import measure
 
 STUDIED = tuple(
-    (f"model={model}", "model.pretrain={epochs: 3}", "dataset=fashion_mnist")
+    (f"model={model}", "+model.pretrain={epochs: 3}", "dataset=fashion_mnist")
     for model in ("resnet20", "mobilenetv2_small")
 )
 """What no suite has and `benchmarks.batchnorm_study` starts from."""
