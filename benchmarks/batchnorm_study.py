@@ -1,4 +1,4 @@
-"""How should BatchNorm's statistics follow quantized layers? Rules compared on four networks.
+"""How should BatchNorm's statistics follow quantized layers? Rules compared on networks.
 
     python -m benchmarks.batchnorm_study --out results/batchnorm
 
@@ -8,16 +8,20 @@ float network's and by the divergence of the outputs from its own (KL), on crops
 than those that it was calibrated on. Layers have uniform bits, the first and the last 8; ranges and
 statistics are taken from the same few images, drawn anew for each seed. Nothing is trained after
 quantization. Rows that are in the output already are not measured again.
+
+Networks without BatchNorm (one of them ResNet-8 with BatchNorm folded into its convolutions) are
+there for the correction of biases, on and off.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.assets import Reporter, checkpoint_of, entry_text, splits_of
 from benchmarks.config import cell_of, composed
@@ -63,13 +68,27 @@ def c_of_shares(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
     return control(q, f, eps)[0], slope(*shares).clamp(0, 1)
 
 
-RULES: Mapping[str, str | Slopes] = {
-    "stored": "stored",
-    "reestimate": "reestimate",
-    "difference": "difference",
-    "control": "control",
-    "c = 1": c_is_one,
-    "c of shares": c_of_shares,
+Make = Callable[[nn.Module, Sequence[Layer], Tensor], Correction]
+"""A correction for a network, its layers and images."""
+
+
+def _rule(rule: str | Slopes) -> Make:
+    return lambda network, layers, images: Correction.of(network, images, rule)
+
+
+RULES: Mapping[str, Make] = {
+    "stored": _rule("stored"),
+    "reestimate": _rule("reestimate"),
+    "difference": _rule("difference"),
+    "control": _rule("control"),
+    "c = 1": _rule(c_is_one),
+    "c of shares": _rule(c_of_shares),
+}
+BIASES: Mapping[str, Make] = {
+    "biases as they are": _rule("stored"),
+    "biases corrected": lambda network, layers, images: Correction.of(
+        network, images, layers=layers
+    ),
 }
 
 
@@ -88,11 +107,12 @@ class Subject:
     counts: Sequence[int]
     images: Callable[[int, int], Tensor]
     score: Callable[[nn.Module, int], dict[str, float]]
+    rules: Mapping[str, Make] = field(default_factory=lambda: RULES)
 
 
-def fashion(*options: str) -> Subject:
-    """A network on Fashion-MNIST, as ``juxtabit run`` would start from it."""
-    cell = cell_of(composed([*options, "dataset=fashion_mnist"]))
+def trained(*options: str, **changes: Any) -> Subject:
+    """A network as ``juxtabit run`` would start from it, scored on all test images."""
+    cell = cell_of(composed(list(options)))
     model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
     splits = splits_of(dataset)
     checkpoint, _ = checkpoint_of(model, dataset, Reporter(lambda *_: None))
@@ -107,7 +127,39 @@ def fashion(*options: str) -> Subject:
         [8, 32, 256],
         images,
         lambda model, seed: {"accuracy": measure(model, splits.test).accuracy},
+        **changes,
     )
+
+
+def folded(subject: Subject, shape: tuple[int, ...]) -> Subject:
+    """The same network with every BatchNorm folded into the convolution before it."""
+    network = copy.deepcopy(subject.network).eval()
+    made: dict[int, str] = {}
+    pairs: list[tuple[str, str]] = []
+    kept: list[Tensor] = []  # so that no identity comes up twice
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            kept.append(out)
+            if isinstance(module, nn.Conv2d):
+                made[id(out)] = name
+            elif id(args[0]) in made:
+                pairs.append((made[id(args[0])], name))
+
+        return hook
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    every = [(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
+    handles = [module.register_forward_hook(note(name)) for name, module in every]
+    with torch.no_grad():
+        network(torch.zeros(1, *shape))
+    for handle in handles:
+        handle.remove()
+    for convolution, norm in pairs:
+        both: Any = network.get_submodule(convolution), network.get_submodule(norm)
+        network.set_submodule(convolution, fuse_conv_bn_eval(*both))
+        network.set_submodule(norm, nn.Identity())
+    return replace(subject, network=network, layers=describe(network, shape), rules=BIASES)
 
 
 def crops(every: Sequence[Tensor], count: int, generator: torch.Generator) -> Tensor:
@@ -164,11 +216,15 @@ def efficientnet() -> Subject:
     )
 
 
+FASHION, SHORTER = "dataset=fashion_mnist", "model.pretrain={epochs: 3}"
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "ResNet-8": lambda: fashion("model=resnet8"),
-    "ResNet-20": lambda: fashion("model=resnet20", "model.pretrain={epochs: 3}"),
-    "MobileNetV2-small": lambda: fashion("model=mobilenetv2_small", "model.pretrain={epochs: 3}"),
+    "ResNet-8": lambda: trained("model=resnet8", FASHION),
+    "ResNet-20": lambda: trained("model=resnet20", FASHION, SHORTER),
+    "MobileNetV2-small": lambda: trained("model=mobilenetv2_small", FASHION, SHORTER),
     "EfficientNet-Lite0": efficientnet,
+    "ViT": lambda: trained("model=test_vit", "dataset=digits", rules=BIASES),
+    "ConvNeXt": lambda: trained("model=test_convnext", "dataset=digits", rules=BIASES),
+    "ResNet-8 folded": lambda: folded(trained("model=resnet8", FASHION), (1, 28, 28)),
 }
 
 
@@ -183,7 +239,7 @@ def measured(
 ) -> None:
     """Measure the rows of a network that are missing."""
     for seed, count in itertools.product(seeds, subject.counts):
-        wanted = list(itertools.product(subject.bits, RULES))
+        wanted = list(itertools.product(subject.bits, subject.rules))
         todo = [(b, r) for b, r in wanted if (count, f"W{b[0]}A{b[1]}", r, seed) not in have]
         if not todo:
             continue
@@ -191,8 +247,8 @@ def measured(
         seen = observe(subject.network, subject.layers, images, torch_rng(seed, "calibration"))
         model = QModel(subject.network, subject.layers, schemes.get("mse")(), seen).eval()
         corrections = {
-            rule: Correction.of(subject.network, images, how)
-            for rule, how in RULES.items()
+            rule: make(subject.network, subject.layers, images)
+            for rule, make in subject.rules.items()
             if any(rule == r for _, r in todo)
         }
         for bits, rule in todo:
@@ -235,26 +291,35 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         if not part:
             continue
         unit = "nats, less is better" if metric == "kl" else "percent"
-        lines += [f"## {metric} ({unit})", "", f"| network | images | bits | {' | '.join(RULES)} |"]
-        lines += ["|---|" + "---|" * (len(RULES) + 2)]
-        digits = 3 if metric == "kl" else 1
-        for (network, images, bits), row in part.items():
-            cells = [
-                f"**{row[rule]:.{digits}f}**"
-                if behind(row, rule, metric) == 0
-                else f"{row[rule]:.{digits}f}"
-                for rule in RULES
-                if rule in row
-            ]
-            lines.append(f"| {network} | {images} | {bits} | {' | '.join(cells)} |")
-        lines += ["", *verdicts(part, metric), ""]
+        for rules in (RULES, BIASES):
+            rows_of = {key: row for key, row in part.items() if set(row) <= set(rules)}
+            if rows_of:
+                lines += [f"## {metric} ({unit})", "", *listed(rows_of, metric, list(rules)), ""]
+                lines += [*verdicts(rows_of, metric, list(rules)), ""]
     return "\n".join(lines)
 
 
-def verdicts(part: Mapping[Any, Mapping[str, float]], metric: str) -> list[str]:
+def listed(
+    part: Mapping[tuple[str, int, str], Mapping[str, float]], metric: str, rules: Sequence[str]
+) -> list[str]:
+    """A table with a row for each network, number of images and bits."""
+    lines = [f"| network | images | bits | {' | '.join(rules)} |", "|---" * (len(rules) + 3) + "|"]
+    digits = 3 if metric == "kl" else 1
+    for (network, images, bits), row in part.items():
+        cells = []
+        for rule in rules:
+            text = f"{row[rule]:.{digits}f}" if rule in row else ""
+            cells.append(f"**{text}**" if text and behind(row, rule, metric) == 0 else text)
+        lines.append(f"| {network} | {images} | {bits} | {' | '.join(cells)} |")
+    return lines
+
+
+def verdicts(
+    part: Mapping[Any, Mapping[str, float]], metric: str, rules: Sequence[str]
+) -> list[str]:
     """For each rule in how many rows it is as good as the best, and how far behind at most."""
     lines = []
-    for rule in RULES:
+    for rule in rules:
         gaps = {key: behind(row, rule, metric) for key, row in part.items() if rule in row}
         near = sum(gap <= CLOSE[metric] for gap in gaps.values())
         worst = max(gaps, key=gaps.__getitem__)

@@ -154,6 +154,7 @@ class Run:
             ),
             seed=self.seed,
             bn=self.protocol.get("bn", "control"),
+            bias_correction=self.protocol.get("bias_correction", False),
             retrains=retrains,
             recipe=self.setting.recipe,
             progress=self.progress,

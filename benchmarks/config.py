@@ -59,6 +59,8 @@ class ProtocolConfig:
             the float network as control variate), ``difference`` (stored statistics plus the
             difference of quantized and float), ``reestimate`` (those of the images alone) or
             ``stored`` (left as they are).
+        bias_correction: bring the mean output of every layer back to that of the float network, on
+            the calibration images; it helps networks without BatchNorm at few bits.
         calibration_images: unlabelled training images for ranges and BatchNorm's correction.
         valid_images: search-validation images that a search may use.
         fine_tune: fine-tuning recipe (see `frameworks.Recipe`).
@@ -77,6 +79,7 @@ class ProtocolConfig:
     ties: list[list[str]] = field(default_factory=list)
     float_share: float = 0.05
     bn: str = "control"
+    bias_correction: bool = False
     calibration_images: int = 512
     valid_images: int = 1000
     fine_tune: RecipeConfig = field(default_factory=RecipeConfig)

@@ -188,7 +188,7 @@ def test_one_pass_is_layer_by_layer_to_the_last_bit(make, rule, images):
 @pytest.mark.parametrize("make", NETS)
 def test_in_turns_gives_the_same(make, rule, images):
     net = make()
-    whole, turns = (Correction.of(net, images, rule, limit) for limit in (1 << 30, 9 << 10))
+    whole, turns = (Correction.of(net, images, rule, limit=limit) for limit in (1 << 30, 9 << 10))
     assert whole.at_once
     assert not turns.at_once
     models = [quantized(net, images, 4) for _ in range(2)]
