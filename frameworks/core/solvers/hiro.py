@@ -6,7 +6,9 @@ by the one for which the recorded low-level actions are most likely now:
 
     g = argmax over candidates of -1/2 sum_j |a_j - mu_low(s_j, g)|^2.
 
-Candidates: the stored goal, the goal that was in fact reached, and eight normal draws around it.
+Candidates: the goal that was set, the goal that was in fact reached, and eight normal draws around
+the latter. Every correction starts from the goal that was set, not from an earlier correction, and
+goes into the action of its transition and into the later states that hold the goal as the last one.
 """
 
 from __future__ import annotations
@@ -34,21 +36,26 @@ class GoalMemory:
         capacity: slots of the replay memory.
         states: columns of a low-level state.
         column: which of them holds the goal.
+        last: the column of a high-level state that holds the last goal set, if one does.
         steps: low-level steps kept per goal, evenly spaced among all of them.
     """
 
-    def __init__(self, capacity: int, states: int, column: int, steps: int = 8) -> None:
-        self.column, self.steps = column, steps
+    def __init__(
+        self, capacity: int, states: int, column: int, last: int | None = None, steps: int = 8
+    ) -> None:
+        self.column, self.last, self.steps = column, last, steps
         self.states = np.zeros((capacity, steps, states), np.float32)
         self.actions = np.zeros((capacity, steps), np.float32)
         self.stored = np.full(capacity, np.nan, np.float32)
         self.reached = np.full(capacity, np.nan, np.float32)
+        self.span = np.zeros(capacity, np.int64)
 
-    def store(self, slot: int, states: Array, actions: Array, reached: float) -> None:
-        """Record the low-level steps ``[n, S]``, ``[n]`` under a goal, and the goal reached."""
-        kept = np.linspace(0, len(states) - 1, self.steps).round().astype(np.int64)
-        self.states[slot], self.actions[slot] = states[kept], actions[kept]
-        self.stored[slot], self.reached[slot] = states[0, self.column], reached
+    def store(self, slot: int, did: LowSteps, span: int = 0) -> None:
+        """Record the low-level steps under a goal; ``span`` later states hold it as the last."""
+        kept = np.linspace(0, len(did.states) - 1, self.steps).round().astype(np.int64)
+        self.states[slot], self.actions[slot] = did.states[kept], did.actions[kept, 0]
+        self.stored[slot], self.reached[slot] = did.states[0, self.column], did.reached
+        self.span[slot] = span
 
     def forget(self, slot: int) -> None:
         """Mark a slot whose high-level action is not a goal."""
@@ -68,10 +75,19 @@ class GoalMemory:
         with torch.inference_mode():
             flat = torch.from_numpy(states.reshape(-1, states.shape[-1]))
             actions: Array = low(flat)[:, 0].numpy().reshape(states.shape[:-1])
-        error = ((self.actions[slots, None] - actions) ** 2).sum(-1)
-        best = error.argmin(1)
-        moved = best > 0
-        replay.action[slots[moved], 0] = goals[moved, best[moved]]
+        best = ((self.actions[slots, None] - actions) ** 2).sum(-1).argmin(1)
+        for slot, goal in zip(slots, goals[np.arange(len(slots)), best], strict=True):
+            self._replace(replay, int(slot), float(goal))
+
+    def _replace(self, replay: Replay, slot: int, goal: float) -> None:
+        """Write a goal into the transition that set it and into the states that remember it."""
+        replay.action[slot, 0] = goal
+        if self.last is None:
+            return
+        # Newer slots are overwritten after older ones, so these are still of the same episode.
+        later = (slot + np.arange(self.span[slot])) % len(replay.action)
+        replay.next_state[later, self.last] = goal
+        replay.state[(later + 1) % len(replay.action), self.last] = goal
 
 
 @dataclass
@@ -79,7 +95,7 @@ class LowSteps:
     """What the low level did under one goal.
 
     Attributes:
-        states: ``[n, S]``.
+        states: ``[n, S]``; they hold the goal as it was set.
         actions: ``[n, 1]``.
         reached: the goal that was in fact reached, as a high-level action.
         distance: how far the goal was missed, in the method's unit.
@@ -108,7 +124,7 @@ class TwoLevels:
 
         Args:
             states: of the high level, ``[T, S]``.
-            actions: ``[T, 1]``.
+            actions: as they were carried out, ``[T, 1]``.
             reward: of every high-level step.
             low: by high-level step, if its action was a goal.
         """
@@ -117,7 +133,9 @@ class TwoLevels:
             self.goals.forget(slot)
             if step in low:
                 did = low[step]
-                self.goals.store(slot, did.states, did.actions[:, 0], did.reached)
+                # The state in which the next goal is set is the last one that holds this one.
+                end = min((later for later in low if later > step), default=len(states) - 1)
+                self.goals.store(slot, did, end - step)
                 later = np.roll(did.states, -1, axis=0)
                 self.low.replay.extend(did.states, did.actions, did.reward, later)
 
@@ -128,9 +146,10 @@ class TwoLevels:
             low: the episode's low-level steps.
             correct: goals to correct.
             updates: updates of each agent, at most one for each of its steps.
-            steps: high-level steps of the episode.
+            steps: high-level steps of the episode; 0 for the low level to learn alone.
         """
-        self.goals.correct(self.high.replay, self.low.actor, correct, self.high.rng)
+        if steps:
+            self.goals.correct(self.high.replay, self.low.actor, correct, self.high.rng)
         kernels = sum(len(did.states) for did in low.values())
         for agent, most in ((self.high, steps), (self.low, kernels)):
             for _ in range(min(updates, most)):
