@@ -16,8 +16,8 @@ network is also there in the quantized one. Spreads vary much more than means, a
 images are noise for the most part, so that each channel's c is drawn towards that of all channels
 together (`shrunk_slope`). At many bits both go together (b = c = 1) and the sampling error cancels:
 a float network stays as it is. Where they no longer do (2 bits), b and c fall to what is left in
-common, down to plain re-estimation (b = c = 0). Each BatchNorm, in execution order, normalises with its new
-statistics at once, so that the later ones see corrected inputs.
+common, down to plain re-estimation (b = c = 0). Each BatchNorm, in execution order, normalises with
+its new statistics at once, so that the later ones see corrected inputs.
 
 Kin: bias correction (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
 Correction", arXiv 1906.04721, section 4.2) matches means with the difference of quantized and float
