@@ -23,7 +23,8 @@ from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.calibrate import reestimate_batchnorm
 from frameworks.core.card import Card
 from frameworks.core.decisions import tied_blocks
-from frameworks.core.estimators.hessian import WeightHessian, twice_differentiable
+from frameworks.core.estimators.derivatives import twice_differentiable
+from frameworks.core.estimators.hessian import WeightHessian
 from frameworks.core.estimators.perturbation import weight_error
 from frameworks.core.estimators.power_iteration import power_iteration
 from frameworks.core.framework import ScoringFramework

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from frameworks.core.card import Card
-from frameworks.core.estimators.hessian import twice_differentiable
+from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.perturbation import activation_error, weight_error
 from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.framework import ScoringFramework
