@@ -172,7 +172,8 @@ def columns(p: Tensor, exact: int, drawn: Tensor) -> Iterator[Tensor]:
 def _portions(batches: Sequence[Batch], most: int) -> Iterator[Tensor]:
     """The images, a few at a time."""
     for x, _ in batches:
-        yield from x.split(most)
+        for start in range(0, len(x), most):
+            yield x[start : start + most]
 
 
 def _plan(classes: int, passes: int) -> tuple[int, int]:

@@ -50,9 +50,10 @@ class Layout:
         if self.axis is None:
             return x.unsqueeze(0)
         x = x.movedim(self.axis, 0)
+        rest = x.shape[1:]
         if self.outer:
-            return x.unflatten(0, (-1, self.rows))
-        return x.unflatten(0, (self.rows, -1)).transpose(0, 1)
+            return x.reshape(-1, self.rows, *rest)
+        return x.reshape(self.rows, -1, *rest).transpose(0, 1)
 
     def together(self, x: Tensor) -> Tensor:
         """The inverse of `apart`."""
@@ -142,7 +143,8 @@ def applied(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     if is_linear(module):
         return functional.linear(x, weight)
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    return module._conv_forward(x, weight, None)
+    out: Tensor = module._conv_forward(x, weight, None)
+    return out
 
 
 def _noise(model: nn.Module, like: Tensor) -> Tensor:
