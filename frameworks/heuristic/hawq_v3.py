@@ -5,7 +5,8 @@ Sensitivity of layer i at b bits, that of HAWQ-V2 (Dong et al., arXiv 1911.03852
     Omega_i(b) = Tr(H_i) / n_i * ||Q_b(W_i) - W_i||_2^2,    H_i = d^2 L / dW_i^2,
 
 with the trace over 512 images: by about 50 probes of Hutchinson's estimator in the paper, here by
-`frameworks.core.estimators.traces`, the same quantity with less noise. The bits solve the integer linear programme of the paper's section on mixed precision,
+`frameworks.core.estimators.traces`, the same quantity with less noise. The bits solve the integer
+linear programme of the paper's section on mixed precision,
 
     minimise  sum_i Omega_i(b_i)   subject to   cost(b) <= limit,
 

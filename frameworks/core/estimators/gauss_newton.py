@@ -25,6 +25,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 import torch
@@ -95,7 +96,9 @@ def gauss_newton(
     sizes: dict[str, int] = {}
     images, exact, used, first = sum(len(x) for x, _ in batches), 0, 0, 0
     with tapped(model, inputs=inputs, outputs=tuple(weights)) as taps:
-        most, group = _together(model, taps, weights, batches, most, bound)
+        work = partial(_once, model, taps, weights, max((x for x, _ in batches), key=len))
+        group = fitting(lambda n: work(1, n), min(GROUP, passes), bound) or 1
+        most = fitting(lambda n: work(n, group), min(most, images), bound) or 1
         for x in _portions(batches, most):
             taps.clear()
             logits = _logits(model, x)
@@ -110,6 +113,7 @@ def gauss_newton(
                 done += len(vectors)
             sizes = {n: sum(t.numel() for t in ts) // len(x) for n, ts in taps.inputs.items()}
             first += len(x)
+            del logits  # before the next portion's graph is made
     return (
         {
             name: _summary(rows["weight", name][:used], exact, _weight(model, name).numel())
@@ -129,25 +133,19 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
-def _together(
+def _once(
     model: nn.Module,
     taps: Taps,
     layouts: Mapping[str, Layout],
-    batches: Sequence[Batch],
-    most: int,
-    bound: int,
-) -> tuple[int, int]:
-    """How many images, and how many vectors for them, go together."""
-    largest = max((x for x, _ in batches), key=len)
-
-    def work(count: int) -> None:
-        taps.clear()
-        logits = _logits(model, largest[:count])
-        _norms(model, taps, layouts, logits, [torch.ones_like(logits)] * GROUP)
-
-    count = fitting(work, min(most, len(largest)), bound)
+    x: Tensor,
+    images: int,
+    vectors: int,
+) -> None:
+    """What is done with one portion of images and one group of vectors."""
     taps.clear()
-    return (count, GROUP) if count else (1, 1)
+    logits = _logits(model, x[:images])
+    _norms(model, taps, layouts, logits, [torch.ones_like(logits)] * vectors)
+    taps.clear()
 
 
 def columns(p: Tensor, exact: int, drawn: Tensor) -> Iterator[Tensor]:

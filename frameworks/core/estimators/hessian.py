@@ -126,7 +126,7 @@ class Hessian(ABC):
             yield self._only
             return
         for portion in portions:
-            yield self._graph(portion)
+            yield self._graph(portion)  # not kept here while the next one is made
 
     @cached_property
     def _portions(self) -> list[Portion]:
@@ -145,13 +145,11 @@ class Hessian(ABC):
         if largest == 1:
             return 1
         batch = sizes.index(max(sizes))
-        first = sum(sizes[:batch])
+        first, signs = sum(sizes[:batch]), Signs(torch.Generator().manual_seed(0))
 
         def work(count: int) -> None:
             graph = self._graph(Portion(batch, first, count))
-            graph.product(
-                {n: [torch.ones_like(v) for v in vs] for n, vs in graph.variables.items()}
-            )
+            graph.product(self.draw(graph, list(graph.variables), signs, 0))
 
         return fitting(work, largest, self.bound) or 1
 

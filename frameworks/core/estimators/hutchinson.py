@@ -92,6 +92,7 @@ def hutchinson(
                         row = draws.setdefault(name, [])
                         row += [0.0] * (probe + 1 - len(row))
                         row[probe] += graph.share * value
+            del graph  # before the next one is made
         count += size
         totals = {name: [known.get(name, 0.0) + v for v in row] for name, row in draws.items()}
         converged = all(_settled(values, tolerance) for values in totals.values())

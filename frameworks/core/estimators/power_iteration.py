@@ -8,10 +8,10 @@ From v ~ N(0, I), normalised: lambda = v^T H_ii v, v <- H_ii v / ||H_ii v||, unt
 With w = 1 the first rule is PyHessian's (Yao et al., arXiv 1912.07145; used by HAWQ, Dong et al.,
 arXiv 1905.03696). That one also stops on the way: where lambda rises slowly between eigenvalues
 that are close, or stays for a while at a smaller one, as a start among many dimensions has hardly
-any part of the top one. Of 100 blocks of ResNet-8 it left three 3 to 15 % too low after 5 to 19
-iterations; so lambda must stand still over w = 20. The second rule is for eigenvalues of almost
-equal size and opposite signs, between which lambda stands still at neither. What is not met within
-the cap is said.
+any part of the top one. Of 100 layers of ResNet-8 it left three 3 to 15 % too low after 5 to 19
+iterations; with w = 20, at four times the products, it is one, by 4 %. The second rule is for
+eigenvalues of almost equal size and opposite signs, where lambda may stand still at neither. What
+is not met within the cap is said.
 
 The eigenvalue of largest magnitude is found, with its sign. One product with a vector over all
 blocks would add the cross terms H_ij v_j, which power iteration cannot average away; so every block
@@ -77,6 +77,7 @@ def power_iteration(
                 if name in found and found[name].converged:
                     continue
                 _add(products, name, graph, vectors[name])
+            del graph  # before the next one is made
         for name, product in products.items():
             value, norm = _dot(vectors[name], product), math.sqrt(_dot(product, product))
             gap = math.sqrt(max(norm**2 - value**2, 0.0))  # |H v - lambda v|, as |v| = 1

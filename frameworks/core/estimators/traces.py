@@ -202,6 +202,7 @@ class OutputHessian(Hessian):
         self._reads: dict[str, list[Tensor]] = {}
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
+        self._reads = {}  # those of the portion before
         with tapped(self.model, outputs=tuple(self.layers)) as taps:
             loss = self.loss(self.model, x, y.to(x.device))
         self._reads = dict(taps.reads)
@@ -244,6 +245,7 @@ def _vanishes(hessian: Hessian, generator: torch.Generator) -> bool:
         probe = hessian.draw(graph, list(graph.variables), signs, 0)
         if any(bool(part.any()) for parts in graph.product(probe).values() for part in parts):
             return False
+        del graph, probe  # before the next ones are made
     return True
 
 
