@@ -31,19 +31,19 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
 from frameworks.core.gatednet import GatedNet
+from frameworks.core.learning import Course
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.residual import LEVELS, RangeQuantizer
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.gates import nested_cost
-from frameworks.core.train import Recipe, train_epoch
+from frameworks.core.solvers.gates import HardConcrete, nested_cost
+from frameworks.core.train import Recipe, cross_entropy, train_epoch
 
 SHUT = -6.0
 """First logit of the 32-bit gate."""
@@ -133,15 +133,18 @@ class BayesianBits(Framework):
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
+        self.check_reach(problem)
         net = self.gated(problem)
         shares = relative_costs(problem)
         generator = problem.generator(self.name)
         optimizers = self.optimizers(problem, net)
+        course = Course("cross-entropy + mu * gated operations")
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             net.sample(generator, CUT)
-            return functional.cross_entropy(model(x), y) + self.mu * penalty(net, shares)
+            task = cross_entropy(model, x, y)
+            return course.step(task, task + self.mu * penalty(net, shares))
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"gated quantizers, mu {self.mu:.3g}")
@@ -159,8 +162,31 @@ class BayesianBits(Framework):
             name: [shared_range(q.weight_quantizer), shared_range(q.act_quantizer)]
             for name, q in net.qmodel.qlayers()
         }
-        notes = {"mu": self.mu, "ranges": ranges}
-        return Solution(net.policy(THRESHOLD), weights=net.qmodel.float_state(), notes=notes)
+        notes = {
+            "mu": self.mu,
+            "ranges": ranges,
+            "decided": net.decided(CUT, THRESHOLD),
+            "learning": course.to_json(),
+        }
+        weights = net.qmodel.float_state()
+        return Solution(net.policy(THRESHOLD), weights, notes=notes, cross_entropy=course.last)
+
+    def check_reach(self, problem: Problem) -> None:
+        """Refuse a search that is too short for any gate to close, whatever mu is.
+
+        Raises:
+            ValueError: with how far Adam moves a logit, and how far the threshold is.
+        """
+        images = len(problem.train)
+        steps = math.ceil(min(self.images or images, images) / self.batch)
+        reach = steps * sum(self.gate_lr * 0.1 ** (epoch // self.step) for epoch in range(self.epochs))
+        away = self.start - closing_logit()
+        if 0 < reach < away:
+            raise ValueError(
+                f"{self.name}: no gate can close: in {self.epochs} epochs of {steps} steps Adam "
+                f"moves a logit by {reach:.3g}, and the threshold is {away:.3g} away: raise "
+                f"gate_lr above {self.gate_lr * away / reach:.2g}, or lower start"
+            )
 
     def gated(self, problem: Problem) -> GatedNet:
         """The network with a gate for each level of every tensor, and of channels with pruning."""
@@ -192,6 +218,12 @@ class BayesianBits(Framework):
                             module.beta.data.fill_(beta)
 
         return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_ranges)
+
+
+def closing_logit() -> float:
+    """The logit at which ``P(z = 0)`` is the threshold of section 2.2."""
+    at_zero = HardConcrete([0.0]).active().logit().item()
+    return math.log((1 - THRESHOLD) / THRESHOLD) - at_zero
 
 
 def relative_costs(problem: Problem) -> dict[str, float]:

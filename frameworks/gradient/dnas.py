@@ -24,11 +24,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frameworks.core import decisions as blocks
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
+from frameworks.core.learning import Course
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
@@ -36,7 +36,7 @@ from frameworks.core.solution import Solution
 from frameworks.core.solvers.relaxations import Choices, temperature
 from frameworks.core.split import Split
 from frameworks.core.supernet import StochasticNet
-from frameworks.core.train import Loss, Recipe, train_epoch
+from frameworks.core.train import Loss, Recipe, cross_entropy, train_epoch
 
 
 def cost_factor(cost: Tensor, start: float, gamma: float) -> Tensor:
@@ -163,6 +163,7 @@ class _Search:
         self.adam = torch.optim.Adam(
             self.choices.parameters(), lr=s.theta_lr, weight_decay=s.theta_decay
         )
+        self.course = Course("cross-entropy * cost factor of theta's batches")
         self.best: tuple[tuple[bool, float, float], Policy] | None = None
 
     def run(self) -> Solution:
@@ -186,8 +187,9 @@ class _Search:
             "temperature": tau,
             "entropy": self.choices.entropy(),
             "candidates": [len(d.options) for d in self.decisions],
+            "learning": self.course.to_json(),
         }
-        return Solution(self.best[1], notes=notes)
+        return Solution(self.best[1], notes=notes, cross_entropy=self.course.last)
 
     def _batches(self, part: Split, share: float) -> Split:
         images = self.settings.images
@@ -201,7 +203,7 @@ class _Search:
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
                 self.net.mask(self.choices.gumbel(tau, self.generator))
-            return functional.cross_entropy(model(x), y)
+            return cross_entropy(model, x, y)
 
         self._epoch(self._batches(self.for_weights, self.settings.share), self.sgd, loss)
 
@@ -212,7 +214,8 @@ class _Search:
             masks = self.choices.gumbel(tau, self.generator)
             self.net.mask(masks)
             factor = cost_factor(self.cost(masks), self.start_cost, self.settings.gamma)
-            return functional.cross_entropy(model(x), y) * factor
+            task = cross_entropy(model, x, y)
+            return self.course.step(task, task * factor)
 
         for parameter in self.weights:
             parameter.requires_grad_(False)

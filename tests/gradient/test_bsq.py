@@ -25,7 +25,7 @@ def test_defaults_are_the_published_ones():
     method = BSQ()
     assert (method.epochs, method.interval, method.step) == (350, 100, 250)
     assert (method.lr, method.weight_decay, method.batch) == (0.1, 1e-4, 128)
-    assert (method.alpha, method.act_bits) == (5e-3, 4)
+    assert (method.alpha, method.act_bits, method.plane_lr) == (5e-3, 4, 1)
     assert [method.rate(e) for e in (0, 249, 250, 349)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
 
 
@@ -86,13 +86,19 @@ def test_first_step_of_the_planes_by_hand():
 
 def test_all_but_ranges_train_with_weight_decay():
     net, planes, _ = with_planes(problem("bops"))
-    weights, ranges = FAST.optimizer(net, 1).param_groups
-    assert weights["lr"] == pytest.approx(0.01)
-    assert (weights["momentum"], weights["weight_decay"]) == (0.9, 1e-4)
+    of_planes, weights, ranges = replace(FAST, lr=0.1, plane_lr=20.0).optimizer(net, 1).param_groups
+    assert of_planes["lr"] == weights["lr"] == pytest.approx(0.01)  # the search puts in the shares
+    assert (of_planes["share"], weights["share"]) == (20, 1)
+    for group in (of_planes, weights):
+        assert (group["momentum"], group["weight_decay"]) == (0.9, 1e-4)
     assert ranges["weight_decay"] == 0
     assert ranges["share"] == 0.1
+    every = [p for each in planes.values() for p in (each.positive, each.negative)]
+    assert {id(p) for p in of_planes["params"]} == {id(p) for p in every}
     held = {id(p) for p in weights["params"]}
-    assert all(id(p) in held for each in planes.values() for p in each.parameters())
+    assert all(id(each.scale) in held for each in planes.values())
+    rest = {id(p) for p in net.parameters() if p.requires_grad} - {id(p) for p in every}
+    assert held | {id(p) for p in ranges["params"]} == rest
     assert len(ranges["params"]) == 6
 
 
