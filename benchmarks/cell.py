@@ -48,7 +48,6 @@ from frameworks import (
     finished,
     measure,
     place_of,
-    reestimate_batchnorm,
     registry,
     scored,
     seeded,
@@ -153,6 +152,7 @@ class Run:
                 calibration=granted("calibration", calibration.images()),
             ),
             seed=self.seed,
+            bn=self.protocol.get("bn", "control"),
             retrains=retrains,
             recipe=self.setting.recipe,
             progress=self.progress,
@@ -300,8 +300,7 @@ class Run:
     def untrained(self, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy without training."""
         ptq = judge.quantized(solution.policy)
-        reestimate_batchnorm(ptq, judge.images)
-        return ptq
+        return judge.correct(ptq)
 
     def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy, trained as the protocol says."""

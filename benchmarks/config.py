@@ -55,7 +55,11 @@ class ProtocolConfig:
         float_share: the largest share of a network's weights, between 0 and 1, that may stay float
             and free of charge because no layer can be made of them; a network of which more does is
             refused.
-        calibration_images: unlabelled training images for ranges and BatchNorm re-estimation.
+        bn: how BatchNorm's statistics follow the quantized layers: ``control`` (a few images, with
+            the float network as control variate), ``difference`` (stored statistics plus the
+            difference of quantized and float), ``reestimate`` (those of the images alone) or
+            ``stored`` (left as they are).
+        calibration_images: unlabelled training images for ranges and BatchNorm's correction.
         valid_images: search-validation images that a search may use.
         fine_tune: fine-tuning recipe (see `frameworks.Recipe`).
         max_epochs: under ``paper``, the longest training of a found policy; papers train for up to
@@ -72,6 +76,7 @@ class ProtocolConfig:
     paired: bool = False
     ties: list[list[str]] = field(default_factory=list)
     float_share: float = 0.05
+    bn: str = "control"
     calibration_images: int = 512
     valid_images: int = 1000
     fine_tune: RecipeConfig = field(default_factory=RecipeConfig)

@@ -16,6 +16,7 @@ from benchmarks.models import ModelConfig
 from benchmarks.pretrain import recipe_for
 from benchmarks.recipes import recipe_of
 from frameworks import (
+    BATCHNORM_RULES,
     Accounting,
     Framework,
     Layer,
@@ -138,6 +139,9 @@ def _check_protocol(protocol: dict[str, Any]) -> None:
         "max_images": (0, math.inf),
         "max_epochs": (0, math.inf),
     }
+    rule = protocol.get("bn", ProtocolConfig.bn)
+    if rule not in BATCHNORM_RULES:
+        raise BadCell(f"protocol.bn: {rule!r}; choose from {list(BATCHNORM_RULES)}")
     for key, (least, most) in bounds.items():
         # Cells of earlier versions lack some keys.
         value = protocol.get(key, getattr(ProtocolConfig, key))

@@ -2,7 +2,7 @@
 
 from frameworks.core.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
-from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
+from frameworks.core.calibrate import Calibration, observe
 from frameworks.core.card import Card
 from frameworks.core.contents import (
     Known,
@@ -22,6 +22,8 @@ from frameworks.core.learning import Learning
 from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
 from frameworks.core.networks.account import Accounting, account
+from frameworks.core.networks.batchnorm import RULES as BATCHNORM_RULES
+from frameworks.core.networks.correction import Correction, reestimate_batchnorm
 from frameworks.core.networks.describe import describe
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.take import taken
@@ -52,6 +54,7 @@ from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 from frameworks.core.train import Recipe, fit
 
 __all__ = [
+    "BATCHNORM_RULES",
     "Accounting",
     "Budget",
     "BudgetSpec",
@@ -59,6 +62,7 @@ __all__ = [
     "Card",
     "Choice",
     "Codes",
+    "Correction",
     "Data",
     "DataForbidden",
     "DatasetSplit",

@@ -25,7 +25,6 @@ from frameworks import (
     Solution,
     measure,
     observe,
-    reestimate_batchnorm,
     schemes,
     torch_rng,
 )
@@ -59,7 +58,7 @@ class Rebuilt:
         """The float network at uniform bits without training; 32 is the float network itself."""
         model = self.problem.quantized(Policy.uniform(self.problem.layers, bits, bits))
         if bits != 32:
-            reestimate_batchnorm(model, self.problem.images)
+            self.problem.correct(model)
         return model
 
 

@@ -12,17 +12,17 @@ import time
 import torch
 
 from benchmarks.memory import keep_freed_memory
-from frameworks import Calibration, QModel, measure, reestimate_batchnorm
+from frameworks import Calibration, QModel, measure
 
 
-def score(network, layers, scheme, samples, images, policy, splits):
-    """Quantize all weights and scan all ranges anew, re-estimate BatchNorm, run every image.
+def score(network, layers, scheme, samples, correction, policy, splits):
+    """Quantize all weights and scan all ranges anew, correct BatchNorm, run every image.
 
-    The samples of activations are kept, so the float network is not run again: that would be
-    plainer still.
+    The samples of activations and the float network's moments are kept, so it is not run again:
+    that would be plainer still.
     """
     model = QModel(network, layers, scheme, Calibration(samples)).fix(policy).eval()
-    reestimate_batchnorm(model, images)
+    correction(model)
     return [measure(model, split) for split in splits]
 
 
@@ -33,7 +33,7 @@ class Plain:
         command = [sys.executable, "-m", "benchmarks.perf.plain"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         samples = problem.observe().samples
-        self._send((problem.network, problem.layers, problem.scheme, samples, problem.images))
+        self._send((problem.network, problem.layers, problem.scheme, samples, problem.correction))
 
     def _send(self, value):
         pickle.dump(value, self.process.stdin)

@@ -1,16 +1,13 @@
-"""Calibration: what the input activations of each layer look like, and BatchNorm re-estimation."""
+"""Calibration: what the input activations of each layer look like."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from frameworks.core.layers import Layer
 from frameworks.core.networks.take import taken
@@ -83,47 +80,3 @@ def observe(
             index = torch.randperm(len(found), generator=generator)[: MOST - 2].to(found.device)
             samples[name] = torch.cat([found[index], found.min()[None], found.max()[None]])
     return Calibration(samples, images[:2])
-
-
-def batchnorms(model: nn.Module) -> Iterator[_BatchNorm]:
-    """The BatchNorm modules that keep running statistics."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            yield module
-
-
-@contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[None]:
-    norms = list(batchnorms(model))
-    momenta = [norm.momentum for norm in norms]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        model.eval()
-
-
-@torch.no_grad()
-def reestimate_batchnorm(
-    model: nn.Module,
-    images: Tensor,
-    batch: int = 128,
-    run: Callable[[Tensor], object] | None = None,
-) -> None:
-    """Replace BatchNorm's running statistics by those of these images; other modules stay in eval.
-
-    The statistics are the mean over equal batches (of at most ``batch`` images), so the order of
-    images does not matter within a batch. A model without BatchNorm is left alone. If ``run`` is
-    given, it is called with each batch in the place of the model.
-    """
-    if next(batchnorms(model), None) is None:
-        return
-    with _batch_statistics(model):
-        for part in images.chunk(math.ceil(len(images) / batch)):
-            (run or model)(part)

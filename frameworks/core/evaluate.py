@@ -1,6 +1,6 @@
 """Evaluation of policies: metered, cached and resumed, the hot path of every search.
 
-The plain way (quantize all weights, calibrate all ranges, re-estimate BatchNorm, run the network on
+The plain way (quantize all weights, calibrate all ranges, correct BatchNorm, run the network on
 every image) gives the same scores to the last bit. What is saved here: quantized weights and ranges
 are kept per layer and bit width (`frameworks.core.qmodel`), passes go on from the first layer at
 which the policy differs from an earlier one (`frameworks.core.resume`), and a policy that cannot
@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks.core.calibrate import batchnorms, reestimate_batchnorm
 from frameworks.core.meter import Meter
+from frameworks.core.networks.batchnorm import batchnorms
+from frameworks.core.networks.correction import Correction
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
 from frameworks.core.resume import LIMIT, Pass, Resumer, Unexpected
 from frameworks.core.split import Split
 
 Run = Callable[[Tensor], Tensor]
+Skips = Callable[[nn.Module], bool]
 Found = TypeVar("Found")
 
 EVALUATION_BATCH = 125
@@ -73,7 +75,7 @@ def _measured(
 
 
 class Evaluator:
-    """Scores policies on one split without training: quantize, re-estimate BatchNorm, measure.
+    """Scores policies on one split without training: quantize, correct BatchNorm, measure.
 
     Scores are cached by policy; a cached policy costs nothing and is not counted again.
 
@@ -81,16 +83,21 @@ class Evaluator:
         qmodel: the network, watched by the meter; its weights must stay as they are (`QModel.free`
             makes it forget what it computed).
         split: the labelled images.
-        images: the images for BatchNorm ``[N, C, H, W]``.
+        correction: corrects BatchNorm, with the images that it takes for it.
         meter: counts. Every image of every pass is one image forward, whether the pass was resumed
             or stopped early: the count says how much was evaluated, not how fast.
         limit: bytes of intermediate outputs that may be kept; 0 for none.
     """
 
     def __init__(
-        self, qmodel: QModel, split: Split, images: Tensor, meter: Meter, limit: int = LIMIT
+        self,
+        qmodel: QModel,
+        split: Split,
+        correction: Correction,
+        meter: Meter,
+        limit: int = LIMIT,
     ) -> None:
-        self.qmodel, self.split, self.images, self.meter = qmodel, split, images, meter
+        self.qmodel, self.split, self.correction, self.meter = qmodel, split, correction, meter
         self.resumer = Resumer(qmodel, limit)
         self._scores: dict[Policy, Score] = {}
         self._failed: dict[Policy, float] = {}
@@ -134,9 +141,12 @@ class Evaluator:
     def _norms(self) -> None:
         if next(batchnorms(self.qmodel), None) is None:
             return
+        if not self.correction.at_once:
+            self.correction(self.qmodel)
+            return
 
-        def norms(run: Run) -> bool:
-            reestimate_batchnorm(self.qmodel, self.images, run=run)
+        def norms(run: Run, skips: Skips) -> bool:
+            self.correction(self.qmodel, run, skips)
             return True
 
         self._resumed("norms", norms)
@@ -151,9 +161,9 @@ class Evaluator:
             self._splits.append(split)
         number = next(i for i, known in enumerate(self._splits) if known is split)
         self.qmodel.eval()
-        return self._resumed(number, lambda run: _measured(run, split, least=least))
+        return self._resumed(number, lambda run, skips: _measured(run, split, least=least))
 
-    def _resumed(self, name: Hashable, body: Callable[[Run], Found]) -> Found:
+    def _resumed(self, name: Hashable, body: Callable[[Run, Skips], Found]) -> Found:
         """The result of a pass over the batches of a name, falsy if it was not gone through."""
         if self._freed != self.qmodel.freed:
             self._freed = self.qmodel.freed
@@ -161,8 +171,10 @@ class Evaluator:
         if self.resumer.works:
             counted = self.meter.images_forward
             try:
-                with self.resumer.start(name, self.images, norms=name == "norms") as going:
-                    found = body(going.run)
+                with self.resumer.start(
+                    name, self.correction.images, norms=name == "norms"
+                ) as going:
+                    found = body(going.run, going.skips)
                     if found:
                         going.finish()
                 self._compare(going)
@@ -176,7 +188,7 @@ class Evaluator:
                     # Their statistics may come from a resumed pass, too.
                     self._norms()
                 self.meter.images_forward = counted
-        return body(self.qmodel)
+        return body(self.qmodel, lambda module: False)
 
     def _compare(self, going: Pass) -> None:
         """Compare the first pass resumed after so many layers with a whole one, on its first batch.

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from frameworks.core.calibrate import batchnorms
 from frameworks.core.card import Card
 from frameworks.core.hyperparameters import check_hyperparameters
+from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.train import Recipe
 

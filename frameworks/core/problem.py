@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.budget import Budget, cheapest
-from frameworks.core.calibrate import Calibration, observe, reestimate_batchnorm
+from frameworks.core.calibrate import Calibration, observe
 from frameworks.core.card import Need
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.layers import Layer
 from frameworks.core.meter import Meter, Spent
+from frameworks.core.networks.correction import Correction
 from frameworks.core.networks.take import load_state, taken
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
@@ -69,6 +70,7 @@ class Problem:
         budget: the metric and the limit to meet.
         scheme: the quantizers of the protocol.
         seed: the cell's seed; use `rng` and `generator`.
+        bn: how BatchNorm is corrected; see `frameworks.core.networks.batchnorm.RULES`.
         retrains: whether the protocol fine-tunes, so that a search may retrain as its paper does.
         recipe: the protocol's fine-tuning recipe.
         meter: search cost.
@@ -83,6 +85,7 @@ class Problem:
     scheme: Scheme
     data: Data
     seed: int = 0
+    bn: str = "control"
     retrains: bool = False
     recipe: Recipe = field(default_factory=Recipe)
     meter: Meter = field(default_factory=Meter)
@@ -234,11 +237,31 @@ class Problem:
             return self._evaluator
         network, calibration = self._with_weights(weights)
         qmodel = self.meter.watch(QModel(network, self.layers, self.scheme, calibration))
-        return Evaluator(qmodel, self.valid, self.images, self.meter)
+        return Evaluator(qmodel, self.valid, self._correction_of(network), self.meter)
 
     @cached_property
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self.quantized(), self.valid, self.images, self.meter)
+        return Evaluator(self.quantized(), self.valid, self.correction, self.meter)
+
+    @cached_property
+    def correction(self) -> Correction:
+        """Corrects BatchNorm in quantized copies of the network."""
+        return Correction.of(self.float_model(), self.images, self.bn)
+
+    def _correction_of(self, trained: nn.Module) -> Correction:
+        """The correction over other weights.
+
+        They were trained at some bits, or in a super net, and BatchNorm's statistics with them: as
+        those of the float network with these weights they would be wrong, so that nothing but the
+        images themselves is left to go by.
+        """
+        rule = "stored" if self.bn == "stored" else "reestimate"
+        return Correction.of(trained, self.images, rule)
+
+    def correct(self, qmodel: QModel) -> QModel:
+        """Correct BatchNorm, in place, at the bits in force of a network from `quantized`."""
+        self.correction(qmodel)
+        return qmodel
 
     def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:
         network = self.float_model()
@@ -251,8 +274,8 @@ class Problem:
     def evaluate(self, policy: Policy, retrain: Recipe | None = None) -> Score:
         """Score a policy on the search-validation split.
 
-        Without ``retrain`` (or under a protocol that does not train): quantize, re-estimate
-        BatchNorm and measure; equal policies are measured once. With it: fine-tune first.
+        Without ``retrain`` (or under a protocol that does not train): quantize, correct BatchNorm
+        and measure; equal policies are measured once. With it: fine-tune first.
 
         Raises:
             ValueError: the policy is not in the space.
@@ -304,15 +327,16 @@ class Problem:
             axis: names the random draw of images and order.
         """
         if weights is None:
-            network, calibration = self.network, self.observe()
+            network, calibration, correction = self.network, self.observe(), self.correction
         else:
             network, calibration = self._with_weights(weights)
+            correction = self._correction_of(network)
         qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)
         qmodel.free(policy)
         if prepare is not None:
             prepare(qmodel)
-        reestimate_batchnorm(qmodel, self.images)
+        correction(qmodel)
         self.train_model(qmodel, recipe, axis=axis)
         return qmodel
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from frameworks.core.calibrate import batchnorms
+from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.networks.reads import Read
 
 if TYPE_CHECKING:

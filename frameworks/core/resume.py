@@ -152,7 +152,7 @@ class Resumer:
         Args:
             name: stands for certain batches in a certain order.
             x: a few images, for the recording.
-            norms: the pass re-estimates BatchNorm.
+            norms: the pass corrects BatchNorm.
         """
         if self._recording is None:
             self._recording = record(self.qmodel, x[:2])
@@ -268,6 +268,10 @@ class Pass:
             self.sample = x, out
         self.number += 1
         return out
+
+    def skips(self, module: nn.Module) -> bool:
+        """Whether the pass takes what a module gives from an earlier one."""
+        return self.owner.index.get(module) in self.skipped
 
     def finish(self) -> None:
         """After the last batch: keep what was chosen, and set what skipped BatchNorms have."""

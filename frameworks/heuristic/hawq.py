@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from frameworks.core.budget import InfeasibleBudget
-from frameworks.core.calibrate import reestimate_batchnorm
 from frameworks.core.card import Card
 from frameworks.core.decisions import tied_blocks
 from frameworks.core.estimators.hessian import WeightHessian, twice_differentiable
@@ -197,7 +196,7 @@ class HAWQ(ScoringFramework):
         qmodel = problem.quantized()
         start = {n: LayerBits(FLOAT, FLOAT) for n in waiting}
         qmodel.free(Policy({name: start.get(name, b) for name, b in solution.policy.items()}))
-        reestimate_batchnorm(qmodel, problem.images)
+        problem.correct(qmodel)
         if not stages:
             return problem.train_model(qmodel)
         recipe = replace(problem.recipe, epochs=problem.recipe.epochs / len(stages))

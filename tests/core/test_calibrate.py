@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from frameworks import toy
 from frameworks.core import calibrate
-from frameworks.core.calibrate import SAMPLE, batchnorms, observe, reestimate_batchnorm
+from frameworks.core.calibrate import SAMPLE, observe
 from frameworks.core.networks.describe import describe
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
@@ -112,75 +112,3 @@ def test_samples_do_not_follow_changes_in_place():
     samples = observe(net, describe(net, (2,)), x, torch_rng(0)).samples
     x.zero_()
     assert samples["0"].eq(1).all()
-
-
-def conv_bn():
-    with seeded(0):
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).eval()
-
-
-def test_reestimation_gives_the_statistics_of_the_images(images):
-    net = conv_bn()
-    reestimate_batchnorm(net, images)
-    with torch.no_grad():
-        y = net[0](images).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(net[1].running_mean, y.mean(1))
-    torch.testing.assert_close(net[1].running_var, y.var(1, unbiased=True))
-
-
-def test_reestimation_is_the_mean_over_batches(images):
-    net = conv_bn()
-    reestimate_batchnorm(net, images[:24], batch=10)
-    with torch.no_grad():
-        parts = [net[0](x).transpose(0, 1).flatten(1) for x in images[:24].split(8)]
-    torch.testing.assert_close(net[1].running_mean, torch.stack([y.mean(1) for y in parts]).mean(0))
-    torch.testing.assert_close(net[1].running_var, torch.stack([y.var(1) for y in parts]).mean(0))
-
-
-def test_reestimation_forgets_what_was_before_and_keeps_the_rest(images):
-    net = conv_bn()
-    net[1].momentum = 0.3
-    state = {name: x.clone() for name, x in net.state_dict().items() if "running" not in name}
-    reestimate_batchnorm(net, images)
-    first = net[1].running_mean.clone()
-    net[1].running_mean.fill_(100)
-    reestimate_batchnorm(net, images)
-    assert torch.equal(net[1].running_mean, first)
-    assert net[1].momentum == 0.3
-    assert not any(m.training for m in net.modules())
-    del state["1.num_batches_tracked"]
-    assert all(torch.equal(net.state_dict()[name], x) for name, x in state.items())
-    assert all(p.grad is None and p.requires_grad for p in net.parameters())
-
-
-def test_reestimation_of_float_statistics_is_close_to_those_of_training(tiny_net, images):
-    import copy
-
-    net = copy.deepcopy(tiny_net)
-    reestimate_batchnorm(net, toy.split("train", 256).x)
-    x, y = toy.split("valid", 128).x, toy.split("valid", 128).y
-    with torch.no_grad():
-        rights = [float((m(x).argmax(1) == y).float().mean()) for m in (tiny_net, net)]
-    assert abs(rights[0] - rights[1]) < 0.1
-
-
-def test_momentum_and_modes_come_back_after_an_error(images):
-    net = conv_bn()
-    with pytest.raises(RuntimeError):
-        reestimate_batchnorm(net, images[:, :2])
-    assert net[1].momentum == 0.1
-    assert not net[1].training
-
-
-def test_networks_without_batchnorm_are_left_alone(tiny_vit, images):
-    assert list(batchnorms(tiny_vit)) == []
-    calls = []
-    handle = tiny_vit.register_forward_hook(lambda *args: calls.append(args))
-    reestimate_batchnorm(tiny_vit, images)
-    handle.remove()
-    assert not calls
-
-
-def test_batchnorm_without_statistics_does_not_count():
-    net = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
-    assert list(batchnorms(net)) == [net[1]]

@@ -57,7 +57,7 @@ def test_is_done_in_eval_mode_without_a_graph():
 def evaluator():
     problem = toy.make_problem()
     qmodel = problem.quantized()
-    return problem, Evaluator(qmodel, problem.valid, problem.images, problem.meter)
+    return problem, Evaluator(qmodel, problem.valid, problem.correction, problem.meter)
 
 
 def test_equal_policies_are_measured_once(evaluator):
@@ -78,7 +78,7 @@ def test_scores_do_not_depend_on_what_was_scored_before(evaluator):
     rng = problem.rng()
     policies = [problem.space.sample(rng) for _ in range(5)]
     forward = [score(policy) for policy in policies]
-    fresh = Evaluator(problem.quantized(), problem.valid, problem.images, Meter())
+    fresh = Evaluator(problem.quantized(), problem.valid, problem.correction, Meter())
     assert [fresh(policy) for policy in reversed(policies)] == forward[::-1]
 
 
@@ -92,7 +92,7 @@ def test_fewer_bits_hurt(evaluator):
 def test_float_bits_score_as_the_float_network():
     vit = toy.make_problem(kind=toy.ToyViT)
     float_bits = Policy.uniform(vit.layers, 32, 32)
-    alone = Evaluator(vit.quantized(), vit.valid, vit.images, Meter())
+    alone = Evaluator(vit.quantized(), vit.valid, vit.correction, Meter())
     assert alone(float_bits) == vit.float_score()
 
 

@@ -8,9 +8,11 @@ from torch.nn import functional
 
 from benchmarks.models import ModelConfig, create
 from frameworks import toy
-from frameworks.core.calibrate import batchnorms, observe, reestimate_batchnorm
+from frameworks.core.calibrate import observe
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.meter import Meter
+from frameworks.core.networks.batchnorm import batchnorms
+from frameworks.core.networks.correction import Correction
 from frameworks.core.networks.describe import describe
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.qmodel import QModel
@@ -113,7 +115,8 @@ class Case:
         self.split = TensorSplit(x, torch.randint(4, (VALID,), generator=draw))
         self.meter = Meter()
         model = self.meter.watch(self.qmodel())
-        self.evaluator = Evaluator(model, self.split, self.images, self.meter, limit)
+        self.correction = Correction.of(self.net, self.images)
+        self.evaluator = Evaluator(model, self.split, self.correction, self.meter, limit)
 
     def qmodel(self):
         samples = observe(self.net, self.layers, self.images, torch_rng(0))
@@ -122,7 +125,7 @@ class Case:
     def plain(self, policy):
         """Everything anew for each policy."""
         model = self.qmodel().fix(policy)
-        reestimate_batchnorm(model, self.images)
+        self.correction(model)
         return measure(model, self.split), model
 
     def walk(self, count, rng):
@@ -172,7 +175,9 @@ def test_what_is_given_back_does_not_depend_on_the_limit(kind):
     mixed = [problem.space.decode(a[:k] + b[k:]) for a in values for b in values for k in (2, 4)]
     scores = []
     for limit in (0, 300_000, 3_000_000, LIMIT):
-        evaluator = Evaluator(problem.quantized(), problem.valid, problem.images, Meter(), limit)
+        evaluator = Evaluator(
+            problem.quantized(), problem.valid, problem.correction, Meter(), limit
+        )
         scores.append([evaluator(policy) for policy in mixed])
         assert evaluator.resumer.store.used <= evaluator.resumer.store.peak <= limit
         assert (evaluator.resumer.store.peak > 0) == (limit > 0)
@@ -190,7 +195,9 @@ def test_less_is_run_the_more_may_be_kept():
     ]
     run = []
     for limit in (100_000, 1_000_000, LIMIT):
-        evaluator = Evaluator(problem.quantized(), problem.valid, problem.images, Meter(), limit)
+        evaluator = Evaluator(
+            problem.quantized(), problem.valid, problem.correction, Meter(), limit
+        )
         for policy in asked:
             evaluator(policy)
         run.append(evaluator.resumer.layers_run)
@@ -246,7 +253,7 @@ def test_new_weights_are_noticed():
     with torch.no_grad():
         for parameter in qmodel.weight_parameters():
             parameter.mul_(1.5).add_(0.01)
-    fresh = Evaluator(qmodel, case.split, case.images, Meter(), limit=0)
+    fresh = Evaluator(qmodel, case.split, case.correction, Meter(), limit=0)
     for policy, old in zip(policies, before, strict=True):
         case.evaluator.apply(policy)
         score = case.evaluator.measure(case.split)

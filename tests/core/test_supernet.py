@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from frameworks import toy
-from frameworks.core.calibrate import batchnorms
 from frameworks.core.decisions import block_candidates, block_decisions, block_rows, decided
+from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.supernet import CompositeNet, StochasticNet
 
 X = toy.split("valid", 128).images(32)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.calibrate import batchnorms
+from frameworks.core.networks.batchnorm import batchnorms
 
 EPSILON = 1e-6
 """Added to variances before the root, whose gradient has no bound at 0."""
