@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from scipy import stats
-from torch import Tensor
 
 LEVEL = 0.05
 """A trend that chance alone shows less often than this counts as learned."""
@@ -67,35 +66,6 @@ class Learning:
             "improved": self.improved,
             "curve": thinned(values),
         }
-
-
-@dataclass
-class Course:
-    """What a search by gradients minimises, step by step, and its task loss without the penalty.
-
-    Attributes:
-        objective: what it is, for `Learning`.
-    """
-
-    objective: str
-    values: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-
-    def step(self, loss: Tensor, objective: Tensor) -> Tensor:
-        """Note a batch's task loss and objective (scalars); the objective."""
-        self.losses.append(float(loss.detach()))
-        self.values.append(float(objective.detach()))
-        return objective
-
-    @property
-    def last(self) -> float | None:
-        """Mean task loss of the last tenth of the steps; None before the first."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        return _mean(tail) if tail else None
-
-    def to_json(self) -> dict[str, Any]:
-        """As `Learning.to_json`, of an objective that falls."""
-        return Learning(self.objective, self.values, higher=False).to_json()
 
 
 def thinned(values: Sequence[float], points: int = POINTS) -> list[float]:

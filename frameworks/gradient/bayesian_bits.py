@@ -18,8 +18,9 @@ released code Qualcomm-AI-research/BayesianBits.
 - At the end a gate is open if P(z = 0) < 0.34 (section 2.2); gates are then fixed and weights and
   ranges fine-tuned. Without training (section 4.2) gates and ranges are learned, weights stay.
 
-Shorter searches: Adam moves a gate by about ``gate_lr`` a step and it has ``start`` + 1 to go, so
-keep ``gate_lr`` * steps above that by lowering ``start`` and raising ``gate_lr``.
+Shorter searches: Adam moves a logit by about ``gate_lr`` a step, and from ``start`` it has 6.9 to
+go until the gate is shut. A search in which it cannot get there is refused; for most gates to
+settle, ``gate_lr`` * steps should be some times as much. The notes say how many have.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.card import Card
+from frameworks.core.course import Course
 from frameworks.core.framework import Framework
 from frameworks.core.gatednet import GatedNet
-from frameworks.core.learning import Course
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Quantizer
@@ -43,7 +44,7 @@ from frameworks.core.quantizers.residual import LEVELS, RangeQuantizer
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.gates import HardConcrete, nested_cost
-from frameworks.core.train import Recipe, cross_entropy, train_epoch
+from frameworks.core.train import Recipe, cross_entropy
 
 SHUT = -6.0
 """First logit of the 32-bit gate."""
@@ -101,6 +102,11 @@ class BayesianBits(Framework):
             "where the protocol does not train, weights are kept and gates and ranges are "
             "learned without pruning, after the paper's post-training experiment (quoted from "
             "memory)",
+            "BatchNorm stays a layer of its own; the released code folds it into the weights, and "
+            "quantizes and prunes these",
+            "first ranges of activations are those of the protocol's calibration images; the "
+            "released code takes them from a few images",
+            "fine-tuning trains ranges by the recipe's SGD; the released code by Adam at 1e-4",
             "pinned layers keep their bits and have no gates; tied layers share the gates of "
             "their bits, and so do weights and activations in spaces of equal bits",
         ),
@@ -138,7 +144,8 @@ class BayesianBits(Framework):
         shares = relative_costs(problem)
         generator = problem.generator(self.name)
         optimizers = self.optimizers(problem, net)
-        course = Course("cross-entropy + mu * gated operations")
+        objective = "cross-entropy + mu * gated operations"
+        course = Course(objective, generator, self.batch, self.augment)
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -148,13 +155,7 @@ class BayesianBits(Framework):
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"gated quantizers, mu {self.mu:.3g}")
-            part = problem.train
-            if self.images is not None:
-                part = part.subset(self.images, generator)
-            batches = part.batches(self.batch, generator, augment=self.augment)
-            mean = train_epoch(net.qmodel.train(), batches, optimizers, loss)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            course.run(net.qmodel, problem.train, self.images, optimizers, loss)
             for schedule in decay:
                 schedule.step()
             problem.checkpoint(net.policy(THRESHOLD))
@@ -162,12 +163,8 @@ class BayesianBits(Framework):
             name: [shared_range(q.weight_quantizer), shared_range(q.act_quantizer)]
             for name, q in net.qmodel.qlayers()
         }
-        notes = {
-            "mu": self.mu,
-            "ranges": ranges,
-            "decided": net.decided(CUT, THRESHOLD),
-            "learning": course.to_json(),
-        }
+        decided = net.decided(CUT, THRESHOLD)
+        notes = {"mu": self.mu, "ranges": ranges, "decided": decided, "learning": course.to_json()}
         weights = net.qmodel.float_state()
         return Solution(net.policy(THRESHOLD), weights, notes=notes, cross_entropy=course.last)
 
@@ -179,7 +176,8 @@ class BayesianBits(Framework):
         """
         images = len(problem.train)
         steps = math.ceil(min(self.images or images, images) / self.batch)
-        reach = steps * sum(self.gate_lr * 0.1 ** (epoch // self.step) for epoch in range(self.epochs))
+        decayed = sum(0.1 ** (epoch // self.step) for epoch in range(self.epochs))
+        reach = self.gate_lr * steps * decayed
         away = self.start - closing_logit()
         if 0 < reach < away:
             raise ValueError(

@@ -12,18 +12,16 @@ Yang, Duan, Chen and Li, ICLR 2021, arXiv 2102.10462; released code yanghr/BSQ.
       L = CE + alpha sum_l (#Para_l #Bit_l / #Para) B_GL(l).
 - Re-quantization and precision adjustment (section 3.3), every ``interval`` epochs from the first
   and at the end: sums are rounded to exact binary planes, planes of zeros at both ends stripped, s
-  corrected so that no weight changes; a new optimizer starts. The planes left are the precision.
-- The found precision is fine-tuned under the kept scales.
+  corrected so that no weight changes; a new optimizer starts. The planes left are the precision,
+  which is fine-tuned under the kept scales.
 
-Shorter searches: raise ``plane_lr``, not alpha. Planes move by lr * plane_lr a step and have 1 to
-go; the paper takes some 136,000 steps. A larger alpha moves them, too, but weighs the Lasso more
-against the loss: the sparse top planes, whose norm is smallest, are pulled most for each bit, die
-first, and take the network with them.
+Shorter searches (the paper takes some 136,000 steps): raise ``plane_lr``, not alpha. That moves
+planes, too, but weighs the Lasso more against the loss, and as its pull on a bit is strongest in
+the sparse top planes, these die first and take the network with them.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,15 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.card import Card
+from frameworks.core.course import Course
 from frameworks.core.framework import Framework
-from frameworks.core.learning import Course
+from frameworks.core.networks.bake import raw_weight
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.train import Recipe, cross_entropy, train_epoch
+from frameworks.core.train import Recipe, cross_entropy
 
 MOMENTUM = 0.9
 Planes = dict[str, BitPlanes]
@@ -86,12 +85,15 @@ class BSQ(Framework):
             "a layer without planes gets its fewest bits and not 0 where the protocol does not "
             "train, or without prune: the network that did without it is kept under paper alone",
             "bits that are no candidate are raised to the next; tied layers get their most bits; "
-            "in spaces of equal weight and activation bits activations follow",
+            "where bits are paired, activations follow",
             "planes start from the codes of the protocol's quantizer at the most bits; where that "
             "is no uniform grid with a zero, from s = max|W| as in the paper",
-            "pinned layers keep their bits and have no planes; biases stay float",
+            "pinned layers have no planes; shortcuts, float as released, do; biases do not",
             "activation ranges are the protocol's, learned at a tenth of the learning rate; the "
             "network's own ReLU is kept where the released code puts a ReLU6",
+            "fine-tuning trains W, and s as a range, and its rate falls at 1/2 and 3/4; the "
+            "released code trains W / s in [-1, 1], whose steps are s^2 times ours, s at the full "
+            "rate with weight decay, and its rate falls after 150 and 250 of 300 epochs",
         ),
     )
     strength: ClassVar[str | None] = "alpha"
@@ -121,11 +123,10 @@ class BSQ(Framework):
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
-        acts = self.activations(problem)
-        net = problem.quantized()
+        acts, net = self.activations(problem), problem.quantized()
         planes = represent(problem, net, acts)
-        optimizer = self.optimizer(net, 0)
-        course = Course("cross-entropy + alpha * reweighed group Lasso")
+        objective, generator = "cross-entropy + alpha * Lasso", problem.generator(self.name)
+        course = Course(objective, generator, self.batch, self.augment)
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             task = cross_entropy(model, x, y)
@@ -135,7 +136,6 @@ class BSQ(Framework):
             for each in planes.values():
                 each.clamp_()
 
-        generator = problem.generator(self.name)
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"bit planes, alpha {self.alpha:.3g}")
             if epoch % self.interval == 0:
@@ -143,12 +143,7 @@ class BSQ(Framework):
                 optimizer = self.optimizer(net, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * self.rate(epoch)
-            whole = problem.train
-            part = whole if self.images is None else whole.subset(self.images, generator)
-            batches = part.batches(self.batch, generator, augment=self.augment)
-            mean = train_epoch(net.train(), batches, [optimizer], loss, after_step=clamp)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            course.run(net, problem.train, self.images, [optimizer], loss, clamp)
         policy = self.adjust(problem, net, planes, acts)
         for name, each in planes.items():
             net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[operator]
@@ -196,15 +191,15 @@ class BSQ(Framework):
 
     def optimizer(self, net: QModel, epoch: int) -> torch.optim.Optimizer:
         """SGD over planes, scales and what else the network trains, at an epoch's rate."""
-        of_acts = [p for _, q in net.qlayers() for p in q.act_quantizer.parameters()]
+        of_acts = (p for _, q in net.qlayers() for p in q.act_quantizer.parameters())
         ranges = [p for p in of_acts if p.requires_grad]
-        held = [m for m in net.modules() if isinstance(m, BitPlanes)]
+        held = (m for m in net.modules() if isinstance(m, BitPlanes))
         planes = [p for each in held for p in (each.positive, each.negative)]
-        known = {id(p) for p in (*of_acts, *planes)}
-        weights = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
+        known, decay = {id(p) for p in (*ranges, *planes)}, self.weight_decay
+        rest = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
         groups = [
-            {"params": planes, "weight_decay": self.weight_decay, "share": self.plane_lr},
-            {"params": weights, "weight_decay": self.weight_decay, "share": 1.0},
+            {"params": planes, "weight_decay": decay, "share": self.plane_lr},
+            {"params": rest, "weight_decay": decay, "share": 1.0},
             {"params": ranges, "weight_decay": 0.0, "share": self.range_lr},
         ]
         return torch.optim.SGD(groups, lr=self.rate(epoch), momentum=MOMENTUM)
@@ -221,12 +216,7 @@ def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
             start.learn_range()
             qlayer.weight_quantizer = start
             continue
-        weight: Tensor = qlayer.inner.weight.detach()  # type: ignore[operator]
-        codes = start.codes(weight)
-        if codes.codebook is None and not bool(codes.offset.any()):
-            planes[name] = BitPlanes(codes.code, codes.scale, bits[-1] - 1)
-        else:
-            planes[name] = BitPlanes.of(weight, bits[-1] - 1)
+        planes[name] = BitPlanes.coded(raw_weight(qlayer.inner), start, bits[-1] - 1)
         qlayer.weight_quantizer = planes[name]
     return planes
 

@@ -24,7 +24,6 @@ an argmax of undecided shares says nothing. The notes have their entropy.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,15 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.card import Card
+from frameworks.core.course import Course
 from frameworks.core.framework import Framework
-from frameworks.core.learning import Course
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.relaxations import Choices, ExpectedCost, choice_rows, expected_cost
 from frameworks.core.supernet import CompositeNet
-from frameworks.core.train import Recipe, cross_entropy, train_epoch
+from frameworks.core.train import Recipe, cross_entropy
 
 ALPHA_START = 0.01
 
@@ -134,7 +133,8 @@ class EdMIPS(Framework):
         net, cost = CompositeNet(problem), complexity(problem)
         optimizers = self.optimizers(net, choices)
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
-        course = Course("cross-entropy + eta * complexity")
+        objective, generator = "cross-entropy + eta * complexity", problem.generator(self.name)
+        course = Course(objective, generator, self.batch, self.augment)
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             p = choices.probabilities()
@@ -142,16 +142,9 @@ class EdMIPS(Framework):
             task = cross_entropy(model, x, y)
             return course.step(task, task + self.eta * cost(p))
 
-        generator = problem.generator(self.name)
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"composite network, eta {self.eta:.3g}")
-            part = problem.train
-            if self.images is not None:
-                part = part.subset(self.images, generator)
-            batches = part.batches(self.batch, generator, augment=self.augment)
-            mean = train_epoch(net.train(), batches, optimizers, loss)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            course.run(net, problem.train, self.images, optimizers, loss)
             for schedule in decay:
                 schedule.step()
             problem.checkpoint(self.extract(problem, choices))

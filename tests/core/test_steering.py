@@ -187,8 +187,9 @@ class Scripted(Framework):
     def search(self, problem):
         run = len(self.seen)
         self.seen.append(self.penalty)
-        # The policy only carries the number of its run; `priced` says what that costs.
-        values = [choice.bits[int(b)] for choice, b in zip(problem.space.choices, f"{run:04b}")]
+        # The policy only carries the number of its run; `scripted` says what that costs.
+        digits = zip(problem.space.choices, f"{run:04b}", strict=True)
+        values = [choice.bits[int(digit)] for choice, digit in digits]
         loss = self.losses[run] if self.losses else None
         return Solution(problem.space.decode(values), notes={"run": run}, cross_entropy=loss)
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -206,16 +207,27 @@ def test_adjustment_happens_at_intervals_and_at_the_end():
         assert len(calls) == 4  # epochs 0, 2 and 4, and the end
 
 
-@pytest.mark.parametrize(("target", "like"), [("bops", 3), ("size", 3)])
-def test_the_budget_is_met_by_steering(target, like):
-    of = problem(target, like=like)
-    solution = steer(FAST, of)
+@pytest.mark.parametrize("target", ["bops", "size"])
+def test_the_budget_is_met_by_steering(target):
+    of = problem(target, like=4)
+    steps = {"epochs": 16, "interval": 4, "step": 14, "images": 256, "batch": 16}
+    solution = steer(replace(FAST, **steps, lr=0.05, plane_lr=2.0, alpha=0.3), of)
     assert of.within(solution.policy)
     of.space.validate(solution.policy)
+    assert "collapsed" not in solution.notes
+    assert solution.notes["learning"]["improved"]
+
+
+def test_a_strong_lasso_in_few_steps_is_seen_to_destroy_the_network():
+    of = problem("bops", like=3)
+    solution = steer(replace(FAST, alpha=500.0), of, 1)
+    assert of.within(solution.policy)
+    assert solution.cross_entropy > 0.75 * math.log(toy.CLASSES)
+    assert solution.notes["collapsed"] is True
 
 
 def test_divergence_is_reported():
-    with pytest.raises(FloatingPointError, match="diverged in epoch"):
+    with pytest.raises(FloatingPointError, match="diverged in pass"):
         replace(FAST, lr=1e20).search(problem())
 
 
