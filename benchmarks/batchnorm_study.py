@@ -55,17 +55,14 @@ HIGHER = {"accuracy": True, "agreement": True, "kl": False}
 
 
 def c_is_one(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
-    """B as in ``control``, c = 1."""
+    """The b of ``control``, c = 1."""
     return control(q, f, eps)[0], torch.ones(())
 
 
-def c_of_shares(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
-    """B as in ``control``; c the slope of the spreads themselves, each over its mean."""
-    shares = []
-    for moments in (q, f):
-        spread = moments.spread() + eps
-        shares.append(spread / spread.mean(0))
-    return control(q, f, eps)[0], slope(*shares).clamp(0, 1)
+def c_of_each(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
+    """The b of ``control``; each channel's own c."""
+    spreads = (m.spread().add(eps).log() for m in (q, f))
+    return control(q, f, eps)[0], slope(*spreads).clamp(0, 1)
 
 
 Make = Callable[[nn.Module, Sequence[Layer], Tensor], Correction]
@@ -82,7 +79,7 @@ RULES: Mapping[str, Make] = {
     "difference": _rule("difference"),
     "control": _rule("control"),
     "c = 1": _rule(c_is_one),
-    "c of shares": _rule(c_of_shares),
+    "c of each channel": _rule(c_of_each),
 }
 BIASES: Mapping[str, Make] = {
     "biases as they are": _rule("stored"),

@@ -121,6 +121,7 @@ class Run:
         record.data = {
             "dataset": fingerprint_of(dataset),
             "checkpoint": self.checkpoint.fingerprint,
+            "origin": self.checkpoint.origin,
         }
 
     @property

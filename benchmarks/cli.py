@@ -126,6 +126,7 @@ def _unavailable(group: str, name: str) -> str | None:
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     if options.multirun:
         return _multirun(overrides)
     from benchmarks.config import composed

@@ -118,6 +118,8 @@ class Config:
         threads: torch threads of a worker. Results depend on it in the last bits, so cells of other
             threads are other cells.
         rerun: compute cells again that are already there.
+        retrain: train float networks here, those that come with the project, too (see
+            ``model.retrain``); such cells are others.
         suite: a named set of cells (``+suite=quick``).
     """
 
@@ -134,6 +136,7 @@ class Config:
     workers: int = 0
     threads: int = 1
     rerun: bool = False
+    retrain: bool = False
     suite: Any = None
 
 
@@ -205,7 +208,15 @@ Cell = dict[str, Any]
 
 def cell_of(config: DictConfig) -> Cell:
     """The cell of a configuration, as plain data; images are prepared as its model expects."""
-    return resolved(_plain_cell(config))
+    return resolved(_retrained(_plain_cell(config), config))
+
+
+def _retrained(cell: Cell, config: DictConfig) -> Cell:
+    """A cell that trains its network where that is asked for and its weights are not given."""
+    model = cell["model"]
+    if not config.retrain or ModelConfig(**model).given:
+        return cell
+    return {**cell, "model": {**model, "retrain": True}}
 
 
 def _plain_cell(config: DictConfig) -> Cell:
@@ -296,7 +307,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         seeds = block.get("seed", [base["seed"]])
         for seed, budget, *parts in product(seeds, budgets, *axes):
             cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
-            cells.append(resolved(cell))
+            cells.append(resolved(_retrained(cell, config)))
     return cells
 
 

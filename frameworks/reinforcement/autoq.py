@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -164,8 +165,8 @@ class AutoQ(ActorCriticSearch):
                 reward -= self.psi_cost * math.log(cost / uniform[metric])
         return reward
 
-    def intrinsic(self, distance: float, extrinsic: float, zeta: float) -> float:
-        """The reward iR of a layer whose mean bits are ``distance`` from the goal (equation 3)."""
+    def intrinsic(self, distance: Array, extrinsic: Array, zeta: float) -> Array:
+        """The rewards iR of layers whose mean bits are ``distance`` from the goal (equation 3)."""
         return -(1 - zeta) * distance + zeta * extrinsic
 
     def candidates(self, choice: Choice) -> tuple[int, ...]:
@@ -228,7 +229,8 @@ class AutoQ(ActorCriticSearch):
         )
         high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
         low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
-        learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL, GOAL - 1))
+        goals = GoalMemory(self.replay, COLUMNS, GOAL, last=GOAL - 1)
+        learner = TwoLevels(high, low, goals, self.reward_scale)
         trials = self.trials(problem, self.explore + self.exploit)
         distances = list[float]()
         for clock in trials:
@@ -237,10 +239,9 @@ class AutoQ(ActorCriticSearch):
             reward = self.extrinsic(problem, run.policy, trials.score(run.policy))
             trials.reward(run.policy, reward)
             distances.append(float(np.mean([x.distance for x in run.low.values()] or [0.0])))
+            learner.remember(run.states, run.actions, reward, run.low)
             zeta = np.interp(clock, (0, trials.evaluations - 1), (self.zeta_start, self.zeta_end))
-            for record in run.low.values():
-                record.reward = self.intrinsic(record.distance, reward, float(zeta))
-            learner.remember(run.states, run.actions, self.reward_scale * reward, run.low)
+            learner.pay(partial(self.intrinsic, zeta=float(zeta)))
             steps = len(run.states) if clock >= self.explore else 0
             learner.learn(run.low, self.correct, self.updates, steps)
         return Solution(trials.best, notes={**trials.notes(), "goal_distances": distances})

@@ -16,7 +16,7 @@ def record(goal, count=5, seed=0):
     rng = np.random.default_rng(seed)
     states = rng.random((count, STATES), np.float32)
     states[:, COLUMN] = goal
-    return LowSteps(states, rng.random((count, 1), np.float32), 0.4, 1.5, -0.3)
+    return LowSteps(states, rng.random((count, 1), np.float32), 0.4, 1.5)
 
 
 def test_the_goal_that_explains_the_actions_best_is_taken():
@@ -136,9 +136,25 @@ def test_an_episode_fills_both_memories():
     both.remember(np.ones((2, 2), np.float32), np.ones((2, 1), np.float32), 2.0, {1: did})
     assert (len(high.replay), len(low.replay)) == (2, 4)
     assert high.replay.reward[:2, 0].tolist() == [2, 2]
-    assert low.replay.reward[:4, 0] == pytest.approx(-0.3)
+    both.pay(lambda distance, reward: 10 * distance + reward)
+    assert low.replay.reward[:4, 0] == pytest.approx(17)
     assert low.replay.alive[:4, 0].tolist() == [1, 1, 1, 0]
     assert low.replay.next_state[:3].tolist() == did.states[1:].tolist()
+
+
+def test_all_of_the_low_memory_is_paid_by_the_present_weights():
+    high, low = agent(2), DDPG(STATES, np.random.default_rng(0), Settings((8, 6), replay=10))
+    both = TwoLevels(high, low, GoalMemory(50, STATES, COLUMN), scale=100.0)
+    for reward in (2.0, 3.0, 4.0):  # 4 steps each, so that the first episode is half overwritten
+        did = record(0.5, count=4)
+        did.distance = reward / 10
+        both.remember(np.ones((1, 2), np.float32), np.ones((1, 1), np.float32), reward, {0: did})
+    expected = np.array([4, 4, 2, 2, 3, 3, 3, 3, 4, 4])
+    for zeta in (0.25, 0.75):
+        both.pay(lambda distance, reward, z=zeta: (z - 1) * distance + z * reward)
+        paid = (zeta - 1) * expected / 10 + zeta * expected
+        assert low.replay.reward[:, 0] == pytest.approx(paid)
+    assert high.replay.reward[:3, 0].tolist() == [200, 300, 400]
 
 
 def test_updates_are_bounded_by_the_steps(monkeypatch):

@@ -159,22 +159,31 @@ def test_without_the_clip_the_wall_alone_meets_the_budget():
     assert wishes[False].actions.mean() > wishes[True].actions.mean() + 0.1
 
 
-def test_the_high_level_learns_from_the_scaled_reward(monkeypatch):
-    kept = {}
-    remember = TwoLevels.remember
+def test_the_high_level_learns_from_scaled_and_the_low_level_from_intrinsic_rewards(monkeypatch):
+    seen = []
+    learn = TwoLevels.learn
 
-    def watched(self, states, actions, reward, low):
-        kept.setdefault("high", []).append(reward)
-        kept.setdefault("low", []).append([(did.distance, did.reward) for did in low.values()])
-        return remember(self, states, actions, reward, low)
+    def watched(self, low, *args):
+        seen.append(
+            (self, [did.distance for did in low.values()], [len(x.states) for x in low.values()])
+        )
+        return learn(self, low, *args)
 
-    monkeypatch.setattr(TwoLevels, "remember", watched)
-    autoq = AutoQ(reward_scale=10.0, zeta_start=0.25, zeta_end=0.25, **SHORT)
-    notes = autoq.search(toy.make_problem(like=3)).notes
-    assert kept["high"] == pytest.approx([10 * reward for reward in notes["rewards"]])
-    for reward, layers in zip(notes["rewards"], kept["low"], strict=True):
-        for distance, intrinsic in layers:
-            assert intrinsic == pytest.approx(-0.75 * distance + 0.25 * reward)
+    monkeypatch.setattr(TwoLevels, "learn", watched)
+    autoq = AutoQ(reward_scale=10.0, zeta_start=0.1, zeta_end=0.7, explore=2, exploit=2, updates=1)
+    rewards = autoq.search(toy.make_problem(like=3)).notes["rewards"]
+    assert len(rewards) == len(seen) == 4
+    learner = seen[-1][0]
+    high, low = learner.high.replay, learner.low.replay
+    assert set(high.reward[: len(high), 0]) == {np.float32(10 * reward) for reward in rewards}
+    # After the last episode zeta is 0.7 for all that the low level remembers.
+    expected = [
+        -0.3 * distance + 0.7 * reward
+        for reward, (_, distances, counts) in zip(rewards, seen, strict=True)
+        for distance, count in zip(distances, counts, strict=True)
+        for _ in range(count)
+    ]
+    assert low.reward[: len(low), 0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_low_noise_decays_apart_from_the_high_one(monkeypatch):

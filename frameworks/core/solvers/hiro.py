@@ -13,7 +13,7 @@ goes into the action of its transition and into the later states that hold the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,23 +99,35 @@ class LowSteps:
         actions: ``[n, 1]``.
         reached: the goal that was in fact reached, as a high-level action.
         distance: how far the goal was missed, in the method's unit.
-        reward: of every step; set when it is known.
     """
 
     states: Array
     actions: Array
     reached: float
     distance: float
-    reward: float = 0.0
 
 
-@dataclass
 class TwoLevels:
-    """Two agents that learn together: goals are the first one's actions."""
+    """Two agents that learn together: goals are the first one's actions.
 
-    high: DDPG
-    low: DDPG
-    goals: GoalMemory
+    The low level's reward weighs the distance from the goal and what the episode earned, and the
+    weights change while it learns. So both are remembered, and all of its memory is rewarded anew
+    before it learns: rewards of other weights would make a stretch of the search, and not what
+    was done in it, look better or worse.
+
+    Args:
+        high: its actions are goals.
+        low: follows them.
+        goals: of the high level's memory.
+        scale: factor on an episode's reward that the high level learns from.
+
+    Attributes:
+        earned: distance and episode's reward behind the slots of the low level's memory ``[n, 2]``.
+    """
+
+    def __init__(self, high: DDPG, low: DDPG, goals: GoalMemory, scale: float = 1.0) -> None:
+        self.high, self.low, self.goals, self.scale = high, low, goals, scale
+        self.earned = np.zeros((len(low.replay.reward), 2), np.float32)
 
     def remember(
         self, states: Array, actions: Array, reward: float, low: Mapping[int, LowSteps]
@@ -125,19 +137,25 @@ class TwoLevels:
         Args:
             states: of the high level, ``[T, S]``.
             actions: as they were carried out, ``[T, 1]``.
-            reward: of every high-level step.
+            reward: of the episode, that of every high-level step.
             low: by high-level step, if its action was a goal.
         """
-        slots = self.high.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
+        later = np.roll(states, -1, axis=0)
+        slots = self.high.replay.extend(states, actions, self.scale * reward, later)
         for step, slot in enumerate(slots):
             self.goals.forget(slot)
             if step in low:
                 did = low[step]
                 # The state in which the next goal is set is the last one that holds this one.
-                end = min((later for later in low if later > step), default=len(states) - 1)
+                end = min((other for other in low if other > step), default=len(states) - 1)
                 self.goals.store(slot, did, end - step)
                 later = np.roll(did.states, -1, axis=0)
-                self.low.replay.extend(did.states, did.actions, did.reward, later)
+                kept = self.low.replay.extend(did.states, did.actions, 0.0, later)
+                self.earned[kept] = did.distance, reward
+
+    def pay(self, intrinsic: Callable[[Array, Array], Array]) -> None:
+        """Reward the low level's memory by its distances and its episodes' rewards."""
+        self.low.replay.reward[:, 0] = intrinsic(self.earned[:, 0], self.earned[:, 1])
 
     def learn(self, low: Mapping[int, LowSteps], correct: int, updates: int, steps: int) -> None:
         """Correct stored goals and update both agents after an episode.
