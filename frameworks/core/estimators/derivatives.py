@@ -93,3 +93,30 @@ def gradients(
             "second-order methods need a network whose operations can be differentiated twice; "
             f"torch says: {str(error).splitlines()[0]}"
         ) from error
+
+
+def gradients_to_differentiate(loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a loss, with their graph.
+
+    torch leaves an operation that is written for one derivative out of the second one without a
+    word, as long as the gradient that comes in is a constant. So it is made to be none, which
+    leaves a mark in the graph.
+
+    Raises:
+        ValueError: an operation of the network has no second derivative.
+    """
+    one = torch.ones_like(loss, requires_grad=True)
+    found = gradients([loss * one], inputs, create_graph=True)
+    waiting = [x.grad_fn for x in found if x.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise ValueError(
+                "second-order methods need a network whose operations can be differentiated twice; "
+                "this one has a function marked with @once_differentiable"
+            )
+        after = {step for step, _ in node.next_functions if step is not None} - seen
+        seen |= after
+        waiting += after
+    return found
