@@ -108,6 +108,7 @@ class EdMIPS(Framework):
         ),
     )
     strength: ClassVar[str | None] = "eta"
+    close: ClassVar[float] = 0.9
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=95, batch=256, lr=0.1, schedule="step", weight_decay=1e-4, augment=True
     )
