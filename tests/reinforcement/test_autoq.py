@@ -151,14 +151,6 @@ def test_shared_noise_moves_the_mean_of_a_layer():
     assert spread[0.5] == pytest.approx(0.1 * math.sqrt(0.5 + 0.5 / 64), rel=0.3)
 
 
-def test_without_the_clip_the_wall_alone_meets_the_budget():
-    problem = toy.make_problem(like=2.2)
-    wishes = {clip: roll_out(problem, AutoQ(clip=clip, **SHORT)) for clip in (True, False)}
-    assert all(problem.within(run.policy) for run in wishes.values())
-    # The actor starts at about one half, which this budget does not allow in every layer.
-    assert wishes[False].actions.mean() > wishes[True].actions.mean() + 0.1
-
-
 def test_the_high_level_learns_from_scaled_and_the_low_level_from_intrinsic_rewards(monkeypatch):
     seen = []
     learn = TwoLevels.learn
