@@ -111,7 +111,8 @@ class Config:
 
     Attributes:
         seed: seed of every random draw of the cell.
-        baselines: also run uniform, random and greedy at the same budget.
+        baselines: also run the baselines at the same budget, with as many evaluations or images
+            as the framework (see `benchmarks.rivals`).
         results: folder of the results; records go to ``RESULTS/NAME/records``.
         workers: cells computed at the same time; 0: one a core.
         threads: torch threads of a worker. Results depend on it in the last bits, so cells of other

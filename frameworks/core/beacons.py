@@ -10,14 +10,15 @@ which counts 2, 4, 8 and 16 bits as 1, 2, 3 and 4, and evaluate the neighbours w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from frameworks.core.evaluate import Evaluator
+from frameworks.core.evaluate import Evaluator, Score
 from frameworks.core.policy import PRUNED, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.split import Split
 from frameworks.core.train import Recipe
 
 
@@ -63,6 +64,22 @@ class Beacons:
         weights = self.problem.fine_tune(policy, self.recipe, axis=axis).float_state()
         self.found.append(Beacon(policy, weights, self.problem.evaluator(weights)))
         return self.found[-1]
+
+
+def largest_error(
+    evaluator: Evaluator, parts: Sequence[Split], limit: float
+) -> tuple[float, float]:
+    """The largest error in percent over parts of a split, and the mean loss over those measured.
+
+    The evaluator is at the policy already. Parts are measured until one reaches the error limit.
+    """
+    scores: list[Score] = []
+    for part in parts:
+        scores.append(evaluator.measure(part))
+        if 100 - scores[-1].accuracy >= limit:
+            break
+    worst = max(100 - score.accuracy for score in scores)
+    return worst, sum(score.loss for score in scores) / len(scores)
 
 
 def distance(first: Policy, second: Policy) -> float:

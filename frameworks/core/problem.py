@@ -281,7 +281,8 @@ class Problem:
         """Score a policy on the search-validation split.
 
         Without ``retrain`` (or under a protocol that does not train): quantize, correct BatchNorm
-        and measure; equal policies are measured once. With it: fine-tune first.
+        and measure. With it: fine-tune first. Equal policies, retrained by equal recipes, are
+        scored and counted once: they would see the same images in the same order.
 
         Raises:
             ValueError: the policy is not in the space.
@@ -289,8 +290,15 @@ class Problem:
         self.space.validate(policy)
         if retrain is None or not self.retrains:
             return self._evaluator(policy)
-        self.meter.policies += 1
-        return self.score_model(self.fine_tune(policy, retrain))
+        key = policy, retrain
+        if key not in self._retrained:
+            self.meter.policies += 1
+            self._retrained[key] = self.score_model(self.fine_tune(policy, retrain))
+        return self._retrained[key]
+
+    @cached_property
+    def _retrained(self) -> dict[tuple[Policy, Recipe], Score]:
+        return {}
 
     def contend(self, policy: Policy, accuracy: float | None) -> Score | None:
         """As `evaluate` without retraining, but None for a policy below an accuracy in percent.

@@ -26,12 +26,14 @@ retrained and becomes one. Its error is min(plain, with the beacon's weights).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from frameworks.core.beacons import Beacon, Beacons
+from frameworks.core.beacons import Beacon, Beacons, largest_error
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
+from frameworks.core.learning import Learning
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
@@ -42,6 +44,7 @@ from frameworks.core.solvers.repair import draw_within
 from frameworks.core.train import Recipe
 
 SPEED_UP = "-speed-up"
+LEAST = "least error of a generation's new candidates"  # that of the population never rises
 
 
 @register
@@ -52,8 +55,9 @@ class MOHAQ(Framework):
     Attributes:
         population: members of a generation.
         offspring: candidates made per generation.
-        generations: after the first one, which is random within the budget.
-        evaluations: the search ends when so many candidates were run; 0 for no such end.
+        generations: after the first one, which is random within the budget; it bounds the draws.
+        evaluations: distinct policies after which the search ends, 0 for no such end. Candidates
+            over the budget, and those that were evaluated before, do not count.
         eta: distribution index of crossover (always applied) and mutation.
         subsets: of the validation data; the error is the largest over them.
         error_rise: the error limit, in points above the float network's error.
@@ -85,15 +89,13 @@ class MOHAQ(Framework):
             "The speed-up is the ratio of total costs to those of the most bits; the released "
             "scripts average those of the layers over 16 bits, which overstates the gain. Their "
             "bound of 10 for beacons is 2.5 over 8 bits (BitFusion's products are 4 times faster).",
-            "The first generation is random, as the paper's, but each of its members is lowered at "
-            "random until it is within the budget, and the cheapest policy (of the fewest bits, if "
-            "those cost least) joins it: of 10,000 uniform draws a tight budget may leave none.",
+            "The first generation is random, but lowered at random until it is within the budget "
+            "(of 10,000 uniform draws a tight one may leave none); the cheapest policy joins it.",
             "The released scripts run with beacons fixed by hand; here the search adds them by "
             "the paper's rule, and their number is bounded.",
-            "Candidates over the budget are ranked by their violation alone and not run; the "
-            "paper runs them, too.",
+            "Candidates over the budget are ranked by their violation; the paper runs them, too.",
             "The designer's choice from the front is the candidate of least error, of equal ones "
-            "that of least loss (which cheaper ones of that error may have driven off the front).",
+            "that of least loss (which cheaper ones of that error may have driven off the front). "
             "Activation ranges have least squared error, as those of the weights.",
         ),
     )
@@ -119,29 +121,22 @@ class MOHAQ(Framework):
         least, most = [0] * len(choices), [len(c.bits) - 1 for c in choices]
         cheapest = problem.space.encode(problem.cheapest())
         start = [tuple(c.bits.index(b) for c, b in zip(choices, cheapest, strict=True))]
-        start += draw_within(
-            self.population - 1, least, most, lambda g: problem.within(candidates.policy(g)), rng
-        )
+        start += draw_within(self.population - 1, least, most, candidates.within, rng)
         solver = NSGA2(
             least, most, rng, population=self.population, offspring=self.offspring,
             crossover=1.0, crossover_eta=self.eta, mutation_eta=self.eta, start=start,
         )  # fmt: skip
         for generation in range(self.generations + 1):
-            problem.progress(generation, self.generations + 1, "generations")
-            solver.tell([candidates.member(g) for g in solver.ask() if not candidates.spent])
-            problem.checkpoint(*candidates.best())
             if candidates.spent:
                 break
+            problem.progress(generation, self.generations + 1, "generations")
+            solver.tell(candidates.generation(solver.ask()))
+            problem.checkpoint(*candidates.best())
         return candidates.solution([candidates.policy(m.genes) for m in solver.front])
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The network as the search saw it: the beacon's weights, quantized, not trained again."""
         return problem.fine_tune(solution.policy, Recipe(epochs=0), weights=solution.weights)
-
-    @property
-    def retraining(self) -> Recipe:
-        """How a beacon is retrained."""
-        return Recipe(epochs=self.epochs, lr=self.lr, images=self.images or None, augment=True)
 
 
 class Candidates:
@@ -154,13 +149,31 @@ class Candidates:
         self.region = float_error + settings.beacon_rise
         self.parts = problem.valid.parts(settings.subsets, problem.generator("subsets"))
         self.highest = problem.cost(problem.space.highest())
-        self.beacons = Beacons(problem, settings.retraining, settings.distance, settings.beacons)
+        images = settings.images or None
+        retraining = Recipe(epochs=settings.epochs, lr=settings.lr, images=images, augment=True)
+        self.beacons = Beacons(problem, retraining, settings.distance, settings.beacons)
+        self.draws, self.least = 0, list[float]()
         self._results: dict[tuple[Policy, Beacon | None], tuple[float, float]] = {}
 
     @property
+    def evaluated(self) -> set[Policy]:
+        """The distinct policies that were run."""
+        return {policy for policy, _ in self._results}
+
+    @property
     def spent(self) -> bool:
-        """Whether no candidate may be run any more."""
-        return 0 < self.settings.evaluations <= self.problem.meter.policies
+        """Whether no other candidate may be run."""
+        return 0 < self.settings.evaluations <= len(self.evaluated)
+
+    def generation(self, genomes: Sequence[Genes]) -> list[Member]:
+        """What the candidates of a generation are worth, as far as they may be run."""
+        known = self.evaluated
+        members = [self.member(genes) for genes in genomes if not self.spent]
+        self.draws += len(members)
+        new = self.evaluated - known
+        errors = [m.objectives[0] for m in members if self.policy(m.genes) in new]
+        self.least += [min(errors)] if errors else []
+        return members
 
     def policy(self, genes: Genes) -> Policy:
         """The policy of genes: positions in each decision's list of bits."""
@@ -169,13 +182,16 @@ class Candidates:
             [choice.bits[gene] for choice, gene in zip(choices, genes, strict=True)]
         )
 
+    def within(self, genes: Genes) -> bool:
+        """Whether a candidate meets the budget."""
+        return self.problem.within(self.policy(genes))
+
     def member(self, genes: Genes) -> Member:
         """Objectives and violated constraints of a candidate; over the budget, it is not run."""
-        policy, over = self.policy(genes), 0.0
-        if self.problem.within(policy):
+        policy, budget, over = self.policy(genes), self.problem.budget, 0.0
+        if self.within(genes):
             error = self.error(policy)
         else:
-            budget = self.problem.budget
             error, over = 100.0, self.problem.cost(policy)[budget.metric] / budget.limit - 1
         violation = max(error / self.limit - 1, 0.0) + over
         return Member(genes, tuple(self.objectives(policy, error).values()), violation)
@@ -200,29 +216,20 @@ class Candidates:
     def error(self, policy: Policy) -> float:
         """The least of the errors after plain quantization and with the nearest beacon."""
         plain = self._error(policy, None)
-        if not self.problem.retrains or not self._promising(policy, plain):
-            return plain
-        beacon = self.beacons.near(policy)
+        speedup = -self.objectives(policy, plain).get(SPEED_UP, -math.inf)
+        promising = plain <= self.region and speedup >= self.settings.beacon_speedup
+        beacon = self.beacons.near(policy) if self.problem.retrains and promising else None
         return plain if beacon is None else min(plain, self._error(policy, beacon))
 
-    def _promising(self, policy: Policy, error: float) -> bool:
-        speedup = -self.objectives(policy, error).get(SPEED_UP, -math.inf)
-        fast = speedup >= self.settings.beacon_speedup
-        return error <= self.region and fast
-
     def _error(self, policy: Policy, beacon: Beacon | None) -> float:
-        """The largest error over the subsets; those after the first only below the error limit."""
         key = policy, beacon
         if key not in self._results:
             evaluator = self.problem.evaluator() if beacon is None else beacon.evaluator
+            counted = self.problem.meter.policies
             evaluator.apply(policy)
-            scores = []
-            for part in self.parts:
-                scores.append(evaluator.measure(part))
-                if 100 - scores[-1].accuracy >= self.limit:
-                    break
-            worst = max(100 - score.accuracy for score in scores)
-            self._results[key] = worst, sum(score.loss for score in scores) / len(scores)
+            if beacon is not None:  # with other weights it is the same policy, counted before
+                self.problem.meter.policies = counted
+            self._results[key] = largest_error(evaluator, self.parts, self.limit)
         return self._results[key][0]
 
     def best(self) -> tuple[Policy, float]:
@@ -236,9 +243,8 @@ class Candidates:
         errors = {p: min(e for (q, _), (e, _) in self._results.items() if q == p) for p in front}
         points = [Point(p, self.objectives(p, e)) for p, e in {**errors, policy: error}.items()]
         points.sort(key=lambda point: tuple(point.objectives.values()))
-        return Solution(
-            policy,
-            weights=None if source is None else source.weights,
-            front=tuple(points),
-            notes={"error": error, "beacons": len(self.beacons.found)},
-        )
+        counts = {"beacons": len(self.beacons.found), "draws": self.draws}
+        learning = Learning(LEAST, self.least, higher=False).to_json()
+        notes = {"error": error, "distinct": len(self.evaluated), **counts, "learning": learning}
+        weights = None if source is None else source.weights
+        return Solution(policy, weights=weights, front=tuple(points), notes=notes)

@@ -23,26 +23,32 @@ Intrinsic reward of the LLC (equation 3), here per kernel (divided by the number
 where zeta grows from 0.1 to 0.8 so that reaching the goals is learned first.
 
 Off-policy correction (HIRO, arXiv 1805.08296): the HLC learns from goals that the present LLC would
-have turned into the recorded actions: of the stored goal, the mean reached and eight draws around
-it, the one with the greatest -1/2 sum_j (a_ij - mu_LLC(s_ij, g))^2.
+have turned into the recorded actions (`frameworks.core.solvers.hiro`): of the goal set, the mean
+reached and eight draws around it, the one with the greatest -1/2 sum_j (a_ij - mu_LLC(s_ij, g))^2.
 
 Budget: a goal (or activation bits) is clipped to the most that the budget allows while all later
-decisions are at their fewest bits. If the LLC overshoots its goals, the policy is lowered by HAQ's
-action wall (`frameworks.core.solvers.wall`).
+decisions are at their fewest bits; the memory holds it as carried out. If the LLC overshoots its
+goals, the policy is lowered by HAQ's action wall (`frameworks.core.solvers.wall`).
 
-Fewer episodes: keep explore : exploit at 1 : 3 and let sigma end near 0.02 by
-noise_decay = 0.04^(1 / exploit). A low ``low_noise`` suits short searches, as independent noise on
-all kernels of a layer costs accuracy that no agent can win back.
+Episodes are counted as HAQ's are: by distinct policies (`frameworks.core.solvers.trials`).
+
+Fewer episodes (100, not 400): explore : exploit at 1 : 4, noise_decay 0.04^(1 / exploit), and more
+signal than the published settings have. ``reward_scale`` 10 lifts the HLC's rewards (hundredths, as
+logarithms of accuracies are) to HAQ's tenths of points, above the noise of a critic just made. With
+``low_discount`` 0 the LLC learns from a layer's reward, not from sums of it (at a ``low_actor_lr``
+of 3e-4; at 1e-3 its actor saturates); and as the mean of independent noise over n kernels is
+1 / sqrt(n) as large, hardly any mean but the actor's own would be tried without ``shared`` noise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from scipy.special import ndtr
 
 from frameworks.core.card import Card
 from frameworks.core.evaluate import Score
@@ -51,18 +57,17 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.draws import kernels_of
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
 from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
-from frameworks.core.solvers.wall import action_wall, affordable, assign
+from frameworks.core.solvers.wall import action_wall, affordable, assign, nearest_bits
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
-SMALLEST_ACCURACY = 1e-3
-"""Stands in for an accuracy of 0 in the logarithm."""
+SMALLEST_ACCURACY = 1e-3  # stands in for an accuracy of 0 in the logarithm
 STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")
-KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11
-"""Further columns of the LLC's state; the HLC's has the same but for the kernel."""
+KERNEL, FLAG, GOAL, PREVIOUS, COLUMNS = 7, 8, 9, 10, 11  # of the LLC; the HLC has no kernel
 
 
 @dataclass
@@ -81,11 +86,11 @@ class AutoQ(ActorCriticSearch):
     """Kernel-wise weight bits and layer-wise activation bits by two controllers.
 
     Attributes:
-        explore: episodes with constant exploration noise.
-        exploit: episodes after that, with decaying noise.
+        explore: the first policies, with constant noise; the LLC learns alone.
+        exploit: those after that, with decaying noise.
         noise: sigma of the HLC's exploration noise.
         low_noise: sigma of the LLC's.
-        noise_decay: factor on both sigmas per exploiting episode.
+        noise_decay: factor on both sigmas for each exploited policy.
         prune: whether a kernel may get 0 bits (never all kernels of a layer).
         psi_accuracy: exponent of the accuracy in the extrinsic reward.
         psi_cost: exponent of each of the target's cost metrics.
@@ -93,6 +98,9 @@ class AutoQ(ActorCriticSearch):
         zeta_end: the same, last episode; linear in between.
         correct: goals corrected per episode.
         updates: updates of each controller per episode, at most one per step.
+        shared: part of the LLC's noise (of its variance) that the kernels of a layer share.
+        reward_scale: factor on the extrinsic reward that the HLC learns from, as HIRO has one.
+        low_actor_lr: learning rate of the LLC's actor.
         low_discount: discount of the LLC's later rewards (within a layer).
         low_replay: transitions that the LLC remembers.
     """
@@ -115,11 +123,13 @@ class AutoQ(ActorCriticSearch):
             "the fine-tuning recipes are reconstructed from summaries and from HAQ and HIRO",
             "the intrinsic reward is per kernel; candidates end at the space's largest bits",
             "goals are corrected for a random part of the memory once an episode, by eight kernels "
-            "a layer; updates are a bounded number an episode, not one for each of its kernels",
+            "a layer; updates are bounded, not one for each of an episode's kernels",
             "an action wall after HAQ's meets the budget for certain; the paper cuts actions only",
             "costs are the target's metrics, not those of a fitted FPGA estimator",
             "tied layers share their kernels' bits; with paired bits, or tied layers of different "
             "width, a layer counts as one kernel",
+            "`explore` and `exploit` count distinct policies, and schedules go by them; the LLC "
+            "learns from the first one on, so that goals mean something when the HLC begins to",
             "policies of equal reward are ranked by their loss",
         ),
     )
@@ -139,6 +149,9 @@ class AutoQ(ActorCriticSearch):
     zeta_end: float = 0.8
     correct: int = 64
     updates: int = 16
+    shared: float = 0.0
+    reward_scale: float = 1.0
+    low_actor_lr: float = 1e-4
     low_discount: float = 1.0
     low_replay: int = 20000
 
@@ -151,8 +164,8 @@ class AutoQ(ActorCriticSearch):
                 reward -= self.psi_cost * math.log(cost / uniform[metric])
         return reward
 
-    def intrinsic(self, distance: float, extrinsic: float, zeta: float) -> float:
-        """The reward iR of a layer whose mean bits are ``distance`` from the goal (equation 3)."""
+    def intrinsic(self, distance: Array, extrinsic: Array, zeta: float) -> Array:
+        """The rewards iR of layers whose mean bits are ``distance`` from the goal (equation 3)."""
         return -(1 - zeta) * distance + zeta * extrinsic
 
     def candidates(self, choice: Choice) -> tuple[int, ...]:
@@ -173,17 +186,17 @@ class AutoQ(ActorCriticSearch):
             states[step] = [*static[step], float(choice.kind != "act"), goal, reached]
             options = self.candidates(choice)
             scale = options[-1] - options[0]
-            most = (affordable(problem, run.policy, choice) - options[0]) / scale
-            run.actions[step] = high.act(states[step], sigma)
-            wish = min(float(run.actions[step, 0]), most)
+            most = affordable(problem, run.policy, choice)
+            wish = min(float(high.act(states[step], sigma)[0]), (most - options[0]) / scale)
+            run.actions[step] = wish
             if choice.kind == "act":
-                below = [b for b in choice.bits if b <= most * scale + options[0] + 1e-6]
+                below = [b for b in choice.bits if b <= most]
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
             else:
                 goal = wish
-                count = self._kernels(problem, choice)
+                count = kernels_of(problem.layers, choice)
                 inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
-                bits = self.kernel_bits(actions[:, 0], options)
+                bits = nearest_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
                 reached, last = (mean - options[0]) / scale, float(actions[-1, 0])
                 distance = abs(goal * scale + options[0] - mean)
@@ -201,50 +214,33 @@ class AutoQ(ActorCriticSearch):
         states[:, KERNEL] = np.linspace(0, 1, count)
         states[:, FLAG], states[:, GOAL] = 1, goal
         actions = np.empty((count, 1), np.float32)
-        for j in range(count):
+        draws = low.rng.standard_normal(count + 1)
+        noise = math.sqrt(self.shared) * draws[0] + math.sqrt(1 - self.shared) * draws[1:]
+        for j, quantile in enumerate(ndtr(noise)):
             states[j, PREVIOUS] = last
-            actions[j] = low.act(states[j], sigma)
+            actions[j] = low.act(states[j], sigma, quantile)
             last = actions[j, 0]
         return states, actions
 
-    def kernel_bits(self, actions: Array, options: Sequence[int]) -> Bits:
-        """Bits of each kernel, the nearest option; the largest action is never pruned."""
-        table = np.array(options)
-        wishes = options[0] + actions * (options[-1] - options[0])
-        bits = table[np.abs(wishes[:, None] - table).argmin(1)]
-        if not bits.any():
-            bits[actions.argmax()] = table[table > PRUNED][0]
-        return tuple(bits.tolist()) if len(bits) > 1 else int(bits[0])
-
     def search(self, problem: Problem) -> Solution:
-        low_settings = replace(self.settings(), discount=self.low_discount, replay=self.low_replay)
+        low_settings = self.settings(
+            actor_lr=self.low_actor_lr, discount=self.low_discount, replay=self.low_replay
+        )
         high = DDPG(COLUMNS - 1, problem.rng("autoq-high"), self.settings())
         low = DDPG(COLUMNS, problem.rng("autoq-low"), low_settings)
-        learner = TwoLevels(high, low, GoalMemory(self.replay, COLUMNS, GOAL))
-        episodes = self.explore + self.exploit
-        known: dict[Policy, Score] = {}
-        best: tuple[float, float, Policy] | None = None
-        rewards, distances = list[float](), list[float]()
-        for episode in range(episodes):
-            problem.progress(episode, episodes, "episodes")
-            decay = self.noise_decay ** max(episode - self.explore, 0)
+        goals = GoalMemory(self.replay, COLUMNS, GOAL, last=GOAL - 1)
+        learner = TwoLevels(high, low, goals, self.reward_scale)
+        trials = self.trials(problem, self.explore + self.exploit)
+        distances = list[float]()
+        for clock in trials:
+            decay = self.noise_decay ** max(clock - self.explore, 0)
             run = self.roll_out(problem, high, low, self.noise * decay, self.low_noise * decay)
-            score = self.measure(problem, run.policy, known)
-            rewards.append(self.extrinsic(problem, run.policy, score))
+            reward = self.extrinsic(problem, run.policy, trials.score(run.policy))
+            trials.reward(run.policy, reward)
             distances.append(float(np.mean([x.distance for x in run.low.values()] or [0.0])))
-            if best is None or (rewards[-1], -score.loss) > best[:2]:
-                best = (rewards[-1], -score.loss, run.policy)
-                problem.checkpoint(run.policy, rewards[-1])
-            zeta = np.interp(episode, (0, episodes - 1), (self.zeta_start, self.zeta_end))
-            for record in run.low.values():
-                record.reward = self.intrinsic(record.distance, rewards[-1], float(zeta))
-            learner.remember(run.states, run.actions, rewards[-1], run.low)
-            if episode >= self.explore:
-                learner.learn(run.low, self.correct, self.updates, len(run.states))
-        assert best is not None
-        notes = {"reward": best[0], "rewards": rewards, "goal_distances": distances}
-        return Solution(best[2], notes=notes)
-
-    def _kernels(self, problem: Problem, choice: Choice) -> int:
-        widths = {x.out_channels for x in problem.layers if x.name in choice.layers}
-        return widths.pop() if choice.kind == "weight" and len(widths) == 1 else 1
+            learner.remember(run.states, run.actions, reward, run.low)
+            zeta = np.interp(clock, (0, trials.evaluations - 1), (self.zeta_start, self.zeta_end))
+            learner.pay(partial(self.intrinsic, zeta=float(zeta)))
+            steps = len(run.states) if clock >= self.explore else 0
+            learner.learn(run.low, self.correct, self.updates, steps)
+        return Solution(trials.best, notes={**trials.notes(), "goal_distances": distances})

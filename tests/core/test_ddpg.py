@@ -25,7 +25,9 @@ def filled(seed=0, **settings):
 
 @pytest.mark.parametrize(("mean", "sigma"), [(0.5, 0.1), (0.05, 0.3), (0.9, 0.5)])
 def test_noise_is_a_truncated_normal(mean, sigma):
-    draws = truncated_normal(np.full(20_000, mean, np.float32), sigma, np.random.default_rng(0))
+    draws = truncated_normal(
+        np.full(20_000, mean, np.float32), sigma, np.random.default_rng(0).random(20_000)
+    )
     known = truncnorm((0 - mean) / sigma, (1 - mean) / sigma, mean, sigma)
     assert draws.min() >= 0
     assert draws.max() <= 1
@@ -107,3 +109,15 @@ def test_same_generator_same_agent():
     state = np.array([0.5, 0.1, 0.9], np.float32)
     assert first.act(state, 0.3).tobytes() == second.act(state, 0.3).tobytes()
     assert first.act(state).tobytes() != third.act(state).tobytes()
+
+
+def test_a_given_quantile_is_the_noise():
+    agent = DDPG(3, np.random.default_rng(0), Settings((8, 6)))
+    state = np.ones(3, np.float32)
+    mean = float(agent.act(state)[0])
+    # Truncated to [0, 1] on both sides, so that the median is not quite the mean.
+    low, median, high = (float(agent.act(state, 0.2, q)[0]) for q in (0.05, 0.5, 0.95))
+    assert low < median < high
+    assert median == pytest.approx(mean, abs=0.02)
+    assert float(agent.act(state, 0.2, 0.5)[0]) == median  # nothing is drawn
+    assert float(agent.act(state, 0.0, 0.95)[0]) == mean

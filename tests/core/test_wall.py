@@ -1,12 +1,20 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from frameworks import toy
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import PRUNED
-from frameworks.core.solvers.wall import action_wall, affordable, assign, chosen, lowered
+from frameworks.core.solvers.wall import (
+    action_wall,
+    affordable,
+    assign,
+    chosen,
+    lowered,
+    nearest_bits,
+)
 from frameworks.core.target import Target
 
 
@@ -25,6 +33,14 @@ class BitCount(Target):
 
 def problem(**options):
     return toy.make_problem(bits=(2, 4, 8), **options)
+
+
+def test_kernel_bits_are_the_nearest_candidates():
+    actions = np.array([0.0, 0.1, 0.3, 0.55, 0.8, 1.0])
+    # Wishes 0, 0.8, 2.4, 4.4, 6.4, 8.
+    assert nearest_bits(actions, (0, 2, 4, 8)) == (0, 0, 2, 4, 8, 8)
+    assert nearest_bits(np.array([0.05, 0.1, 0.02]), (0, 2, 4, 8)) == (0, 2, 0)
+    assert nearest_bits(np.array([0.5]), (2, 4, 8)) == 4
 
 
 def test_lowered():

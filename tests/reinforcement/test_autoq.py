@@ -8,6 +8,8 @@ from frameworks import toy
 from frameworks.core.evaluate import Score
 from frameworks.core.policy import PRUNED
 from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.hiro import TwoLevels
+from frameworks.core.solvers.wall import affordable
 from frameworks.reinforcement.autoq import COLUMNS, FLAG, GOAL, KERNEL, PREVIOUS, AutoQ
 
 SHORT = {"explore": 3, "exploit": 3, "correct": 8, "updates": 2}
@@ -41,15 +43,6 @@ def test_intrinsic_reward_by_hand():
     # -(1 - 0.1) * 2 + 0.1 * (-0.5)
     assert AutoQ().intrinsic(2.0, -0.5, 0.1) == pytest.approx(-1.85)
     assert AutoQ().intrinsic(2.0, -0.5, 1.0) == pytest.approx(-0.5)
-
-
-def test_kernel_bits_are_the_nearest_candidates():
-    autoq = AutoQ()
-    actions = np.array([0.0, 0.1, 0.3, 0.55, 0.8, 1.0])
-    # Wishes 0, 0.8, 2.4, 4.4, 6.4, 8.
-    assert autoq.kernel_bits(actions, (0, 2, 4, 8)) == (0, 0, 2, 4, 8, 8)
-    assert autoq.kernel_bits(np.array([0.05, 0.1, 0.02]), (0, 2, 4, 8)) == (0, 2, 0)
-    assert autoq.kernel_bits(np.array([0.5]), (2, 4, 8)) == 4
 
 
 def test_candidates():
@@ -92,6 +85,23 @@ def test_the_controllers_see_what_the_other_did():
             assert run.states[step, -2] == pytest.approx(run.low[latest].states[0, GOAL], abs=1e-6)
 
 
+def test_the_memory_holds_goals_as_they_were_carried_out():
+    # A budget this tight cuts nearly every wish of an actor that starts at one half.
+    problem = toy.make_problem(like=2.2)
+    run = roll_out(problem)
+    choices = problem.space.choices
+    assert len(run.actions) == len(choices)
+    for step, did in run.low.items():
+        assert float(run.actions[step, 0]) == float(did.states[0, GOAL])
+    spent = problem.space.lowest()
+    for step, choice in enumerate(choices):
+        most = affordable(problem, spent, choice)
+        low, high = AutoQ().candidates(choice)[0], choice.bits[-1]
+        assert float(run.actions[step, 0]) <= (most - low) / (high - low) + 1e-6
+        if choice.kind != "act":
+            break
+
+
 def test_tied_layers_of_different_width_count_as_one_kernel():
     names = [layer.name for layer in toy.make_problem().layers]
     problem = toy.make_problem(groups=[names[2:4]], like=4)
@@ -117,22 +127,64 @@ def test_the_budget_is_met_where_the_cost_is_no_sum():
     assert problem.within(AutoQ(**SHORT).search(problem).policy)
 
 
-def test_no_learning_while_exploring(monkeypatch):
+def test_while_exploring_the_low_level_learns_alone(monkeypatch):
     seen = []
-    monkeypatch.setattr(DDPG, "update", lambda self: seen.append(1))
-    AutoQ(explore=4, exploit=0).search(toy.make_problem(like=3))
-    assert not seen
+    monkeypatch.setattr(DDPG, "update", lambda self: seen.append(self.replay.state.shape[1]))
+    AutoQ(explore=4, exploit=0, updates=3).search(toy.make_problem(like=3))
+    assert seen == [COLUMNS] * 12
+    seen.clear()
     AutoQ(explore=1, exploit=1, updates=3).search(toy.make_problem(like=3))
-    assert len(seen) == 6
+    assert seen == [COLUMNS] * 3 + [COLUMNS - 1] * 3 + [COLUMNS] * 3
+
+
+def test_shared_noise_moves_the_mean_of_a_layer():
+    problem, static = toy.make_problem(like=3), np.zeros(KERNEL, np.float32)
+    low = DDPG(COLUMNS, problem.rng("low"), AutoQ().settings())
+    spread = {}
+    for shared in (0.0, 0.5):
+        autoq = AutoQ(shared=shared)
+        steps = [autoq.step_kernels(low, static, 0.5, 0.5, 64, 0.1)[1] for _ in range(60)]
+        spread[shared] = np.std([actions.mean() for actions in steps])
+        # Each kernel's own action is as noisy as ever.
+        assert np.std([actions[5, 0] for actions in steps]) == pytest.approx(0.1, rel=0.3)
+    assert spread[0.0] == pytest.approx(0.1 / 8, rel=0.4)
+    assert spread[0.5] == pytest.approx(0.1 * math.sqrt(0.5 + 0.5 / 64), rel=0.3)
+
+
+def test_the_high_level_learns_from_scaled_and_the_low_level_from_intrinsic_rewards(monkeypatch):
+    seen = []
+    learn = TwoLevels.learn
+
+    def watched(self, low, *args):
+        seen.append(
+            (self, [did.distance for did in low.values()], [len(x.states) for x in low.values()])
+        )
+        return learn(self, low, *args)
+
+    monkeypatch.setattr(TwoLevels, "learn", watched)
+    autoq = AutoQ(reward_scale=10.0, zeta_start=0.1, zeta_end=0.7, explore=2, exploit=2, updates=1)
+    rewards = autoq.search(toy.make_problem(like=3)).notes["rewards"]
+    assert len(rewards) == len(seen) == 4
+    learner = seen[-1][0]
+    high, low = learner.high.replay, learner.low.replay
+    assert set(high.reward[: len(high), 0]) == {np.float32(10 * reward) for reward in rewards}
+    # After the last episode zeta is 0.7 for all that the low level remembers.
+    expected = [
+        -0.3 * distance + 0.7 * reward
+        for reward, (_, distances, counts) in zip(rewards, seen, strict=True)
+        for distance, count in zip(distances, counts, strict=True)
+        for _ in range(count)
+    ]
+    assert low.reward[: len(low), 0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_low_noise_decays_apart_from_the_high_one(monkeypatch):
     sigmas = {COLUMNS: set(), COLUMNS - 1: set()}
     act = DDPG.act
 
-    def watched(self, state, sigma=0.0):
+    def watched(self, state, sigma=0.0, quantile=None):
         sigmas[len(state)].add(round(sigma, 6))
-        return act(self, state, sigma)
+        return act(self, state, sigma, quantile)
 
     monkeypatch.setattr(DDPG, "act", watched)
     settings = {"noise": 0.4, "low_noise": 0.2, "noise_decay": 0.5, "updates": 1}

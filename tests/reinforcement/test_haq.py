@@ -73,7 +73,7 @@ def test_a_roll_out_hands_the_bits_on_and_keeps_the_raw_actions():
     problem = toy.make_problem(like=3)
     haq = HAQ(**SHORT)
     agent = DDPG(10, problem.rng("test"), haq.settings())
-    states, actions, policy = haq.roll_out(problem, agent, episode=5)
+    states, actions, policy = haq.roll_out(problem, agent, clock=5)
     choices = problem.space.choices
     for t in range(1, len(choices)):
         before = action_to_bits(float(actions[t - 1, 0]), choices[t - 1].bits)

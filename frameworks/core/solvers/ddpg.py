@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
@@ -81,12 +82,12 @@ class Critic(nn.Module):
         return out
 
 
-def truncated_normal(mean: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Draws from normal distributions around ``mean`` (in [0, 1]), truncated to [0, 1]."""
+def truncated_normal(mean: Array, sigma: float, quantile: npt.ArrayLike) -> Array:
+    """Quantiles (in [0, 1]) of normal distributions around ``mean``, truncated to [0, 1]."""
     if sigma <= 0:
         return mean
     low, high = ndtr((0.0 - mean) / sigma), ndtr((1.0 - mean) / sigma)
-    draw = mean + sigma * ndtri(low + (high - low) * rng.random(mean.shape))
+    draw = mean + sigma * ndtri(low + (high - low) * np.asarray(quantile))
     clipped: Array = np.clip(draw, 0.0, 1.0).astype(np.float32)
     return clipped
 
@@ -122,11 +123,16 @@ class DDPG:
         self._actor = _Half(self.actor, self.actor_target, self.settings.actor_lr)
         self._critic = _Half(self.critic, self.critic_target, self.settings.critic_lr)
 
-    def act(self, state: Array, sigma: float = 0.0) -> Array:
-        """The actor's action ``[A]`` for one state ``[S]``, with exploration noise."""
+    def act(self, state: Array, sigma: float = 0.0, quantile: npt.ArrayLike | None = None) -> Array:
+        """The actor's action ``[A]`` for one state ``[S]``, with exploration noise.
+
+        The noise is drawn, or that of a ``quantile`` in [0, 1] drawn by the caller.
+        """
         with torch.inference_mode():
             mean: Array = self.actor(torch.from_numpy(state)[None])[0].numpy()
-        return truncated_normal(mean, sigma, self.rng)
+        if quantile is None and sigma > 0:
+            quantile = self.rng.random(mean.shape)
+        return mean if quantile is None else truncated_normal(mean, sigma, quantile)
 
     def random_action(self) -> Array:
         """A uniform action, for the warm-up."""

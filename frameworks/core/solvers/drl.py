@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from frameworks.core.evaluate import Score
 from frameworks.core.framework import Framework
 from frameworks.core.layers import Layer
-from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.solvers.ddpg import Settings
 from frameworks.core.solvers.replay import Array
+from frameworks.core.solvers.trials import Trials
 from frameworks.core.space import Choice
 from frameworks.core.train import Recipe
 
@@ -61,14 +60,18 @@ class ActorCriticSearch(Framework):
         baseline_decay: speed of the moving reward baseline; 0 for none.
         batch: transitions an update.
         replay: transitions remembered.
+        draws: episodes at most, in multiples of the distinct policies to be evaluated
+            (`frameworks.core.solvers.trials`).
         retrain_epochs: epochs of fine-tuning before a policy is measured, where the protocol
             trains; 0 for none.
         retrain_images: training images an epoch.
         retrain_lr: their learning rate.
     """
 
+    evaluates: ClassVar[tuple[str, ...]] = ("episodes", "explore", "exploit")
     lowers_bits: ClassVar[bool] = True
     retrain_batch: ClassVar[int] = 128
+    retrain_decay: ClassVar[float] = 4e-5
 
     hidden1: int = 400
     hidden2: int = 300
@@ -79,18 +82,24 @@ class ActorCriticSearch(Framework):
     baseline_decay: float = 0.5
     batch: int = 64
     replay: int = 2000
+    draws: float = 3.0
     retrain_epochs: float = 1
     retrain_images: int = 20000
     retrain_lr: float = 1e-3
+
+    def validate(self) -> None:
+        super().validate()
+        if self.draws < 1:
+            raise ValueError(f"draws = {self.draws}: must be at least 1 episode an evaluation")
 
     def skip(self, problem: Problem) -> str | None:
         if not problem.space.choices:
             return f"{self.name} finds nothing to search: the space pins all of its decisions"
         return super().skip(problem)
 
-    def settings(self) -> Settings:
-        """The agent's part of the hyper-parameters."""
-        return Settings(
+    def settings(self, **changes: Any) -> Settings:
+        """The agent's part of the hyper-parameters, with some changed."""
+        found = Settings(
             hidden=(self.hidden1, self.hidden2),
             actor_lr=self.actor_lr,
             critic_lr=self.critic_lr,
@@ -100,18 +109,20 @@ class ActorCriticSearch(Framework):
             batch=self.batch,
             replay=self.replay,
         )
+        return replace(found, **changes)
 
-    def measure(self, problem: Problem, policy: Policy, known: dict[Policy, Score]) -> Score:
-        """The policy's score; ``known`` keeps it, as equal policies train alike."""
-        if policy not in known:
-            recipe = Recipe(
-                epochs=self.retrain_epochs,
-                images=self.retrain_images,
-                batch=self.retrain_batch,
-                lr=self.retrain_lr,
-                schedule="constant",
-                weight_decay=4e-5,
-                augment=True,
-            )
-            known[policy] = problem.evaluate(policy, recipe if self.retrain_epochs else None)
-        return known[policy]
+    def trials(self, problem: Problem, evaluations: int) -> Trials:
+        """The episodes that it takes to evaluate so many distinct policies."""
+        recipe = Recipe(
+            epochs=self.retrain_epochs,
+            images=self.retrain_images,
+            batch=self.retrain_batch,
+            lr=self.retrain_lr,
+            schedule="constant",
+            weight_decay=self.retrain_decay,
+            augment=True,
+        )
+        retrain = recipe if self.retrain_epochs else None
+        return Trials(
+            problem, evaluations, self.draws, lambda policy: problem.evaluate(policy, retrain)
+        )

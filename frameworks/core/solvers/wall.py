@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from frameworks.core.policy import Bits, Policy
+import numpy as np
+
+from frameworks.core.policy import PRUNED, Bits, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.solvers.replay import Array
 from frameworks.core.space import Choice
 
 
@@ -38,6 +41,19 @@ def lowered(bits: Bits, candidates: Sequence[int]) -> Bits:
     if isinstance(bits, tuple):
         return tuple(max((c for c in candidates if c < b), default=b) for b in bits)
     return max((c for c in candidates if c < bits), default=bits)
+
+
+def nearest_bits(actions: Array, options: Sequence[int]) -> Bits:
+    """Bits of each channel for its action in [0, 1] ``[channels]``: the nearest option.
+
+    Actions are spread evenly from the first option to the last; the largest is never pruned.
+    """
+    table = np.array(options)
+    wishes = options[0] + actions * (options[-1] - options[0])
+    bits = table[np.abs(wishes[:, None] - table).argmin(1)]
+    if not bits.any():
+        bits[actions.argmax()] = table[table > PRUNED][0]
+    return tuple(bits.tolist()) if len(bits) > 1 else int(bits[0])
 
 
 def affordable(problem: Problem, policy: Policy, choice: Choice) -> float:

@@ -1,0 +1,77 @@
+"""Equal search cost: every method that evaluates policies evaluates as many distinct ones."""
+
+import pytest
+
+from frameworks import registry, toy
+from frameworks.core.evaluate import Evaluator
+from frameworks.core.problem import Problem
+
+COUNT = 24
+SHORT = {"retrain_images": 32, "warmup": 4, "explore": 4, "exploit": COUNT - 4, "updates": 1}
+GIVEN = {
+    "random": {"evaluations": COUNT},
+    "greedy": {"evaluations": COUNT},
+    "haq": {"episodes": COUNT, **SHORT},
+    "haq_kmeans": {"episodes": COUNT, **SHORT},
+    "autoq": SHORT,
+    "mohaq": {
+        **{"evaluations": COUNT, "population": 6, "offspring": 6, "generations": 100, "subsets": 2},
+        **{"beacons": 2, "epochs": 1, "images": 32, "beacon_rise": 90.0, "beacon_speedup": 1.0},
+    },
+}
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Every policy that an evaluator was set to or a network was trained at, in order."""
+    policies = []
+
+    def recording(cls, name):
+        plain = getattr(cls, name)
+
+        def watched(self, policy, *args, **options):
+            policies.append(policy)
+            return plain(self, policy, *args, **options)
+
+        monkeypatch.setattr(cls, name, watched)
+
+    recording(Evaluator, "apply")
+    recording(Problem, "fine_tune")
+    return policies
+
+
+def searched(name, seed, **changes):
+    cls = registry.get(name)
+    fields = cls.__dataclass_fields__
+    framework = cls(**{k: v for k, v in GIVEN[name].items() if k in fields})
+    target = "size" if name == "haq_kmeans" else "bops"
+    problem = toy.make_problem(target, like=3.5, seed=seed, **changes)
+    assert framework.skip(problem) is None
+    return problem, framework.search(problem)
+
+
+@pytest.mark.parametrize("retrains", [False, True])
+@pytest.mark.parametrize("name", sorted(GIVEN))
+def test_as_many_distinct_policies_as_were_given(name, retrains, seen):
+    for seed in range(2):
+        seen.clear()
+        problem, solution = searched(name, seed, retrains=retrains)
+        if name == "greedy":  # it stops at its limit or where it is done
+            assert COUNT - 2 < problem.meter.policies <= COUNT or problem.within(solution.policy)
+        else:
+            assert problem.meter.policies == COUNT
+        assert len(set(seen)) == problem.meter.policies
+        if name not in ("random", "greedy"):
+            assert solution.notes["distinct"] == COUNT <= solution.notes["draws"]
+
+
+@pytest.mark.parametrize("name", ["haq", "haq_kmeans", "autoq", "mohaq"])
+def test_a_space_of_few_policies_ends_a_search_by_its_draws(name, seen):
+    # Two bits for each of four layers, and for the layer's whole kernels only where they are even.
+    problem, solution = searched(name, 0, bits=(2, 3), groups=[GROUP])
+    assert len(set(seen)) == problem.meter.policies == solution.notes["distinct"] < COUNT
+    most = 6 + 100 * 6 if name == "mohaq" else 3 * COUNT
+    assert solution.notes["draws"] <= most
+
+
+GROUP = [layer.name for layer in toy.make_problem().space.free_layers]
