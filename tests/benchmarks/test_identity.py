@@ -13,6 +13,7 @@ from benchmarks import assets, identity, ingredients
 from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
 from benchmarks.data import DatasetConfig, MissingData, Splits, datasets
+from benchmarks.numerics import REVISION
 from benchmarks.identity import (
     BadCell,
     Changed,
@@ -412,7 +413,7 @@ def test_an_identity_is_plain_data_and_readable(base):
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {"data", "code", "files", "checkpoint", "numerics"}
     assert found["data"]["known by"] == "content"
-    assert found["code"]["framework"]["revision"] == 1
+    assert found["code"]["framework"]["revision"] == REVISION
 
 
 def test_many_keys_are_cheap(base):
