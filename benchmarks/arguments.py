@@ -30,6 +30,11 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     )
     run.add_argument("-m", "--multirun", action="store_true", help="sweep over comma-lists")
     run.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    run.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train float networks here, in the place of those that come with juxtabit",
+    )
     run.set_defaults(action=actions["run"])
     table = commands.add_parser("table", help="make the juxtaposition table from records")
     table.add_argument("records", nargs="?", default="results", help="folder or file of records")

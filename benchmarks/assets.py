@@ -17,7 +17,7 @@ from benchmarks.ingredients import data_of
 from benchmarks.models import ModelConfig
 from benchmarks.named_files import by_content
 from benchmarks.numerics import numerics
-from benchmarks.pretrain import Checkpoint, float_network, pretrained
+from benchmarks.pretrain import Checkpoint, Start, float_network, pretrained, start_of
 from frameworks import (
     Accounting,
     Layer,
@@ -77,9 +77,20 @@ def fingerprint_of(text: str) -> str:
     return str(data_identity(text)["fingerprint"])
 
 
+def start_from(model: str, dataset: str) -> Start:
+    """Where the float network of a model's and a dataset's `entry_text` comes from.
+
+    Raises:
+        ValueError, MissingData: see `benchmarks.pretrain.start_of`; the data are not there.
+    """
+    configs = ModelConfig(**json.loads(model)), DatasetConfig(**json.loads(dataset))
+    return start_of(*configs, lambda: fingerprint_of(dataset))
+
+
 def checkpoint_of(model: str, dataset: str, reporter: Reporter) -> tuple[Checkpoint, float]:
     """The float checkpoint and its accuracy on the test split."""
-    basis = json.dumps([_state(dataset), _files(model), numerics()])
+    start = start_from(model, dataset).facts()
+    basis = json.dumps([_state(dataset), _files(model), numerics(), start])
     return _checkpoint(model, dataset, basis, reporter)
 
 

@@ -121,6 +121,7 @@ class Run:
         record.data = {
             "dataset": fingerprint_of(dataset),
             "checkpoint": self.checkpoint.fingerprint,
+            "origin": self.checkpoint.origin,
         }
 
     @property
@@ -153,6 +154,7 @@ class Run:
             ),
             seed=self.seed,
             bn=self.protocol.get("bn", "control"),
+            bias_correction=self.protocol.get("bias_correction", False),
             retrains=retrains,
             recipe=self.setting.recipe,
             progress=self.progress,

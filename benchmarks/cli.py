@@ -126,6 +126,7 @@ def _unavailable(group: str, name: str) -> str | None:
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     if options.multirun:
         return _multirun(overrides)
     from benchmarks.config import composed
@@ -173,36 +174,48 @@ def execute(config: DictConfig) -> tuple[Outcome, Path]:
 
     name = "runs" if config.suite is None else suite_name(config.suite)
     folder = results_folder(config.results) / name
-    cells = (
-        _single(cell_of(config), config.baselines) if config.suite is None else suite_cells(config)
-    )
     plain: Any = OmegaConf.to_container(config.tracker, resolve=True)
     tracker = make_tracker(plain, name)
-    outcome = run(
-        cells,
-        folder,
-        workers=int(config.workers),
-        threads=int(config.threads),
-        rerun=bool(config.rerun),
-        tracker=tracker,
-    )
+
+    def compute(cells: list[Cell]) -> Outcome:
+        return run(
+            cells,
+            folder,
+            workers=int(config.workers),
+            threads=int(config.threads),
+            rerun=bool(config.rerun),
+            tracker=tracker,
+        )
+
+    if config.suite is None:
+        outcome = _single(cell_of(config), bool(config.baselines), compute)
+    else:
+        outcome = compute(suite_cells(config))
     if config.suite is not None:
         _guarded(outcome.records, [], lambda table: write(table, folder))
         tracker.table(folder)
     return outcome, folder
 
 
-def _single(cell: Cell, baselines: bool) -> list[Cell]:
+def _single(cell: Cell, baselines: bool, compute: Callable[[list[Cell]], Outcome]) -> Outcome:
+    """A cell and its baselines, at once where these need nothing of its record."""
+    from omegaconf import OmegaConf
+
     from benchmarks.config import composed
-    from benchmarks.run import with_baselines
+    from benchmarks.rivals import baselines_of, waits
+    from benchmarks.run import Outcome
 
     def default(name: str) -> dict[str, Any]:
-        from omegaconf import OmegaConf
-
         plain: Any = OmegaConf.to_container(composed([f"framework={name}"]).framework)
         return dict(plain)
 
-    return with_baselines(cell, default) if baselines else [cell]
+    if not baselines:
+        return compute([cell])
+    if not waits(cell):
+        return compute([cell, *baselines_of(cell, default)])
+    own = compute([cell])
+    others = compute(baselines_of(cell, default, own.records[0]))
+    return Outcome([*own.records, *others.records], own.computed + others.computed)
 
 
 def _guarded(records: list[Record], faults: list[str], use: Callable[[Table], T]) -> T:
@@ -348,12 +361,12 @@ def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
         card = entry["card"]
         plugin = "" if entry["distribution"] == "juxtabit" else f"  [{entry['distribution']}]"
         _row(
-            f"{entry['name']:<13} {card['category']:<14} {card['year']}  "
+            f"{entry['name']:<16} {card['category']:<14} {card['year']}  "
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
     for broken in found["unavailable"]:
         reason = broken["error"].strip().splitlines()[-1]
-        _row(f"{broken['name']:<13} unavailable    {reason}  [{broken['distribution']}]")
+        _row(f"{broken['name']:<16} unavailable    {reason}  [{broken['distribution']}]")
     return 0
 
 

@@ -59,6 +59,8 @@ class ProtocolConfig:
             the float network as control variate), ``difference`` (stored statistics plus the
             difference of quantized and float), ``reestimate`` (those of the images alone) or
             ``stored`` (left as they are).
+        bias_correction: bring the mean output of every layer back to that of the float network, on
+            the calibration images; it helps networks without BatchNorm at few bits.
         calibration_images: unlabelled training images for ranges and BatchNorm's correction.
         valid_images: search-validation images that a search may use.
         fine_tune: fine-tuning recipe (see `frameworks.Recipe`).
@@ -77,6 +79,7 @@ class ProtocolConfig:
     ties: list[list[str]] = field(default_factory=list)
     float_share: float = 0.05
     bn: str = "control"
+    bias_correction: bool = False
     calibration_images: int = 512
     valid_images: int = 1000
     fine_tune: RecipeConfig = field(default_factory=RecipeConfig)
@@ -108,12 +111,15 @@ class Config:
 
     Attributes:
         seed: seed of every random draw of the cell.
-        baselines: also run uniform, random and greedy at the same budget.
+        baselines: also run the baselines at the same budget, with as many evaluations or images
+            as the framework (see `benchmarks.rivals`).
         results: folder of the results; records go to ``RESULTS/NAME/records``.
         workers: cells computed at the same time; 0: one a core.
         threads: torch threads of a worker. Results depend on it in the last bits, so cells of other
             threads are other cells.
         rerun: compute cells again that are already there.
+        retrain: train float networks here, those that come with the project, too (see
+            ``model.retrain``); such cells are others.
         suite: a named set of cells (``+suite=quick``).
     """
 
@@ -130,6 +136,7 @@ class Config:
     workers: int = 0
     threads: int = 1
     rerun: bool = False
+    retrain: bool = False
     suite: Any = None
 
 
@@ -201,7 +208,15 @@ Cell = dict[str, Any]
 
 def cell_of(config: DictConfig) -> Cell:
     """The cell of a configuration, as plain data; images are prepared as its model expects."""
-    return resolved(_plain_cell(config))
+    return resolved(_retrained(_plain_cell(config), config))
+
+
+def _retrained(cell: Cell, config: DictConfig) -> Cell:
+    """A cell that trains its network where that is asked for and its weights are not given."""
+    model = cell["model"]
+    if not config.retrain or ModelConfig(**model).given:
+        return cell
+    return {**cell, "model": {**model, "retrain": True}}
 
 
 def _plain_cell(config: DictConfig) -> Cell:
@@ -292,7 +307,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         seeds = block.get("seed", [base["seed"]])
         for seed, budget, *parts in product(seeds, budgets, *axes):
             cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
-            cells.append(resolved(cell))
+            cells.append(resolved(_retrained(cell, config)))
     return cells
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 import benchmarks
-from benchmarks.assets import data_identity, entry_text
+from benchmarks.assets import data_identity, entry_text, start_from
 from benchmarks.config import Cell
 from benchmarks.data import CorruptData, MissingData
 from benchmarks.ingredients import codes_of
 from benchmarks.named_files import UnreadableFile, by_content
 from benchmarks.numerics import numerics
+from benchmarks.pretrain import Start
 from benchmarks.record import digest
 from frameworks import kernels_in_force
 
@@ -38,7 +39,8 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     """The ingredients of a cell beside its configuration, in readable form.
 
     ``data``, ``code`` (of framework, model, dataset, hardware and quantizer), ``files`` (digests of
-    those that entries name) and ``numerics``.
+    those that entries name), ``checkpoint`` (where the float network comes from, and of a committed
+    one the digest of its weights, whatever machine made them) and ``numerics``.
 
     Args:
         cell: the configuration.
@@ -47,13 +49,23 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     Raises:
         BadCell: ``model.checkpoint`` cannot be read.
         UnknownName: nothing is registered under a name; the message lists the choices.
+        ValueError: where the float network comes from is not clear; see `pretrain.start_of`.
     """
     return {
         "data": _data(cell),
         "code": codes_of(cell),
         "files": _files_of(cell),
+        "checkpoint": _start(cell),
         "numerics": numerics(threads),
     }
+
+
+def _start(cell: Cell) -> dict[str, str]:
+    """Where the float network comes from; of data that are not there, nothing is committed."""
+    try:
+        return start_from(entry_text(cell["model"]), entry_text(cell["dataset"])).facts()
+    except (MissingData, CorruptData):
+        return Start("trained here").facts()
 
 
 def _data(cell: Cell) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class ModelConfig:
             and ``mobilenetv2_small``.
         pretrained: start from timm's published weights (needs the network to be online).
         checkpoint: a safetensors file to use instead of pretraining.
+        retrain: train here although the project has a network of this model, data and recipe (see
+            `benchmarks.committed`); ``retrain=true`` and ``juxtabit run --retrain`` set it for all.
         options: further keyword arguments of the model.
         pretrain: entries that replace those of the dataset's pretraining recipe.
     """
@@ -33,8 +35,14 @@ class ModelConfig:
     name: str = "resnet8"
     pretrained: bool = False
     checkpoint: str | None = None
+    retrain: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> str | None:
+        """The key that gives the weights, so that nothing is trained."""
+        return "checkpoint" if self.checkpoint else "pretrained" if self.pretrained else None
 
 
 models: Registry[Callable[..., nn.Module]] = Registry("model", "juxtabit.models", [])

@@ -1,20 +1,24 @@
-"""Pretrained checkpoints: made once for each (model, dataset, recipe), kept as safetensors."""
+"""Float networks: committed ones, or made once for each (model, dataset, recipe) and kept.
+
+A network starts from its user's file, from timm's published weights, from the file that comes with
+the project (see `benchmarks.committed`), or from a training here, which the cache keeps.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from benchmarks import committed
 from benchmarks.cache import cache_folder, locked, untrusted
 from benchmarks.data import DatasetConfig, Splits
 from benchmarks.ingredients import checkpoint_facts
@@ -23,9 +27,32 @@ from benchmarks.network_check import PROBES, check_network
 from benchmarks.recipes import RecipeConfig, recipe_of
 from benchmarks.record import digest
 from benchmarks.store import write_bytes
-from frameworks import Recipe, first_nonfinite, fit, measure, seeded, torch_rng
+from benchmarks.weights import contiguous, fill, fingerprint
+from frameworks import Recipe, fit, measure, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
+Origin = Literal["file", "timm", "committed", "trained here"]
+SEED = 0
+"""Of every initialisation and pretraining: one float network serves all seeds of a cell."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a float network comes from, known before it is there.
+
+    Attributes:
+        origin: the user's ``file``, ``timm``'s published weights, a ``committed`` network, or
+            ``trained here``.
+        entry: of a committed network.
+    """
+
+    origin: Origin
+    entry: committed.Entry | None = None
+
+    def facts(self) -> dict[str, str]:
+        """What a cell's identity says of it; what else makes a training is elsewhere in there."""
+        found = {"origin": str(self.origin)}
+        return {**found, "fingerprint": self.entry.fingerprint} if self.entry else found
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,7 @@ class Checkpoint:
     accuracy: float
     """Top-1 on the search-validation split, in percent."""
     fingerprint: str
+    origin: Origin
 
 
 def recipe_for(model: ModelConfig, dataset: DatasetConfig) -> Recipe:
@@ -45,13 +73,27 @@ def recipe_for(model: ModelConfig, dataset: DatasetConfig) -> Recipe:
     return recipe_of({**entries, **model.pretrain}, "pretrain")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of the weights and buffers."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().contiguous().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
+def start_of(model: ModelConfig, dataset: DatasetConfig, data: Callable[[], str]) -> Start:
+    """Where the float network of a model on a dataset comes from.
+
+    Args:
+        model: the model.
+        dataset: the dataset.
+        data: gives the fingerprint of its three splits; called only where a committed network may
+            be the one.
+
+    Raises:
+        ValueError: a recipe with faults, an index of committed networks that cannot be read, or
+            ``model.retrain`` for weights that are given.
+    """
+    if model.retrain and (given := model.given):
+        raise ValueError(f"model.retrain: model.{given} gives the weights; leave one of them out")
+    if model.given:
+        return Start("file" if model.checkpoint else "timm")
+    if model.retrain:
+        return Start("trained here")
+    entry = committed.find(model, recipe_for(model, dataset), SEED, data)
+    return Start("committed", entry) if entry else Start("trained here")
 
 
 def pretrained(
@@ -60,30 +102,46 @@ def pretrained(
     splits: Splits,
     progress: Progress = lambda done, total, text: None,
 ) -> Checkpoint:
-    """The float checkpoint of a model on a dataset, trained if it is not in the cache.
+    """The float checkpoint of a model on a dataset, trained if it is neither given nor kept.
 
     Parallel workers that need the same one wait for the first to finish it.
 
     Raises:
         FileNotFoundError: ``model.checkpoint`` names no file.
-        ValueError: the checkpoint does not fit the model.
+        ValueError: the checkpoint does not fit the model; see `start_of`, too.
+        BadCommitted: the committed network is not what was committed.
     """
     model = float_network(model_config, splits)
-    if not (model_config.checkpoint or model_config.pretrained):
-        recipe = recipe_for(model_config, dataset_config)
-        path = _path(model_config, dataset_config, splits, recipe)
-        with locked(path):
-            if not _cached(model, path):
-                # Anew, as a broken file may have been loaded in part.
-                model = create(model_config, splits.classes, splits.input_shape)
-                try:
-                    _train(model, splits, recipe, progress)
-                except FloatingPointError as error:
-                    raise _diverged(model_config, dataset_config, recipe, error) from error
-                _keep(model, path)
+    start = start_of(model_config, dataset_config, splits.fingerprint)
+    if start.entry:
+        committed.load_into(model, start.entry)
+    elif start.origin == "trained here":
+        model = _trained(model, model_config, dataset_config, splits, progress)
     model.eval()
     accuracy = measure(model, splits.valid).accuracy
-    return Checkpoint(model, accuracy, fingerprint(model))
+    return Checkpoint(model, accuracy, fingerprint(model), start.origin)
+
+
+def _trained(
+    model: nn.Module,
+    model_config: ModelConfig,
+    dataset_config: DatasetConfig,
+    splits: Splits,
+    progress: Progress,
+) -> nn.Module:
+    """The trained network: the cache's, or made now and kept there."""
+    recipe = recipe_for(model_config, dataset_config)
+    path = _path(model_config, dataset_config, splits, recipe)
+    with locked(path):
+        if not _cached(model, path):
+            # Anew, as a broken file may have been loaded in part.
+            model = create(model_config, splits.classes, splits.input_shape)
+            try:
+                _train(model, splits, recipe, progress)
+            except FloatingPointError as error:
+                raise _diverged(model_config, dataset_config, recipe, error) from error
+            _keep(model, path)
+    return model
 
 
 def float_network(config: ModelConfig, splits: Splits) -> nn.Module:
@@ -114,12 +172,12 @@ def _diverged(
 
 
 def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress) -> None:
-    with seeded(0, "pretrain"):
+    with seeded(SEED, "pretrain"):
         fit(
             model,
             splits.train,
             recipe,
-            torch_rng(0, "pretrain"),
+            torch_rng(SEED, "pretrain"),
             on_epoch=lambda done, total, loss: progress(
                 done, total, f"pretraining, loss {loss:.3f}"
             ),
@@ -151,7 +209,7 @@ def _cached(model: nn.Module, path: Path) -> bool:
 def _keep(model: nn.Module, path: Path) -> None:
     """Write a checkpoint so that it is whole or not there; where that cannot be, it is said."""
     try:
-        write_bytes(path, save(_contiguous(model), _mark(model, path)))
+        write_bytes(path, save(contiguous(model), _mark(model, path)))
     except OSError as error:
         warnings.warn(f"the checkpoint is trained anew each time: {error}", stacklevel=3)
 
@@ -161,19 +219,13 @@ def _mark(model: nn.Module, path: Path) -> dict[str, str]:
     return {"fingerprint": fingerprint(model), "name": path.name}
 
 
-def _contiguous(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.detach().clone(memory_format=torch.contiguous_format)
-            for k, v in model.state_dict().items()}  # fmt: skip
-
-
 def _load(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"model.checkpoint: there is no file {path}")
+    where = f"checkpoint {path}"
     try:
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
     except Exception as error:
-        # torch lists every key, on a line each.
         fault = shorten(str(error), 200, placeholder=" ...")
-        raise ValueError(f"checkpoint {path} does not fit the model: {fault}") from error
-    if name := first_nonfinite(model):
-        raise ValueError(f"checkpoint {path}: {name} has NaN or infinite values; make it anew")
+        raise ValueError(f"{where} does not fit the model: {fault}") from error
+    fill(model, state, where)

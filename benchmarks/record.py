@@ -54,7 +54,8 @@ class Record:
         identity: what the key was made of beside the configuration; see
             `benchmarks.identity.identity_of`.
         code: versions, plugin, git sha and dirty flag.
-        data: fingerprints of the dataset and of the float checkpoint.
+        data: fingerprints of the dataset and of the float checkpoint, and the checkpoint's
+            ``origin``: ``committed``, ``trained here``, a ``file`` of the user's or ``timm``.
         environment: machine and library versions.
         timings: seconds of each stage.
     """

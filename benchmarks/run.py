@@ -33,7 +33,6 @@ from benchmarks.shapes import FIELDS
 from benchmarks.store import Store
 from benchmarks.tracking import NoTracker, Tracker
 
-BASELINES = ("uniform", "random", "greedy")
 GRACE, BRIEF = 10.0, 1.0
 """Seconds that a worker may take to end, after its work and before, until it is made to."""
 LONGEST_STAGE = 200
@@ -123,15 +122,6 @@ def _check(cell: Cell) -> None:
     except Exception as error:
         if isinstance(error, ValueError | OSError) or not blames(error, cell):
             raise
-
-
-def with_baselines(cell: Cell, make: Callable[[str], dict[str, Any]]) -> list[Cell]:
-    """A cell and the baselines at the same budget.
-
-    ``make(name)`` gives a baseline's default configuration.
-    """
-    names = [name for name in BASELINES if name != cell["framework"]["name"]]
-    return [cell, *({**cell, "framework": make(name)} for name in names)]
 
 
 def _distinct(cells: Sequence[Cell]) -> list[Cell]:

@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def compare(record: Record) -> str:
     run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
     framework, problem = run.setting.framework, run.problem()
     assert isinstance(framework, ScoringFramework)
+    # Activations have a sensitivity of their own only where their bits are free.
+    framework = replace(framework, paired=False)  # type: ignore[type-var]
     found = points(problem, dict(framework.score(problem).values))
     cell = record.cell
     title = f"{cell['model']['name']} on {cell['dataset']['name']}, seed {cell['seed']}"

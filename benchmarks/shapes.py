@@ -112,7 +112,7 @@ FIELDS: dict[str, Check] = {
     "front": listed(complete({"policy": _policy, "objectives": mapped(number())})),
     "notes": shaped({}, plain),
     "code": shaped(dict.fromkeys(("juxtabit", "distribution", "version", "source"), text), plain),
-    "data": shaped(dict.fromkeys(("dataset", "checkpoint"), text), plain),
+    "data": shaped(dict.fromkeys(("dataset", "checkpoint", "origin"), text), plain),
     "identity": shaped(
         {
             "data": shaped({"fingerprint": optional(text)}, plain),

@@ -146,7 +146,7 @@ class Table:
         return html.render(title, self.counts, self.groups, self.standings, self.reported)
 
     def files(self) -> dict[str, str]:
-        """The table in every format, and its accuracy-cost pictures, by the name of the file."""
+        """The table in every format, and its pictures, by the name of the file."""
         pages = {
             "txt": self.text(),
             "md": self.markdown(),
@@ -189,7 +189,7 @@ def build(records: Iterable[Record], reported: Path | None = None) -> Table:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write the table in every format, and its accuracy-cost pictures.
+    """Write the table in every format, and its accuracy-cost and learning pictures.
 
     Each file is whole or not there.
 

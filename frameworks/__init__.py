@@ -12,7 +12,7 @@ from frameworks.core.contents import (
     identify_files,
 )
 from frameworks.core.divergence import first_nonfinite
-from frameworks.core.estimators.hessian import twice_differentiable
+from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluate import Evaluator, Score, measure
 from frameworks.core.framework import Framework, ScoringFramework

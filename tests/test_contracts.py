@@ -11,6 +11,9 @@ from frameworks.testing import FrameworkContract, SchemeContract, TargetContract
 # Hyper-parameters that keep a search below a second or so; unknown names get their defaults.
 REDUCED = {
     "random": {"evaluations": 8},
+    "random_plain": {"evaluations": 8},
+    "random_retrained": {"evaluations": 4, "retrain_images": 64},
+    "random_kernel": {"evaluations": 4, "retrain_images": 64},
     "greedy": {"evaluations": 40},
     "exhaustive": {"limit": 20_000},
     "haq": {"episodes": 6, "warmup": 2},

@@ -139,7 +139,8 @@ def _differences(
     if calibration is not None:
         notes.append(f"calibrated on {calibration} images, which the record is not")
     if made.data["checkpoint"] != record.data.get("checkpoint", made.data["checkpoint"]):
-        notes.append("the float checkpoint is another than the record's, trained anew here")
+        origin = made.data["origin"]
+        notes.append(f"the float checkpoint ({origin}) is another than the record's")
     final = record.accuracy["final"]
     if final != accuracy:
         notes.append(f"the rebuilt network has {accuracy:.2f} % top-1, the record says {final:.2f}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.report import format as show
 from benchmarks.report.groups import Group
+from benchmarks.report.marks import MARK_NOTE, footnotes, signs
 from benchmarks.report.overall import Overall, Panel, Standing
 from benchmarks.report.rows import Row
 from benchmarks.statistics import PROFILE_LIMIT
@@ -21,6 +22,7 @@ NOTES = (
     "is the one it takes for the budget.",
     "Policies, images (forward plus backward) and time are what the search cost.",
     "Cells over budget are shown, but never ranked, paired or averaged with those within.",
+    MARK_NOTE,
 )
 OVERALL_NOTES = (
     "Gain: mean over groups of the mean paired gain over uniform, interval over groups. Won/tied/"
@@ -57,6 +59,11 @@ def row_name(row: Row) -> str:
     return f"{row.label} (b)" if row.baseline else row.label
 
 
+def marked_name(row: Row) -> str:
+    """The same with the signs of what its searches have to say."""
+    return f"{row.label}{signs(row)}" + " (b)" * row.baseline
+
+
 def bits(row: Row) -> str:
     """Mean weight and activation bits."""
     weight, act = row.mean("bits", "weight"), row.mean("bits", "act")
@@ -73,7 +80,7 @@ def _accuracy(key: str) -> Callable[[Group, Row], str]:
 
 COLUMNS: dict[str, Column] = {
     "rank": Column("#", lambda g, r: str(r.rank or ""), True),
-    "framework": Column("framework", lambda g, r: row_name(r), True),
+    "framework": Column("framework", lambda g, r: marked_name(r), True),
     "accuracy": Column("accuracy", lambda g, r: show.estimate(r.accuracy)),
     "seeds": Column("n", lambda g, r: str(len(r.cells) or "")),
     "uniform": Column("vs uniform", lambda g, r: show.difference(r.gains.get("uniform"))),
@@ -133,7 +140,7 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     ]
     accuracy = group.float_accuracy
     title = group.title + (f" | float {accuracy:.2f}" if accuracy is not None else "")
-    notes = [fault for row in group.rows for fault in row.faults]
+    notes = [*footnotes(group.rows), *(fault for row in group.rows for fault in row.faults)]
     if group.mixture:
         notes.insert(0, group.mixture)
     if group.left_out:

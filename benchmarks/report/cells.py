@@ -20,10 +20,11 @@ PREPARED = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode
 RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
 """As in `benchmarks.preprocessing`, which needs torch, as a table does not."""
 LATER: dict[str, dict[str, Any]] = {
-    "protocol": {"float_share": 0.05},
+    "model": {"retrain": False},
+    "protocol": {"float_share": 0.05, "bn": "batches", "bias_correction": False},
     "dataset": dict.fromkeys(PREPARED[1:]),
 }
-"""Keys that records of schema 1 lack, with the defaults that stand for what was done then."""
+"""Keys that earlier records lack, with the defaults that stand for what was done then."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True)
 _WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.report.escape import csv as escape
 from benchmarks.report.groups import Group
+from benchmarks.report.marks import collapsed, learning, objective, remark
 from benchmarks.report.overall import Overall
 from benchmarks.report.reported import Reported
 from benchmarks.report.rows import Row
@@ -64,11 +65,24 @@ def _measured(group: Group, row: Row) -> dict[str, Any]:
         **{f"search_{key}": row.mean("search", key) for key in _SEARCH},
         **{key: row.card.get(key) for key in _CARD},
         "reason": "; ".join(row.faults),
+        **_said(row),
     }
     values["searches"] = "+".join(row.card.get("searches", ()))
     for metric in sorted({m for record in row.records for m in record.costs}):
         values[f"cost_{metric}"] = row.mean("costs", metric)
     return values
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """What the row's searches say of themselves; empty where none does."""
+    learned = [said for record in row.records if (said := learning(record)) is not None]
+    return {
+        "objective": "; ".join(dict.fromkeys(map(objective, learned))),
+        "learned": sum(said["improved"] for said in learned) if learned else None,
+        "did_not_learn": sum(not said["improved"] for said in learned) if learned else None,
+        "collapsed": sum(map(collapsed, row.records)) or None,
+        "remarks": "; ".join(dict.fromkeys(filter(None, map(remark, row.records)))),
+    }
 
 
 def _overall(overall: Overall) -> Iterator[dict[str, Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
 from benchmarks.record import digest
-from benchmarks.report import figures, strips
+from benchmarks.report import curves, figures, strips
 from benchmarks.report import format as show
 from benchmarks.report.blocks import (
     NOTES,
@@ -60,22 +60,33 @@ def _figure(picture: str, caption: str, classes: str = "linked") -> str:
 
 
 def pictures(groups: Sequence[Group]) -> dict[str, str]:
-    """The accuracy-cost pictures as SVG files of their own, by a name for the file."""
+    """The accuracy-cost and the learning pictures as SVG files of their own, by their names."""
     looks = figures.styles(groups)
-    found = {}
+    found: dict[str, str] = {}
     for _, members in groupby(groups, key=lambda g: g.panel):
         panel = list(members)
-        picture = figures.pareto(panel, looks)
-        if picture:
-            alone = "svg { background: var(--bg); font-family: sans-serif; }"
-            style = f"<style>{_asset('page.css')} {alone}</style>"
-            opening, inside = picture.split(">", 1)
-            opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-            name = "pareto-" + anchor(*panel[0].panel)
-            if len(name) > LONGEST_NAME or name in found:
-                name = f"{name[:LONGEST_NAME]}-{digest(panel[0].panel)[:6]}"
-            found[name] = f"{opening}>{style}{inside}\n"
+        if picture := figures.pareto(panel, looks):
+            found[_file_name("pareto", panel[0].panel, found)] = _alone(picture)
+    for group in groups:
+        if picture := curves.sheet(group, looks):
+            parts = (*group.panel, group.budget)
+            found[_file_name("learning", parts, found)] = _alone(picture)
     return found
+
+
+def _file_name(kind: str, parts: tuple[str, ...], taken: Container[str]) -> str:
+    name = f"{kind}-{anchor(*parts)}"
+    if len(name) > LONGEST_NAME or name in taken:
+        return f"{name[:LONGEST_NAME]}-{digest(parts)[:6]}"
+    return name
+
+
+def _alone(picture: str) -> str:
+    """A picture of the page as a file of its own."""
+    alone = "svg { background: var(--bg); font-family: sans-serif; }"
+    opening, inside = picture.split(">", 1)
+    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{opening}><style>{_asset('page.css')} {alone}</style>{inside}\n"
 
 
 def _panel(groups: Sequence[Group], looks: Styles, unfold: bool) -> Iterator[str]:

@@ -15,6 +15,7 @@ from benchmarks.report.format import last_line
 from benchmarks.statistics import Difference, Estimate
 
 BASELINES = ("uniform", "random", "greedy", "exhaustive")
+"""What is a baseline in records without a card."""
 TOLERANCE = 1e-9
 
 

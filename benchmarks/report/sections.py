@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.report import convergence, figures, strips
+from benchmarks.report import convergence, curves, figures, strips
 from benchmarks.report import format as show
-from benchmarks.report.blocks import row_name
+from benchmarks.report.blocks import marked_name, row_name
 from benchmarks.report.escape import html as escape
 from benchmarks.report.figures import Styles
 from benchmarks.report.groups import Group
+from benchmarks.report.marks import footnotes, signs
 from benchmarks.report.markup import anchor, cell, raw_cell, sortable
 from benchmarks.report.rows import Row
 from benchmarks.statistics import Difference
@@ -30,7 +31,7 @@ def _gain(found: Difference | None) -> str:
 
 def _name(row: Row, looks: Styles) -> str:
     tag = '<span class="tag">baseline</span>' if row.baseline else ""
-    markup = f"{figures.swatch(looks[row.label])}{escape(row.label)}{tag}"
+    markup = f"{figures.swatch(looks[row.label])}{escape(row.label + signs(row))}{tag}"
     return raw_cell(markup, row.label, "left name")
 
 
@@ -110,6 +111,7 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
         yield f'<p class="alarm">{escape(group.mixture)}</p>'
     if group.left_out:
         yield f'<p class="notes">{escape(group.left_out)}</p>'
+    yield from (f'<p class="notes">{escape(note)}</p>' for note in footnotes(group.rows))
     pictures = [
         (row, picture)
         for row in group.rows
@@ -124,6 +126,13 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
             f"<details{' open' * unfold}><summary>Convergence: best search-validation accuracy "
             "(without training) so far, mean over seeds; random search dashed</summary>"
             f'<div class="grid">{cards}</div></details>'
+        )
+    learned = [_card(marked_name(row), drawn) for row, drawn in curves.pictures(group, looks)]
+    if learned:
+        yield (
+            f"<details{' open' * unfold}><summary>Learning: the search's own objective while it "
+            "ran, one line a seed; dashed where it showed no improvement at 5 %</summary>"
+            f'<div class="grid">{"".join(learned)}</div></details>'
         )
     fronts = [(row, p) for row in group.rows for p in figures.fronts(row, looks[row.label])]
     if fronts:

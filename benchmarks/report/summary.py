@@ -9,6 +9,7 @@ from itertools import groupby
 
 from benchmarks.report.blocks import Block, row_name
 from benchmarks.report.groups import Group
+from benchmarks.report.marks import MARK_NOTE, signs
 
 MISSING = "-"
 
@@ -23,12 +24,14 @@ def summary_blocks(groups: Sequence[Group]) -> list[Block]:
 def _block(model: str, dataset: str, groups: Sequence[Group]) -> Block:
     columns = range(len(groups))
     means: dict[str, dict[int, float]] = defaultdict(dict)
+    said: dict[str, dict[int, str]] = defaultdict(dict)
     baselines: dict[str, bool] = {}
     for column, group in enumerate(groups):
         for row in group.rows:
             baselines[row_name(row)] = row.baseline
             if row.rank and row.accuracy is not None:
                 means[row_name(row)][column] = row.accuracy.mean
+                said[row_name(row)][column] = signs(row)
 
     def order(name: str) -> tuple[bool, int, float]:
         """Baselines last; then who has most results, then the best."""
@@ -36,9 +39,16 @@ def _block(model: str, dataset: str, groups: Sequence[Group]) -> Block:
         return baselines[name], -len(values), -math.fsum(values)
 
     rows = [
-        [name, *(f"{means[name][i]:.2f}" if i in means[name] else MISSING for i in columns)]
+        [
+            name,
+            *(
+                f"{means[name][i]:.2f}{said[name][i]}" if i in means[name] else MISSING
+                for i in columns
+            ),
+        ]
         for name in sorted(baselines, key=order)
     ]
     headings = ["framework", *(f"{g.protocol}, {g.hardware}, {g.budget}" for g in groups)]
     title = f"{model} on {dataset}: mean test accuracy (%) within the budget"
-    return Block(title, headings, rows, frozenset({0}))
+    marked = any(sign for signs_of in said.values() for sign in signs_of.values())
+    return Block(title, headings, rows, frozenset({0}), [MARK_NOTE] if marked else [])

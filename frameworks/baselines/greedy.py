@@ -43,6 +43,7 @@ class Greedy(Framework):
         lazy: evaluate only the top of the queue again (see above); False: everything, every round.
         evaluations: at most this many policies are evaluated; from then on the last known harms
             are used, scaled to the step (see `Harms`). 0 means no limit.
+        images: the same, once the search has run so many images (forward and backward).
     """
 
     name: ClassVar[str] = "greedy"
@@ -58,10 +59,11 @@ class Greedy(Framework):
 
     lazy: bool = True
     evaluations: int = 0
+    images: int = 0
 
     def search(self, problem: Problem) -> Solution:
         values = [choice.bits[-1] for choice in problem.space.choices]
-        harms = Harms()
+        harms, known = Harms(), set[Policy]()
         start, limit = _cost(problem, values), problem.budget.limit
         while not problem.within(problem.space.decode(values)):
             cost = _cost(problem, values)
@@ -74,7 +76,7 @@ class Greedy(Framework):
             saved = saving or dict.fromkeys(lowered, 1.0)
             if not saved:
                 break
-            chosen = self._pick(saved, harms, self._evaluation(problem, values))
+            chosen = self._pick(saved, harms, self._evaluation(problem, values, known))
             harms.step(chosen, values[chosen] - lowered[chosen][chosen])
             values = lowered[chosen]
         if not problem.within(problem.space.decode(values)):  # fewer bits can cost more
@@ -101,17 +103,24 @@ class Greedy(Framework):
                 heapq.heapreplace(queue, (harms.rank(i, saved), i))
         return min(saved, key=lambda i: (harms.rank(i, saved), i))
 
-    def _evaluation(self, problem: Problem, values: Values) -> Evaluation:
-        space = problem.space
+    def _evaluation(self, problem: Problem, values: Values, known: set[Policy]) -> Evaluation:
+        current = problem.space.decode(values)
 
         def evaluate(i: int) -> float | None:
-            # Two, as the current policy itself may be a new one.
-            if self.evaluations and problem.meter.policies + 2 > self.evaluations:
+            lowered = problem.space.decode(_lowered(problem, values, i))
+            unknown = {current, lowered} - known
+            if unknown and self._spent(problem, len(known | unknown)):
                 return None
-            lowered = problem.evaluate(space.decode(_lowered(problem, values, i))).loss
-            return lowered - problem.evaluate(space.decode(values)).loss
+            known.update(unknown)
+            return problem.evaluate(lowered).loss - problem.evaluate(current).loss
 
         return evaluate
+
+    def _spent(self, problem: Problem, evaluations: int) -> bool:
+        """Whether it may not come to so many evaluations, or the images are used up."""
+        spent = problem.meter.read()
+        images = spent.images_forward + spent.images_backward
+        return 0 < self.evaluations < evaluations or 0 < self.images <= images
 
 
 class Harms:

@@ -18,6 +18,8 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 
+NONE_FITS = "no uniform policy fits the budget; the cheapest policy stands in its place"
+
 
 @register
 @dataclass
@@ -42,7 +44,10 @@ class Uniform(Framework):
     paired: bool = False
 
     def candidates(self, problem: Problem) -> list[Policy]:
-        """The distinct uniform policies within the budget that no other one dominates."""
+        """The distinct uniform policies within the budget that no other one dominates.
+
+        None where no uniform policy fits, as on hardware on which a mixture is the cheapest.
+        """
         weights = sorted({b for bits in problem.space.weight_bits.values() for b in bits})
         acts = sorted({b for bits in problem.space.act_bits.values() for b in bits})
         # Pinned activations stay as they are in a pair of equal bits.
@@ -53,15 +58,15 @@ class Uniform(Framework):
             policy = problem.space.nearest(problem.space.reference(w, a))
             if problem.within(policy):
                 fitting.setdefault(policy, (w, a))
-        best = [
+        return [
             policy
             for policy, (w, a) in fitting.items()
             if not any(v >= w and b >= a and (v, b) != (w, a) for v, b in fitting.values())
         ]
-        return best or [problem.cheapest()]
 
     def search(self, problem: Problem) -> Solution:
-        candidates = self.candidates(problem)
+        uniform = self.candidates(problem)
+        candidates = uniform or [problem.cheapest()]
         best: tuple[float, float, Policy] | None = None
         for done, policy in enumerate(candidates):
             problem.progress(done, len(candidates), "uniform policies")
@@ -73,4 +78,4 @@ class Uniform(Framework):
                 best = (*rank, policy)
                 problem.checkpoint(policy, score.accuracy)
         assert best is not None
-        return Solution(best[2])
+        return Solution(best[2], notes={} if uniform else {"remark": NONE_FITS})

@@ -115,6 +115,8 @@ def _solution(framework: Framework, method: str, found: Any, problem: Problem) -
     _check_front(where, found.front, problem)
     if not isinstance(found.notes, Mapping):
         raise WrongAnswer(f"{where}: notes is {_what(found.notes)}: give a dict")
+    if found.cross_entropy is not None:
+        _check_number(f"{where}: cross_entropy", found.cross_entropy)
     for checkpoint in problem.checkpoints:
         _check_policy(f"{where}: a policy given to problem.checkpoint", checkpoint.policy, problem)
     return found
@@ -179,7 +181,12 @@ def _check_objective(what: str, name: object, value: object) -> None:
     if not isinstance(name, str):
         raise WrongAnswer(f"{what}: an objective's name is text")
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(number, bool) or not isinstance(number, Real):
+    found = _check_number(what, number)
+    if not abs(found) < float("inf"):
+        raise WrongAnswer(f"{what} is {found}: leave such points out")
+
+
+def _check_number(what: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise WrongAnswer(f"{what} is {_what(value)}: give a number")
-    if not abs(float(number)) < float("inf"):
-        raise WrongAnswer(f"{what} is {float(number)}: leave such points out")
+    return float(value)

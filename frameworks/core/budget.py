@@ -117,13 +117,14 @@ def _pair(bits: LayerBits) -> tuple[int, int]:
 
 
 def cheapest(target: Target, space: Space, metric: str) -> Policy:
-    """A policy of the space of least cost; that of the fewest bits, if the cost is no sum.
+    """A policy of the space of least cost, and of such policies one to which no bits can be added.
 
     Of a table of measurements, or where hardware unpacks operands, fewer bits are not always
-    cheaper. Of equal costs those of fewest bits count.
+    cheaper. Where a layer costs the same at several bits, it takes the most: what is free is not
+    left unused. If the cost is no sum over layers, it starts from the fewest bits.
     """
     if not target.separable:
-        return space.lowest()
+        return _raised_freely(target, space, metric)
     tied = {name: group for group in space.groups for name in group}
     layers = {layer.name: layer for layer in space.layers}
     best: dict[str, tuple[int, int]] = {}
@@ -140,8 +141,23 @@ def cheapest(target: Target, space: Space, metric: str) -> Policy:
             pair: target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
             for pair in pairs or every  # a target names what it lacks when asked for its cost
         }
-        best.update(dict.fromkeys(names, min(costs, key=costs.__getitem__)))
+        least = min(costs.values()) * (1 + TOLERANCE)
+        chosen = max((p for p in costs if costs[p] <= least), key=lambda p: (sum(p), p))
+        best.update(dict.fromkeys(names, chosen))
     return Policy({name: best[name] for name in space.names})
+
+
+def _raised_freely(target: Target, space: Space, metric: str) -> Policy:
+    """The policy of the fewest bits with each decision in turn at the most that cost no more."""
+    values = [choice.bits[0] for choice in space.choices]
+    least = target.cost(space.layers, space.decode(values))[metric] * (1 + TOLERANCE)
+    for i, choice in enumerate(space.choices):
+        for bits in reversed(choice.bits):
+            raised = [*values[:i], bits, *values[i + 1 :]]
+            if target.cost(space.layers, space.decode(raised))[metric] <= least:
+                values = raised
+                break
+    return space.decode(values)
 
 
 @dataclass(frozen=True)

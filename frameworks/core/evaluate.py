@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.meter import Meter
-from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.networks.correction import Correction
 from frameworks.core.policy import Policy
 from frameworks.core.qmodel import QModel
@@ -139,9 +138,9 @@ class Evaluator:
         return self.qmodel
 
     def _norms(self) -> None:
-        if next(batchnorms(self.qmodel), None) is None:
+        if not self.correction.works_on(self.qmodel):
             return
-        if not self.correction.at_once:
+        if self.correction.layers or not self.correction.at_once:
             self.correction(self.qmodel)
             return
 

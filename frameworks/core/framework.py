@@ -29,6 +29,8 @@ class Framework(ABC):
         close: a run whose policy uses at least this share of the budget ends the steering.
         lowers_bits: whether fewer bits are its only way to a lower cost; it then skips problems
             where more bits can cost less.
+        evaluates: the hyper-parameters, as far as it has them, that add up to the number of
+            distinct policies that it evaluates.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
     """
 
@@ -37,7 +39,18 @@ class Framework(ABC):
     strength: ClassVar[str | None] = None
     close: ClassVar[float] = 0.97
     lowers_bits: ClassVar[bool] = False
+    evaluates: ClassVar[tuple[str, ...]] = ("evaluations",)
     recipe: ClassVar[Recipe | None] = None
+
+    @property
+    def evaluations_asked(self) -> int | None:
+        """How many distinct policies the search evaluates; its baselines get as many.
+
+        None where it does not say: it trains, or scores decisions and not policies. The baselines
+        of a search that trains get the images that it has run.
+        """
+        counts = (getattr(self, name, 0) for name in self.evaluates)
+        return sum(map(int, counts)) or None
 
     @abstractmethod
     def search(self, problem: Problem) -> Solution:

@@ -94,6 +94,23 @@ class GatedNet:
             if act is not None:
                 yield name, self.levels[act], [torch.ones(1), *self.bits[act].active().unbind()]
 
+    @torch.no_grad()
+    def decided(self, cut: float, threshold: float, sure: float = 0.9) -> float:
+        """The share of the gates that are settled, and not drawn anew in every pass.
+
+        A gate is open for sure if a draw is 1 with a probability of at least ``sure``, shut for
+        sure up to ``cut``. Gates above one that is shut at the end decide nothing and are left out.
+        """
+        settled: list[bool] = []
+        for gate in self.bits:
+            open_ones = [*gate.decided(threshold), False]
+            count = open_ones.index(False) + 1
+            settled += ((gate.exceeds(1.0) >= sure) | (gate.logits <= cut)).tolist()[:count]
+        for gate in self.channels.values():
+            shut = 1 - gate.active() >= sure
+            settled += ((gate.exceeds(1.0) >= sure) | shut).tolist()
+        return sum(settled) / max(len(settled), 1)
+
     def policy(self, threshold: float) -> Policy:
         """Every level up to the first shut gate; 0 bits for shut channels."""
         values = []

@@ -71,6 +71,7 @@ class Problem:
         scheme: the quantizers of the protocol.
         seed: the cell's seed; use `rng` and `generator`.
         bn: how BatchNorm is corrected; see `frameworks.core.networks.batchnorm.RULES`.
+        bias_correction: whether layers' mean outputs are corrected, too.
         retrains: whether the protocol fine-tunes, so that a search may retrain as its paper does.
         recipe: the protocol's fine-tuning recipe.
         meter: search cost.
@@ -86,6 +87,7 @@ class Problem:
     data: Data
     seed: int = 0
     bn: str = "control"
+    bias_correction: bool = False
     retrains: bool = False
     recipe: Recipe = field(default_factory=Recipe)
     meter: Meter = field(default_factory=Meter)
@@ -245,8 +247,12 @@ class Problem:
 
     @cached_property
     def correction(self) -> Correction:
-        """Corrects BatchNorm in quantized copies of the network."""
-        return Correction.of(self.float_model(), self.images, self.bn)
+        """Corrects quantized copies of the network: BatchNorm, and biases if the protocol says."""
+        return Correction.of(self.float_model(), self.images, self.bn, layers=self._biased)
+
+    @property
+    def _biased(self) -> tuple[Layer, ...]:
+        return self.layers if self.bias_correction else ()
 
     def _correction_of(self, trained: nn.Module) -> Correction:
         """The correction over other weights.
@@ -256,10 +262,10 @@ class Problem:
         images themselves is left to go by.
         """
         rule = "stored" if self.bn == "stored" else "reestimate"
-        return Correction.of(trained, self.images, rule)
+        return Correction.of(trained, self.images, rule, layers=self._biased)
 
     def correct(self, qmodel: QModel) -> QModel:
-        """Correct BatchNorm, in place, at the bits in force of a network from `quantized`."""
+        """Correct a network from `quantized`, in place, at the bits in force."""
         self.correction(qmodel)
         return qmodel
 

@@ -122,6 +122,9 @@ class QModel(nn.Module):
                     key = owner + key.removeprefix(f"{owner}inner.") if inside else None
             if key is not None:
                 state[key] = value.detach().clone()
+        for name, q in self.qlayers():
+            if q.shift is not None and f"{name}.bias" in state:
+                state[f"{name}.bias"] -= q.shift
         return given_state(self.model, state)
 
     def weight_parameters(self) -> list[nn.Parameter]:

@@ -44,6 +44,8 @@ class Solution:
             recommends for the problem's budget.
         images: images that the method made and wants to calibrate on (data-free methods).
         notes: facts for the record, plain data (sensitivities, final temperature, ...).
+        cross_entropy: what a search that trains ended at, without its penalty; None for others.
+            By it `frameworks.core.steering` knows a network that the penalty has destroyed.
     """
 
     policy: Policy
@@ -51,3 +53,4 @@ class Solution:
     front: tuple[Point, ...] = ()
     images: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    cross_entropy: float | None = None

@@ -11,9 +11,11 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from frameworks.core.networks.bake import raw_weight
@@ -38,6 +40,18 @@ def _release(problem: Problem, qlayer: QLayer, bits: LayerBits) -> None:
     qlayer.act_quantizer = problem.quantizer(name, "act", bits.act)
     qlayer.weight_quantizer.learn_range()
     qlayer.act_quantizer.learn_range()
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the context these trained parameters get no gradient."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -141,7 +155,12 @@ class StochasticBlock(StandIn):
             terms = (share * block(*args, **kwargs) for share, block in pairs)
             out: Tensor = functools.reduce(operator.add, terms)
             return out
-        return mixed([block(*args, **kwargs) for block in self.copies], self.masks)
+        masks, copies = self.masks, list(self.copies)
+        if not torch.is_grad_enabled():
+            # A copy without a share is not run: of one-hot masks, only the chosen one is.
+            shared = masks.nonzero().flatten()
+            masks, copies = masks[shared], [copies[i] for i in shared.tolist()]
+        return mixed([block(*args, **kwargs) for block in copies], masks)
 
 
 class StochasticNet(nn.Module):

@@ -18,8 +18,9 @@ released code Qualcomm-AI-research/BayesianBits.
 - At the end a gate is open if P(z = 0) < 0.34 (section 2.2); gates are then fixed and weights and
   ranges fine-tuned. Without training (section 4.2) gates and ranges are learned, weights stay.
 
-Shorter searches: Adam moves a gate by about ``gate_lr`` a step and it has ``start`` + 1 to go, so
-keep ``gate_lr`` * steps above that by lowering ``start`` and raising ``gate_lr``.
+Shorter searches: Adam moves a logit by about ``gate_lr`` a step, and from ``start`` it has 6.9 to
+go until the gate is shut. A search in which it cannot get there is refused; for most gates to
+settle, ``gate_lr`` * steps should be some times as much. The notes say how many have.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frameworks.core.card import Card
+from frameworks.core.course import Course
 from frameworks.core.framework import Framework
 from frameworks.core.gatednet import GatedNet
 from frameworks.core.problem import Problem
@@ -42,8 +43,8 @@ from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.residual import LEVELS, RangeQuantizer
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.gates import nested_cost
-from frameworks.core.train import Recipe, train_epoch
+from frameworks.core.solvers.gates import HardConcrete, nested_cost
+from frameworks.core.train import Recipe, cross_entropy
 
 SHUT = -6.0
 """First logit of the 32-bit gate."""
@@ -101,6 +102,11 @@ class BayesianBits(Framework):
             "where the protocol does not train, weights are kept and gates and ranges are "
             "learned without pruning, after the paper's post-training experiment (quoted from "
             "memory)",
+            "BatchNorm stays a layer of its own; the released code folds it into the weights, and "
+            "quantizes and prunes these",
+            "first ranges of activations are those of the protocol's calibration images; the "
+            "released code takes them from a few images",
+            "fine-tuning trains ranges by the recipe's SGD; the released code by Adam at 1e-4",
             "pinned layers keep their bits and have no gates; tied layers share the gates of "
             "their bits, and so do weights and activations in spaces of equal bits",
         ),
@@ -133,25 +139,23 @@ class BayesianBits(Framework):
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
+        self.check_reach(problem)
         net = self.gated(problem)
         shares = relative_costs(problem)
         generator = problem.generator(self.name)
         optimizers = self.optimizers(problem, net)
+        objective = "cross-entropy + mu * gated operations"
+        course = Course(objective, generator, self.batch, self.augment)
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             net.sample(generator, CUT)
-            return functional.cross_entropy(model(x), y) + self.mu * penalty(net, shares)
+            task = cross_entropy(model, x, y)
+            return course.step(task, task + self.mu * penalty(net, shares))
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"gated quantizers, mu {self.mu:.3g}")
-            part = problem.train
-            if self.images is not None:
-                part = part.subset(self.images, generator)
-            batches = part.batches(self.batch, generator, augment=self.augment)
-            mean = train_epoch(net.qmodel.train(), batches, optimizers, loss)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            course.run(net.qmodel, problem.train, self.images, optimizers, loss)
             for schedule in decay:
                 schedule.step()
             problem.checkpoint(net.policy(THRESHOLD))
@@ -159,8 +163,28 @@ class BayesianBits(Framework):
             name: [shared_range(q.weight_quantizer), shared_range(q.act_quantizer)]
             for name, q in net.qmodel.qlayers()
         }
-        notes = {"mu": self.mu, "ranges": ranges}
-        return Solution(net.policy(THRESHOLD), weights=net.qmodel.float_state(), notes=notes)
+        decided = net.decided(CUT, THRESHOLD)
+        notes = {"mu": self.mu, "ranges": ranges, "decided": decided, "learning": course.to_json()}
+        weights = net.qmodel.float_state()
+        return Solution(net.policy(THRESHOLD), weights, notes=notes, cross_entropy=course.last)
+
+    def check_reach(self, problem: Problem) -> None:
+        """Refuse a search that is too short for any gate to close, whatever mu is.
+
+        Raises:
+            ValueError: with how far Adam moves a logit, and how far the threshold is.
+        """
+        images = len(problem.train)
+        steps = math.ceil(min(self.images or images, images) / self.batch)
+        decayed = sum(0.1 ** (epoch // self.step) for epoch in range(self.epochs))
+        reach = self.gate_lr * steps * decayed
+        away = self.start - closing_logit()
+        if 0 < reach < away:
+            raise ValueError(
+                f"{self.name}: no gate can close: in {self.epochs} epochs of {steps} steps Adam "
+                f"moves a logit by {reach:.3g}, and the threshold is {away:.3g} away: raise "
+                f"gate_lr above {self.gate_lr * away / reach:.2g}, or lower start"
+            )
 
     def gated(self, problem: Problem) -> GatedNet:
         """The network with a gate for each level of every tensor, and of channels with pruning."""
@@ -192,6 +216,12 @@ class BayesianBits(Framework):
                             module.beta.data.fill_(beta)
 
         return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_ranges)
+
+
+def closing_logit() -> float:
+    """The logit at which ``P(z = 0)`` is the threshold of section 2.2."""
+    at_zero = HardConcrete([0.0]).active().logit().item()
+    return math.log((1 - THRESHOLD) / THRESHOLD) - at_zero
 
 
 def relative_costs(problem: Problem) -> dict[str, float]:

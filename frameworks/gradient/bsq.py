@@ -12,31 +12,33 @@ Yang, Duan, Chen and Li, ICLR 2021, arXiv 2102.10462; released code yanghr/BSQ.
       L = CE + alpha sum_l (#Para_l #Bit_l / #Para) B_GL(l).
 - Re-quantization and precision adjustment (section 3.3), every ``interval`` epochs from the first
   and at the end: sums are rounded to exact binary planes, planes of zeros at both ends stripped, s
-  corrected so that no weight changes; a new optimizer starts. The planes left are the precision.
-- The found precision is fine-tuned under the kept scales.
+  corrected so that no weight changes; a new optimizer starts. The planes left are the precision,
+  which is fine-tuned under the kept scales.
 
-Shorter searches: a plane's pull adds up to about alpha * lr * steps; keep that product.
+Shorter searches (the paper takes some 136,000 steps): raise ``plane_lr``, not alpha. That moves
+planes, too, but weighs the Lasso more against the loss, and as its pull on a bit is strongest in
+the sparse top planes, these die first and take the network with them.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frameworks.core.card import Card
+from frameworks.core.course import Course
 from frameworks.core.framework import Framework
+from frameworks.core.networks.bake import raw_weight
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.train import Recipe, train_epoch
+from frameworks.core.train import Recipe, cross_entropy
 
 MOMENTUM = 0.9
 Planes = dict[str, BitPlanes]
@@ -53,7 +55,8 @@ class BSQ(Framework):
         step: epochs after which the learning rate is multiplied by 0.1.
         images: training images an epoch; None for all.
         batch: batch size.
-        lr: learning rate of planes, scales and all else but ranges.
+        lr: learning rate of scales and of all else that has none of its own.
+        plane_lr: learning rate of the planes, relative to ``lr``; 1 as published.
         alpha: strength of the bit-level group Lasso.
         act_bits: activation bits of all layers; fewer where the budget asks for it (see the card).
         weight_decay: of all that ``lr`` trains.
@@ -82,12 +85,15 @@ class BSQ(Framework):
             "a layer without planes gets its fewest bits and not 0 where the protocol does not "
             "train, or without prune: the network that did without it is kept under paper alone",
             "bits that are no candidate are raised to the next; tied layers get their most bits; "
-            "in spaces of equal weight and activation bits activations follow",
+            "where bits are paired, activations follow",
             "planes start from the codes of the protocol's quantizer at the most bits; where that "
             "is no uniform grid with a zero, from s = max|W| as in the paper",
-            "pinned layers keep their bits and have no planes; biases stay float",
+            "pinned layers have no planes; shortcuts, float as released, do; biases do not",
             "activation ranges are the protocol's, learned at a tenth of the learning rate; the "
             "network's own ReLU is kept where the released code puts a ReLU6",
+            "fine-tuning trains W, and s as a range, and its rate falls at 1/2 and 3/4; the "
+            "released code trains W / s in [-1, 1], whose steps are s^2 times ours, s at the full "
+            "rate with weight decay, and its rate falls after 150 and 250 of 300 epochs",
         ),
     )
     strength: ClassVar[str | None] = "alpha"
@@ -103,6 +109,7 @@ class BSQ(Framework):
     images: int | None = None
     batch: int = 128
     lr: float = 0.1
+    plane_lr: float = 1.0
     alpha: float = 5e-3
     act_bits: int = 4
     weight_decay: float = 1e-4
@@ -116,20 +123,19 @@ class BSQ(Framework):
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
-        acts = self.activations(problem)
-        net = problem.quantized()
+        acts, net = self.activations(problem), problem.quantized()
         planes = represent(problem, net, acts)
-        optimizer = self.optimizer(net, 0)
+        objective, generator = "cross-entropy + alpha * Lasso", problem.generator(self.name)
+        course = Course(objective, generator, self.batch, self.augment)
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            value = functional.cross_entropy(model(x), y)
-            return value + self.alpha * reweighed_lasso(problem, planes)
+            task = cross_entropy(model, x, y)
+            return course.step(task, task + self.alpha * reweighed_lasso(problem, planes))
 
         def clamp() -> None:
             for each in planes.values():
                 each.clamp_()
 
-        generator = problem.generator(self.name)
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"bit planes, alpha {self.alpha:.3g}")
             if epoch % self.interval == 0:
@@ -137,17 +143,13 @@ class BSQ(Framework):
                 optimizer = self.optimizer(net, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * self.rate(epoch)
-            whole = problem.train
-            part = whole if self.images is None else whole.subset(self.images, generator)
-            batches = part.batches(self.batch, generator, augment=self.augment)
-            mean = train_epoch(net.train(), batches, [optimizer], loss, after_step=clamp)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the search diverged in epoch {epoch + 1}: loss {mean}")
+            course.run(net, problem.train, self.images, [optimizer], loss, clamp)
         policy = self.adjust(problem, net, planes, acts)
         for name, each in planes.items():
             net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[operator]
         steps = {name: each.step.flatten().tolist() for name, each in planes.items()}
-        return Solution(policy, net.float_state(), notes={"alpha": self.alpha, "steps": steps})
+        notes = {"alpha": self.alpha, "steps": steps, "learning": course.to_json()}
+        return Solution(policy, net.float_state(), notes=notes, cross_entropy=course.last)
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Fine-tune the weights of the search at their precision, from the scales of the search."""
@@ -189,12 +191,15 @@ class BSQ(Framework):
 
     def optimizer(self, net: QModel, epoch: int) -> torch.optim.Optimizer:
         """SGD over planes, scales and what else the network trains, at an epoch's rate."""
-        of_acts = [p for _, q in net.qlayers() for p in q.act_quantizer.parameters()]
+        of_acts = (p for _, q in net.qlayers() for p in q.act_quantizer.parameters())
         ranges = [p for p in of_acts if p.requires_grad]
-        known = {id(p) for p in of_acts}
-        weights = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
+        held = (m for m in net.modules() if isinstance(m, BitPlanes))
+        planes = [p for each in held for p in (each.positive, each.negative)]
+        known, decay = {id(p) for p in (*ranges, *planes)}, self.weight_decay
+        rest = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
         groups = [
-            {"params": weights, "weight_decay": self.weight_decay, "share": 1.0},
+            {"params": planes, "weight_decay": decay, "share": self.plane_lr},
+            {"params": rest, "weight_decay": decay, "share": 1.0},
             {"params": ranges, "weight_decay": 0.0, "share": self.range_lr},
         ]
         return torch.optim.SGD(groups, lr=self.rate(epoch), momentum=MOMENTUM)
@@ -211,12 +216,7 @@ def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
             start.learn_range()
             qlayer.weight_quantizer = start
             continue
-        weight: Tensor = qlayer.inner.weight.detach()  # type: ignore[operator]
-        codes = start.codes(weight)
-        if codes.codebook is None and not bool(codes.offset.any()):
-            planes[name] = BitPlanes(codes.code, codes.scale, bits[-1] - 1)
-        else:
-            planes[name] = BitPlanes.of(weight, bits[-1] - 1)
+        planes[name] = BitPlanes.coded(raw_weight(qlayer.inner), start, bits[-1] - 1)
         qlayer.weight_quantizer = planes[name]
     return planes
 

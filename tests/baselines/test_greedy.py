@@ -130,6 +130,26 @@ def test_the_cap_is_kept_and_the_budget_met(lazy, evaluations, target):
     problem.space.validate(policy)
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("evaluations", range(2, 14))
+def test_all_but_at_most_one_of_the_evaluations_are_used(lazy, evaluations):
+    """A step needs one evaluation, or two where the policy it starts from is new as well."""
+    problem = with_loss(separable, like=2.5)
+    Greedy(lazy=lazy, evaluations=evaluations).search(problem)
+    assert evaluations - 1 <= problem.meter.policies <= evaluations
+
+
+def test_images_end_the_evaluations():
+    whole = toy.make_problem()
+    Greedy(evaluations=10).search(whole)
+    images, one = whole.meter.images_forward, toy.make_problem()
+    one.evaluate(one.space.highest())
+    problem = toy.make_problem()
+    policy = Greedy(images=images).search(problem).policy
+    assert problem.within(policy)
+    assert images <= problem.meter.images_forward < images + 2 * one.meter.images_forward
+
+
 @dataclass(frozen=True)
 class Staircase(Target):
     """A cost that most single steps do not change: the sum of bits, rounded up to tens."""
@@ -174,6 +194,21 @@ def test_ends_at_the_cheapest_policy_where_lowering_leads_past_it():
     problem = toy.make_problem(Hole(), budget=BudgetSpec(limit=24))
     assert not problem.within(problem.space.lowest())
     assert Greedy().search(problem).policy == problem.cheapest()
+
+
+@dataclass(frozen=True)
+class Bytes(Hole):
+    """The same, but activations of two and four bits cost the same."""
+
+    def layer_cost(self, layer, bits):
+        return {"hole": 1.0 if bits.weight == 8 and bits.act < 8 else 10.0}
+
+
+def test_of_equally_cheap_policies_it_ends_at_that_of_most_bits():
+    problem = toy.make_problem(Bytes(), budget=BudgetSpec(limit=24), bits=(2, 4, 8))
+    free = problem.space.free_layers
+    policy = Greedy().search(problem).policy
+    assert {(policy[x.name].weight, policy[x.name].act) for x in free} == {(8, 4)}
 
 
 @pytest.mark.parametrize("target", [toy.Peak(), Staircase(), Crooked()], ids=lambda t: t.name)

@@ -94,8 +94,33 @@ class Alternating(SeparableTarget):
         return {"units": abs(bits.weight - (2, 8)[layer.index % 2])}
 
 
-def test_where_no_uniform_policy_fits_the_cheapest_remains():
+def test_where_no_uniform_policy_fits_the_cheapest_remains_and_it_is_said():
     problem = toy.make_problem(Alternating(), budget=BudgetSpec(limit=6), bits=BITS)
-    (policy,) = Uniform().candidates(problem)
-    assert [policy[x.name].weight for x in problem.layers] == [8, 8, 2, 8, 2, 8]
-    assert problem.cost(policy)["units"] == 6
+    assert Uniform().candidates(problem) == []
+    solution = Uniform().search(problem)
+    assert [solution.policy[x.name].weight for x in problem.layers] == [8, 8, 2, 8, 2, 8]
+    assert problem.cost(solution.policy)["units"] == 6
+    # Activations cost nothing here: of equally cheap policies it is the one of most bits.
+    assert {solution.policy[x.name].act for x in problem.layers} == {8}
+    assert "no uniform policy fits the budget" in solution.notes["remark"]
+    assert Uniform().search(toy.make_problem()).notes == {}
+
+
+class Coarse(SeparableTarget):
+    """As a processor that stores 2 and 4 bits in bytes of 8 and runs them no faster."""
+
+    name = "coarse"
+    kind = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"time": "ms"}
+    monotone = False
+
+    def layer_cost(self, layer, bits):
+        return {"time": 3.0 + 0.1 * layer.index}
+
+
+def test_of_uniform_policies_of_equal_cost_the_one_of_most_bits_is_taken():
+    problem = toy.make_problem(Coarse(), budget=BudgetSpec(like=2), bits=BITS)
+    solution = Uniform().search(problem)
+    assert solution.policy == problem.space.highest()
+    assert problem.meter.policies == 1
+    assert solution.notes == {}

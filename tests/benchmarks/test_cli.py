@@ -38,7 +38,7 @@ def test_frameworks_as_json_carry_their_cards(capsys):
         assert entry["card"] == cls.card.to_json()
         assert entry["distribution"] == "juxtabit"
         assert entry["steered_by"] == cls.strength
-    assert entries["random"]["hyperparameters"] == {"evaluations": 100}
+    assert entries["exhaustive"]["hyperparameters"] == {"limit": 4096}
 
 
 def test_the_version(capsys):
@@ -123,13 +123,77 @@ def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, ca
     assert "uniform" in shown.out
 
 
-def test_a_run_with_baselines_has_each_once():
-    from benchmarks.config import cell_of, composed
+def single(*overrides, baselines=True):
+    """The cells that a run computes, by round and framework, and its outcome.
 
-    for name, count in (("haq", 4), ("random", 3)):
-        cells = cli._single(cell_of(composed([f"framework={name}"])), True)
-        names = [c["framework"]["name"] for c in cells]
-        assert len(names) == len(set(names)) == count
-        assert names[0] == name
-        assert {"uniform", "random", "greedy"} <= set(names)
-    assert len(cli._single(cells[0], False)) == 1
+    Records are as if every search had run 30,000 images forward and 12,000 backward.
+    """
+    from benchmarks.config import cell_of, composed
+    from benchmarks.run import Outcome
+
+    rounds = []
+
+    def compute(cells):
+        rounds.append({c["framework"]["name"]: c["framework"] for c in cells})
+        assert len(rounds[-1]) == len(cells), "each baseline once"
+        search = {"images_forward": 30000, "images_backward": 12000}
+        records = [Record(key="k", cell=c, status="done", search=search) for c in cells]
+        return Outcome(records, len(cells))
+
+    outcome = cli._single(cell_of(composed(list(overrides))), baselines, compute)
+    assert [r.cell["framework"]["name"] for r in outcome.records] == [n for r in rounds for n in r]
+    assert outcome.computed == len(outcome.records)
+    return rounds
+
+
+def test_baselines_evaluate_as_many_policies_as_the_framework():
+    for overrides, count in (
+        (["framework=haq"], 600),
+        (["framework=haq", "framework.episodes=33"], 33),
+        (["framework=autoq", "framework.explore=4", "framework.exploit=7"], 11),
+        (["framework=mohaq", "framework.evaluations=50"], 50),
+        (["framework=random", "framework.evaluations=9"], 9),
+    ):
+        (cells,) = single(*overrides)
+        assert next(iter(cells)) == overrides[0].partition("=")[2]
+        assert {"uniform", "random", "greedy"} <= cells.keys()
+        rivals = [cells[name] for name in cells if name in ("random", "greedy", "random_kernel")]
+        assert {entry["evaluations"] for entry in rivals} == {count}
+        assert ("random_kernel" in cells) == (overrides[0] == "framework=autoq")
+        assert "random_retrained" not in cells
+
+
+def test_baselines_of_a_search_that_does_not_say_how_many_get_its_images():
+    for name in ("dnas", "mohaq"):  # MOHAQ's generations say little of how many are evaluated
+        first, second = single(f"framework={name}")
+        assert list(first) == [name]
+        assert set(second) == {"uniform", "random", "greedy"}
+        assert second["random"]["images"] == second["greedy"]["images"] == 42000
+
+
+def test_baselines_of_a_method_that_scores_once_for_all_budgets_are_the_default_ones():
+    (cells,) = single("framework=hawq_v3")
+    assert (cells["random"]["evaluations"], cells["random"]["images"]) == (100, 0)
+
+
+def test_candidates_that_are_trained_meet_random_ones_that_are_trained_alike():
+    changes = ["protocol=controlled", "framework.retrain_images=77", "framework.retrain_lr=0.5"]
+    for name, rival in (("haq", "random_retrained"), ("autoq", "random_kernel")):
+        (cells,) = single(f"framework={name}", *changes)
+        assert list(cells) == [name, "uniform", "random", "greedy", rival]
+        shared = ("retrain_epochs", "retrain_images", "retrain_lr")
+        assert [cells[rival][key] for key in shared] == [1, 77, 0.5]
+    assert cells["random_kernel"]["prune"] is cells["autoq"]["prune"] is True
+    (cells,) = single("framework=haq", *changes, "framework.retrain_epochs=0")
+    assert "random_retrained" not in cells
+
+
+def test_a_run_without_baselines_or_of_a_baseline():
+    assert [list(r) for r in single("framework=haq", baselines=False)] == [["haq"]]
+    (cells,) = single("framework=uniform")
+    assert list(cells) == ["uniform", "random", "greedy"]
+
+
+def test_a_framework_that_cannot_be_made_is_refused_by_the_run_and_not_by_its_baselines():
+    (cells,) = single("framework=random", "framework.evaluations=-2")
+    assert cells["random"]["evaluations"] == -2

@@ -410,7 +410,7 @@ def test_of_a_format_of_its_own_all_files_below_the_root_count(base, monkeypatch
 def test_an_identity_is_plain_data_and_readable(base):
     found = identity_of(base)
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"data", "code", "files", "numerics"}
+    assert set(found) == {"data", "code", "files", "checkpoint", "numerics"}
     assert found["data"]["known by"] == "content"
     assert found["code"]["framework"]["revision"] == 1
 

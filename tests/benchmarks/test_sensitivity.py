@@ -10,7 +10,9 @@ from frameworks import registry, toy
 
 def test_points_set_half_of_omega_beside_the_rise_of_one_layer_alone():
     problem = toy.make_problem(bits=(2, 4, 8))
-    scores = dict(registry.get("hawq_v3")(images=32, batch=32, probes=4).score(problem).values)
+    scores = dict(
+        registry.get("hawq_v3")(images=32, batch=32, probes=4, paired=False).score(problem).values
+    )
     found = points(problem, scores)
     assert len(found) == 2 * len(problem.space.choices)
     point = next(p for p in found if p.kind == "act" and p.bits == 2)

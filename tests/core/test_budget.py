@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frameworks import toy
-from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget
+from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget, cheapest
 from frameworks.core.networks.describe import describe
 from frameworks.core.policy import Policy
 from frameworks.core.space import Space
@@ -139,6 +139,49 @@ def test_the_smallest_cost_where_fewer_bits_may_cost_more(options, smallest):
         BudgetSpec(limit=smallest - 1).resolve(Odd(), space)
 
 
+@dataclass(frozen=True)
+class Flat(SeparableTarget):
+    """Two and four weight bits cost the same, and so do all activation bits."""
+
+    name: ClassVar[str] = "flat"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[Mapping[str, str]] = {"time": "ms"}
+
+    def layer_cost(self, layer, bits):
+        return {"time": 0.3 if bits.weight <= 4 else 0.7}
+
+
+@dataclass(frozen=True)
+class FlatSum(Flat):
+    """The same, as if it were no sum over layers."""
+
+    separable: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("target", [Flat(), FlatSum()])
+@pytest.mark.parametrize(
+    ("options", "pairs"),
+    [
+        ({}, [(4, 8)] * 3),
+        ({"paired": True}, [(4, 4)] * 3),
+        ({"groups": [("0", "1")]}, [(4, 8)] * 3),
+        ({"pinned": {"0": (8, 2)}}, [(8, 2), (4, 8), (4, 8)]),
+    ],
+)
+def test_of_policies_of_least_cost_the_one_of_most_bits_is_the_cheapest(target, options, pairs):
+    space = Space.build(LAYERS, BITS, BITS, **options)
+    assert [_pair(entry) for entry in cheapest(target, space, "time").values()] == pairs
+
+
+def test_the_cheapest_of_a_peak_takes_what_is_free():
+    """Of the layers with 27, 36 and 60 weights only the last one is at the peak of 2 bits."""
+    space = Space.build(LAYERS, (1, 2, 3, 4), (8,))
+    policy = cheapest(toy.Peak(), space, "peak")
+    assert [entry.weight for entry in policy.values()] == [2, 1, 1]
+    assert 27 * 2 <= 60 < 27 * 3
+    assert 60 < 36 * 2
+
+
 class Even(Bops):
     """Runs 2, 4 and 8 bit."""
 
@@ -157,6 +200,14 @@ def test_like_lies_between_the_bits_that_the_hardware_runs():
 
 def _pair(entry):
     return entry.weight, entry.act
+
+
+def test_mixed_uniform_bits_lie_on_the_line_between_whole_ones():
+    """2.4 is as cheap as uniform 3/2 and 2/3, which is what suites take for a tight budget."""
+    limit = BudgetSpec(like=2.4).resolve(Bops(), SPACE).limit
+    for weight, act in ((3, 2), (2, 3)):
+        cost = Bops().cost(LAYERS, SPACE.reference(weight, act))["bops"]
+        assert limit == pytest.approx(cost, rel=1e-12)
 
 
 def test_unknown_metric_lists_the_choices():

@@ -8,18 +8,24 @@ from torch.func import functional_call, grad, hessian, jvp
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.hessian import (
     ActivationHessian,
     WeightHessian,
-    rademacher,
-    twice_differentiable,
 )
 from frameworks.core.estimators.hutchinson import hutchinson
+from frameworks.core.estimators.layouts import FRONT
 from frameworks.core.estimators.power_iteration import power_iteration
+from frameworks.core.estimators.signs import rademacher
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def front(names):
+    """Layers that are called once with the images in front."""
+    return {name: [FRONT] for name in names}
 
 
 class TinyConv(nn.Module):
@@ -218,7 +224,7 @@ def test_activation_traces_are_means_over_images(kind):
     expected = {n: activation_hessians(model, n, x, y) for n in names}
     with twice_differentiable(model):
         found = hutchinson(
-            ActivationHessian(model, names, [(x[:3], y[:3]), (x[3:], y[3:])]),
+            ActivationHessian(model, front(names), [(x[:3], y[:3]), (x[3:], y[3:])]),
             generator(),
             max_probes=150,
             min_probes=150,
@@ -235,7 +241,7 @@ def test_activation_products_are_exact_per_image():
     model, (x, y) = network("conv"), data(3)
     expected = activation_hessians(model, "right", x, y)
     with twice_differentiable(model):
-        (graph,) = ActivationHessian(model, ["conv1", "left", "right"], [(x, y)]).graphs()
+        (graph,) = ActivationHessian(model, front(["conv1", "left", "right"]), [(x, y)]).graphs()
         z = rademacher(graph.variables["right"][0], generator())
         product = graph.product({"right": [z]})["right"][0]
     for k, matrix in enumerate(expected):

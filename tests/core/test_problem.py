@@ -40,14 +40,18 @@ def naive(problem, policy):
             module.weight.copy_(weight)
         quantizer = problem.scheme.activation(inputs.samples[layer.name], bits.act)
         module.register_forward_pre_hook(lambda module, args, q=quantizer: (q(args[0]),))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = 1.0
-            module.train()
+
+    def take(module, args):
+        module.running_mean.copy_(args[0].mean((0, 2, 3)))
+        module.running_var.copy_(args[0].var((0, 2, 3)))
+
+    norms = [module for module in net.eval().modules() if isinstance(module, nn.BatchNorm2d)]
+    handles = [norm.register_forward_pre_hook(take) for norm in norms]
     with torch.no_grad():
         net(problem.images)
-        logits = net.eval()(problem.valid.x)
+        for handle in handles:
+            handle.remove()
+        logits = net(problem.valid.x)
     right = (logits.argmax(1) == problem.valid.y).sum()
     loss = functional.cross_entropy(logits, problem.valid.y)
     return Score(100 * int(right) / len(problem.valid), float(loss))
@@ -77,7 +81,8 @@ def test_evaluation_is_metered_and_cached(problem):
     score = problem.evaluate(policy)
     spent = problem.meter.read()
     assert (spent.policies, spent.images_backward) == (1, 0)
-    assert spent.images_forward == 64 + 64 + 128
+    # Ranges, the control variate, the correction, the validation images.
+    assert spent.images_forward == 64 + 64 + 64 + 128
     assert problem.evaluate(Policy(dict(policy))) == score
     assert problem.meter.images_forward == spent.images_forward
     problem.evaluate(problem.space.highest())
@@ -133,7 +138,7 @@ def test_fine_tuning(problem):
     assert not tuned.training
     assert equal(state(problem.network), before)
     assert problem.meter.images_backward == 4 * 256
-    assert problem.meter.images_forward == 64 + 64 + 4 * 256
+    assert problem.meter.images_forward == 64 + 64 + 64 + 4 * 256
     start = problem.quantized().free(policy)
     for name, layer in tuned.qlayers():
         assert not torch.equal(layer.inner.weight, start.qlayer(name).inner.weight)
@@ -162,8 +167,11 @@ def test_fine_tuning_from_other_weights(problem):
     ratio = [float(q.qlayer("blocks.0.conv1").act_quantizer.step.detach()) for q in (other, plain)]
     assert ratio[0] / ratio[1] == pytest.approx(10, rel=1e-4)
     assert torch.equal(problem.network.bn.weight * 10, weights["bn.weight"])
+    # BatchNorm's statistics are trusted in the pretrained network alone.
+    reestimated = problem.at(bn="reestimate").fine_tune(policy, still)
     same = problem.fine_tune(policy, still, weights=problem.network.state_dict())
-    assert equal(state(same), state(plain))
+    assert equal(state(same), state(reestimated))
+    assert not equal(state(same), state(plain))
 
 
 def test_fine_tuning_starts_from_what_is_prepared(problem):
@@ -313,7 +321,7 @@ def test_checkpoints_note_changes_and_what_was_spent(problem):
     assert [c.policy for c in problem.checkpoints] == [low, high, low]
     assert [c.spent.policies for c in problem.checkpoints] == [0, 1, 1]
     assert [c.objective for c in problem.checkpoints] == [0.5, None, None]
-    assert problem.checkpoints[1].spent.images_forward == 256
+    assert problem.checkpoints[1].spent.images_forward == 320
 
 
 def test_at_gives_a_fresh_meter_and_history_and_keeps_the_rest(problem):
@@ -327,8 +335,8 @@ def test_at_gives_a_fresh_meter_and_history_and_keeps_the_rest(problem):
     assert (other.meter.policies, other.meter.images_forward) == (0, 0)
     assert len(problem.checkpoints) == problem.meter.policies == 1
     other.evaluate(problem.space.lowest())
-    assert other.meter.images_forward == 256
-    assert problem.meter.images_forward == 256
+    assert other.meter.images_forward == 320
+    assert problem.meter.images_forward == 320
 
 
 def test_progress_is_silent_by_default_and_can_be_heard(problem):

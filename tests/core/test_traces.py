@@ -8,19 +8,25 @@ from torch.func import functional_call, hessian
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from frameworks.core.estimators import gauss_newton as parts
-from frameworks.core.estimators.gauss_newton import columns, gauss_newton, gradient_norms, plain
+from frameworks.core.estimators.derivatives import twice_differentiable
+from frameworks.core.estimators.gauss_newton import columns, gauss_newton
+from frameworks.core.estimators.gradient_norms import gradient_norms
 from frameworks.core.estimators.hessian import (
     ActivationHessian,
     WeightHessian,
-    twice_differentiable,
 )
 from frameworks.core.estimators.hutchinson import hutchinson
+from frameworks.core.estimators.layouts import FRONT, plain
 from frameworks.core.estimators.traces import OutputHessian, layer_traces, residual
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def front(names):
+    """The layouts of layers that get the images in front; `again` is called twice."""
+    return {name: [FRONT] * (1 + (name == "again")) for name in names}
 
 
 class Rectified(nn.Module):
@@ -96,7 +102,7 @@ def test_traces_of_a_piecewise_linear_network_are_exact():
     with twice_differentiable(model):
         found = layer_traces(model, parts_of, generator(), weights=RECTIFIED, inputs=RECTIFIED)
         probed = hutchinson(
-            ActivationHessian(model, RECTIFIED, parts_of),
+            ActivationHessian(model, front(RECTIFIED), parts_of),
             generator(),
             max_probes=150,
             min_probes=150,
@@ -110,18 +116,6 @@ def test_traces_of_a_piecewise_linear_network_are_exact():
         assert gap < 4 * probed[name].error
         assert found.inputs[name].size == probed[name].size
         assert found.inputs[name].error == 0
-
-
-@pytest.mark.parametrize("images", [1, 4])
-def test_a_slice_of_images_at_a_time_changes_nothing(images, monkeypatch):
-    model, (x, y) = network(Rectified), data()
-    with twice_differentiable(model):
-        whole = layer_traces(model, [(x, y)], generator(), weights=RECTIFIED)
-        monkeypatch.setattr(parts, "IMAGES", images)
-        monkeypatch.setattr(parts, "GROUP", 3)
-        sliced = layer_traces(model, [(x, y)], generator(), weights=RECTIFIED)
-    for name in RECTIFIED:
-        assert sliced.weights[name].value == pytest.approx(whole.weights[name].value, rel=1e-12)
 
 
 def test_traces_of_a_curved_network_are_those_of_the_dense_hessian():
@@ -153,7 +147,7 @@ def test_activation_traces_of_a_curved_network_agree_with_plain_probes():
             model, [(x, y)], generator(), inputs=SMOOTH, max_probes=150, min_probes=150
         ).inputs
         probed = hutchinson(
-            ActivationHessian(model, SMOOTH, [(x, y)]),
+            ActivationHessian(model, front(SMOOTH), [(x, y)]),
             generator(1),
             max_probes=150,
             min_probes=150,
@@ -167,7 +161,7 @@ def test_activation_traces_of_a_curved_network_agree_with_plain_probes():
 def test_gauss_newton_and_residual_add_up_to_the_hessian():
     model, (x, y) = network(Smooth), data()
     with twice_differentiable(model):
-        found = gauss_newton(model, [(x, y)], generator(), weights=["qkv", "conv"])[0]
+        found = gauss_newton(model, [(x, y)], generator(), weights={"qkv": FRONT, "conv": FRONT})[0]
 
     def left(logits, labels):
         pull = (logits.detach().softmax(1) - functional.one_hot(labels, 3)) / len(labels)
@@ -187,7 +181,7 @@ def test_probes_of_outputs_have_the_mean_of_the_residual():
     rest = dense(model, "conv", x, y, lambda logits, labels: (pull * logits).sum() / len(y))
     with twice_differentiable(model):
         found = hutchinson(
-            OutputHessian(model, ["conv", "head"], [(x, y)], residual),
+            OutputHessian(model, {"conv": FRONT, "head": FRONT}, [(x, y)], residual),
             generator(),
             max_probes=500,
             min_probes=500,
@@ -202,11 +196,16 @@ def test_more_classes_than_passes_are_drawn_without_bias():
     model, (x, y) = network(Rectified), data()
     model.fc = nn.Linear(4, 12).double()
     with twice_differentiable(model):
-        exact = gauss_newton(model, [(x, y)], generator(), weights=["left"], inputs=["left"])
+        exact = gauss_newton(model, [(x, y)], generator(), weights={"left": FRONT}, inputs=["left"])
         values, errors = [], []
         for seed in range(60):
             drawn = gauss_newton(
-                model, [(x, y)], generator(seed), weights=["left"], inputs=["left"], passes=8
+                model,
+                [(x, y)],
+                generator(seed),
+                weights={"left": FRONT},
+                inputs=["left"],
+                passes=8,
             )
             values.append([part["left"].value for part in drawn])
             errors.append([part["left"].error for part in drawn])
@@ -222,7 +221,7 @@ def test_more_classes_than_passes_are_drawn_without_bias():
 
 def test_columns_are_a_root_of_the_hessian_of_cross_entropy():
     p = torch.randn(2, 5, generator=generator()).double().softmax(1)
-    found = torch.stack(list(columns(p, 5, 5, generator())))  # [columns, B, C]
+    found = torch.stack(list(columns(p, 5, torch.ones(2, 0, 5).double())))  # [columns, B, C]
     for b in range(2):
         matrix = torch.diag(p[b]) - torch.outer(p[b], p[b])
         torch.testing.assert_close(found[:, b].T @ found[:, b], matrix)
@@ -313,7 +312,7 @@ def test_timm_networks_agree_with_plain_gradients(name, size):
             for n, g in zip(layers, found, strict=True):
                 expected[n] += float(value * g.square().sum()) / 2
     with twice_differentiable(model):
-        found = gauss_newton(model, [(x, y)], generator(), weights=layers)[0]
+        found = gauss_newton(model, [(x, y)], generator(), weights=dict.fromkeys(layers, FRONT))[0]
         traces = layer_traces(model, [(x, y)], generator(), weights=layers, max_probes=3)
     for n in layers:
         assert found[n].value == pytest.approx(expected[n], rel=1e-6, abs=1e-12)

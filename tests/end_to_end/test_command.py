@@ -385,7 +385,7 @@ def test_a_killed_run_goes_on_where_it_was(shared, here, environment, capsys):
 
 
 def test_an_installed_copy_works_outside_a_checkout(tmp_path):
-    """The wheel carries the configuration groups and the published numbers."""
+    """The wheel carries the configuration groups, the published numbers and float networks."""
     source = Path(__file__).resolve().parents[2]
     pip = [sys.executable, "-m", "pip"]
     pytest.importorskip("hatchling")
@@ -400,7 +400,9 @@ def test_an_installed_copy_works_outside_a_checkout(tmp_path):
     code = (
         "from benchmarks.config import conf_folder, composed; print(conf_folder());"
         "from benchmarks.report.reported import default_path; print(default_path());"
-        "composed(['+suite=quick'])"
+        "composed(['+suite=quick']);"
+        "from benchmarks.float_networks import wanted;"
+        "print(next(w for w in wanted() if w.name == 'resnet8-digits').committed().file)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code],
@@ -408,4 +410,8 @@ def test_an_installed_copy_works_outside_a_checkout(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     package = tmp_path / "site" / "benchmarks"
-    assert shown.stdout.split() == [str(package / "conf"), str(package / "reported.csv")]
+    assert shown.stdout.split() == [
+        str(package / "conf"),
+        str(package / "reported.csv"),
+        str(package / "checkpoints/resnet8-digits.safetensors"),
+    ]

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from frameworks import Policy, steer, toy
 from frameworks.core.quantizers.residual import GatedResidual, RangeQuantizer
-from frameworks.core.solvers.gates import HardConcrete
+from frameworks.core.solvers.gates import TAU, HardConcrete
 from frameworks.gradient.bayesian_bits import CUT, THRESHOLD, BayesianBits, penalty, relative_costs
 
 FAST = BayesianBits(epochs=3, images=128, batch=32, step=2, gate_lr=0.3, start=1.5, mu=0.05)
@@ -21,6 +22,20 @@ def problem(target="bops", **fields):
 def set_gate(gate, *logits):
     with torch.no_grad():
         gate.logits.copy_(torch.tensor(logits))
+
+
+def gate_at(phi):
+    return HardConcrete([phi])
+
+
+class Counted(toy.TensorSplit):
+    """A split of which only the number of images is asked for."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
 
 
 def q(phi):
@@ -184,7 +199,7 @@ def test_shared_ranges_are_learned_and_kept():
 
 def test_without_penalty_gates_stay_open():
     of = problem(bits=(2, 4, 8))
-    solution = replace(FAST, mu=1e-9, start=6.0, gate_lr=1e-3).search(of)
+    solution = replace(FAST, mu=1e-9, start=6.0, gate_lr=0.9).search(of)
     assert all(b.weight == b.act == 8 for b in solution.policy.values())
 
 
@@ -210,6 +225,49 @@ def test_the_budget_is_met_by_steering(target, like):
     of.space.validate(solution.policy)
 
 
+def test_a_search_too_short_to_close_a_gate_is_refused_before_it_begins():
+    # 256 images are one step of 384 an epoch: 10 of 1e-3, 10 of 1e-4 and 10 of 1e-5.
+    of = problem()
+    reach, away = 10 * (1e-3 + 1e-4 + 1e-5), 6 - math.log(0.66 / 0.34) - TAU * math.log(0.1 / 1.1)
+    assert away == pytest.approx(6.935, abs=1e-3)
+    with pytest.raises(ValueError, match=rf"no gate can close.* {reach:.3g}, .* {away:.3g} away"):
+        BayesianBits().search(of)
+    assert of.meter.read().images_backward == 0
+    assert gate_at(6 - away + 1e-3).decided(THRESHOLD) == [True]
+    assert gate_at(6 - away - 1e-3).decided(THRESHOLD) == [False]
+    # On the paper's data it can: 1,281,167 images are 3,337 steps of 384.
+    long = replace(of, data=replace(of.data, train=Counted(1_281_167)))
+    BayesianBits().check_reach(long)
+    with pytest.raises(ValueError, match=r"by 1.6, and the threshold is 6.94 away"):
+        BayesianBits().check_reach(replace(of, data=replace(of.data, train=Counted(55_000))))
+    with pytest.raises(ValueError, match="no gate can close"):
+        replace(FAST, start=6.0, gate_lr=0.3).check_reach(of)
+    replace(FAST, start=6.0, gate_lr=0.3, epochs=12, step=12).check_reach(of)
+
+
+def test_share_of_decided_gates():
+    net = FAST.gated(problem(bits=(2, 4, 8), retrains=False))
+    for gate in net.bits:
+        set_gate(gate, 6.0, 6.0)
+    assert net.decided(CUT, THRESHOLD) == 1
+    # P(z = 1) = sigmoid(phi - 2/3 log 11) is 0.9 at phi = 3.796.
+    set_gate(net.bits[0], 3.79, 3.8)
+    assert net.decided(CUT, THRESHOLD) == pytest.approx(15 / 16)
+    set_gate(net.bits[0], -2.0, 0.0)  # shut: what is above it does not count
+    assert net.decided(CUT, THRESHOLD) == 1
+    set_gate(net.bits[0], -1.9, 0.0)  # shut at the end, but still drawn
+    assert net.decided(CUT, THRESHOLD) == pytest.approx(14 / 15)
+
+
+def test_channels_count_among_the_gates_that_decide():
+    net = FAST.gated(problem(bits=(2, 4)))
+    for gate in net.gates():
+        set_gate(gate, *[6.0] * len(gate.logits))
+    set_gate(net.channels[FREE[0]], *[0.0] * 2, *[-6.0] * 2, *[6.0] * 4)
+    count = 8 + sum(len(gate.logits) for gate in net.channels.values())
+    assert net.decided(CUT, THRESHOLD) == pytest.approx((count - 2) / count)
+
+
 def test_skips_without_powers_of_two():
     assert "needs 2, 4, 8" in FAST.skip(problem(bits=(3, 5, 6)))
     assert "nothing to search" in FAST.skip(problem(bits=(8,), like=8))
@@ -217,5 +275,5 @@ def test_skips_without_powers_of_two():
 
 
 def test_divergence_is_reported():
-    with pytest.raises(FloatingPointError, match="diverged in epoch"):
+    with pytest.raises(FloatingPointError, match="diverged in pass"):
         replace(FAST, mu=float("inf")).search(problem())

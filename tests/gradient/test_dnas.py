@@ -105,13 +105,32 @@ def test_each_phase_leaves_the_other_alone():
 
 def test_both_phases_draw_one_mask_per_batch():
     search = _Search(FAST, toy.make_problem("bops"))
-    for train, batches in ((search.train_weights, 3), (search.train_theta, 1)):
+    for train, batches, watched in ((search.train_weights, 3, 0), (search.train_theta, 1, 1)):
         seen, masks = record(search)
         train(2.0)
-        assert len(seen) == batches  # 80 % and 20 % of 96 images
+        assert len(seen) == batches + watched  # 80 % and 20 % of 96 images
         rows = torch.stack([torch.stack(row) for row in masks]).detach()
-        torch.testing.assert_close(rows.sum(2), torch.ones(batches, 2))
-        assert len({row.numpy().tobytes() for row in rows}) == batches
+        torch.testing.assert_close(rows.sum(2), torch.ones(batches + watched, 2))
+        assert len({row.numpy().tobytes() for row in rows}) == batches + watched
+
+
+def test_the_objective_watched_is_that_of_sampled_architectures():
+    search = _Search(replace(FAST, gamma=2.0), toy.make_problem("bops"))
+    with torch.no_grad():
+        search.choices.logits.copy_(torch.tensor([[0.0, 40.0, 0.0], [40.0, 0.0, 0.0]]))
+    seen, masks = record(search)
+    ran = []
+    for block in search.net.blocks.values():
+        for number, copy in enumerate(block.copies):
+            copy.register_forward_hook(lambda *_, number=number: ran.append(number))
+    search.train_theta(1.0)
+    assert torch.equal(torch.stack(masks[0]), torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
+    assert ran[:2] == [1, 0]  # of its copies, each block ran the chosen one alone
+    assert len(ran) == 2 + 6
+    assert torch.equal(seen[0], seen[1])  # the batch that theta steps on
+    (task,), (value,) = search.course.losses, search.course.values
+    assert value == pytest.approx(task * float(search.factor(torch.stack(masks[0]))), rel=1e-6)
+    assert value != pytest.approx(task)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
@@ -144,7 +163,7 @@ def test_optimizers():
 def test_strength_pushes_to_cheap_blocks():
     def chances(gamma):
         search = _Search(replace(FAST, gamma=gamma), toy.make_problem("bops"))
-        for _ in range(6):
+        for _ in range(10):
             search.train_theta(20.0)  # hot masks have little noise
         return search.choices.probabilities().detach()
 
@@ -219,6 +238,8 @@ def test_notes():
     assert notes["temperature"] == pytest.approx(5 * math.exp(-1))
     assert notes["gamma"] == 0.9
     assert notes["candidates"] == [3, 3]
+    assert notes["learning"]["objective"] == "cross-entropy * cost factor of sampled architectures"
+    assert len(notes["learning"]["curve"]) == 2  # one batch of theta's in each of two epochs
     assert 0 < notes["entropy"] <= 1
 
 
@@ -244,5 +265,5 @@ def test_nothing_to_search_is_skipped():
 
 
 def test_divergence_is_reported():
-    with pytest.raises(FloatingPointError, match="diverged"):
+    with pytest.raises(FloatingPointError, match="diverged in pass 1"):
         replace(FAST, lr=1e20).search(toy.make_problem("bops"))

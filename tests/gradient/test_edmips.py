@@ -237,7 +237,7 @@ def test_a_space_without_choices_is_skipped():
 
 
 def test_divergence_is_reported():
-    with pytest.raises(FloatingPointError, match="diverged in epoch"):
+    with pytest.raises(FloatingPointError, match="diverged in pass"):
         replace(FAST, lr=1e20).search(toy.make_problem("bops"))
 
 

@@ -68,6 +68,7 @@ def values(eigenvalues, errors=None):
         "blocks": {name: [name] for name in FREE},
         "eigenvalue": dict(zip(FREE, eigenvalues, strict=True)),
         "params": dict(zip(FREE, (64, 32, 16), strict=True)),
+        "converged": dict.fromkeys(FREE, True),
         "error": {
             name: {str(b): e for b, e in table.items()}
             for name, table in zip(FREE, errors, strict=True)
@@ -288,3 +289,10 @@ def test_nothing_free_is_trained_in_one_stage(make_problem):
 def test_float_policy_is_not_a_candidate():
     solution = HAWQ().solve(chain_problem(1e9), Scores(values([1.0, 1.0, 1.0])))
     assert solution.policy == Policy.uniform(LAYERS, 8, 8)
+
+
+def test_eigenvalues_that_are_not_converged_are_noted(make_problem):
+    problem = make_problem("bops", like=4)
+    few, many = (HAWQ(images=16, iterations=n).search(problem).notes for n in (3, 500))
+    assert few["not_converged"] == list(free_blocks(problem.space))
+    assert many["not_converged"] == []

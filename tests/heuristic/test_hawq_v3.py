@@ -2,6 +2,7 @@ import copy
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -10,9 +11,11 @@ from torch.nn import functional
 
 from frameworks import Budget, InfeasibleBudget, Scores, Space, describe, toy
 from frameworks.core.layers import Layer
-from frameworks.heuristic.hawq_v3 import HAWQV3, assign, downsample_ties, sensitivity
+from frameworks.core.shortcuts import downsample_ties
+from frameworks.heuristic.hawq_v3 import HAWQV3, assign, matched, sensitivity
 
 FAST = HAWQV3(images=32, batch=16, probes=4)
+FREED = replace(FAST, paired=False, bits=[])
 
 
 def scores_of(names, traces, errors, act_traces=(), act_errors=()):
@@ -144,13 +147,13 @@ def test_the_shortcut_follows_the_first_convolution_if_asked(make_problem, tie):
     traces = [1e-9 if "downsample" in n else 1.0 for n in names]
     errors = [{b: 4.0**-b for b in (2, 3, 4, 5, 6, 8)} for _ in names]
     scores = Scores(scores_of(names, traces, errors, traces, errors))
-    policy = HAWQV3(tie_downsample=tie).solve(problem, scores).policy
+    policy = HAWQV3(tie_downsample=tie, bits=[]).solve(problem, scores).policy
     assert (policy["blocks.0.downsample"] == policy["blocks.0.conv1"]) == tie
 
 
 @pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT])
 def test_scores_are_plain_data_and_independent_of_the_budget(make_problem, kind):
-    first, second = (FAST.score(make_problem(like=like, kind=kind)).values for like in (2.5, 4))
+    first, second = (FREED.score(make_problem(like=like, kind=kind)).values for like in (2.5, 4))
     assert first == second
     assert json.loads(json.dumps(first)) == first
     free = [layer.name for layer in make_problem(kind=kind).space.free_layers]
@@ -169,7 +172,7 @@ def test_traces_are_averages_over_the_parameters(make_problem):
     pinned = {x.name: (8, 8) for x in layers[:-1]}
     problem = make_problem("bops", like=4)
     problem.space = Space.build(layers, (2, 4, 8), (2, 4, 8), pinned=pinned)
-    framework = HAWQV3(images=64, batch=32, probes=400, tolerance=0)
+    framework = HAWQV3(images=64, batch=32, probes=400, tolerance=0, paired=False)
     scores = framework.score(problem).values
     images = problem.train.subset(64, problem.generator("hessian")).images()
     model = problem.float_model()
@@ -209,7 +212,7 @@ def test_paired_spaces_have_no_activation_term(make_problem):
 
 def test_free_activations_do_not_all_fall_to_the_fewest_bits(make_problem):
     problem = make_problem("bops", like=4)
-    policy = FAST.search(problem).policy
+    policy = FREED.search(problem).policy
     acts = [policy[layer.name].act for layer in problem.space.free_layers]
     assert max(acts) > 2
 
@@ -226,10 +229,83 @@ def test_negative_traces_are_noted(make_problem):
 @pytest.mark.parametrize("like", [2.5, 4])
 def test_uses_the_budget_and_keeps_to_it(make_problem, target, like):
     problem = make_problem(target, like=like)
-    solution = FAST.search(problem)
+    solution = FREED.search(problem)
     problem.space.validate(solution.policy)
     used = problem.cost(solution.policy)[target] / problem.budget.limit
     assert 0.9 < used <= 1 + 1e-9
+
+
+def plain_scores(problem):
+    """All layers alike, errors that fall with the bits."""
+    names = [layer.name for layer in problem.space.free_layers]
+    errors = [{b: 4.0**-b for b in (2, 3, 4, 5, 6, 8)} for _ in names]
+    return Scores(scores_of(names, [1.0] * len(names), errors))
+
+
+def test_as_published_bits_are_4_or_8_and_weights_and_activations_have_the_same(make_problem):
+    problem = make_problem("bops", like=6)
+    scores = HAWQV3(images=16, batch=16, probes=2).score(problem)
+    assert scores.values["act_trace"] == {}
+    solution = HAWQV3().solve(problem, scores)
+    free = [solution.policy[layer.name] for layer in problem.space.free_layers]
+    assert {bits.weight for bits in free} == {4, 8}
+    assert all(bits.weight == bits.act for bits in free)
+    assert solution.notes["candidates"] == [4, 8]
+    # The best such policy, by brute force.
+    costs = problem.layer_costs()
+    names = [layer.name for layer in problem.space.free_layers]
+    fixed = sum(min(c.values()) for n, c in costs.items() if n not in names)
+    totals = []
+    for bits in itertools.product((4, 8), repeat=len(names)):
+        pairs = dict(zip(names, bits, strict=True))
+        if fixed + sum(costs[n][b, b] for n, b in pairs.items()) <= problem.budget.limit:
+            totals.append(sum(sensitivity(scores.values, n, b, b) for n, b in pairs.items()))
+    assert solution.notes["omega"] == pytest.approx(min(totals))
+
+
+def test_a_budget_below_4_bits_takes_all_the_bits_of_the_protocol(make_problem):
+    problem = make_problem("bops", like=2.5)
+    solution = HAWQV3().solve(problem, plain_scores(problem))
+    assert problem.within(solution.policy)
+    assert solution.notes["candidates"] == [2, 3, 4, 5, 6, 8]
+    free = [solution.policy[layer.name] for layer in problem.space.free_layers]
+    assert all(bits.weight == bits.act for bits in free)
+    assert len({bits.weight for bits in free}) > 1
+
+
+def test_a_protocol_without_8_bits_has_its_own_candidates(make_problem):
+    problem = make_problem("bops", like=3, bits=(2, 3, 4))
+    solution = HAWQV3().solve(problem, plain_scores(problem))
+    assert solution.notes["candidates"] == [2, 3, 4]
+    assert HAWQV3(bits=[3, 4]).solve(problem, plain_scores(problem)).notes["candidates"] == [3, 4]
+
+
+def test_pinned_activations_leave_the_weights_free(make_problem):
+    problem = make_problem("size", like=6)
+    solution = HAWQV3().solve(problem, plain_scores(problem))
+    free = [solution.policy[layer.name] for layer in problem.space.free_layers]
+    assert {bits.weight for bits in free} == {4, 8}
+    assert {bits.act for bits in free} == {8}
+
+
+def test_pairs_that_the_hardware_lacks_give_way_to_the_nearest():
+    costs = {
+        "a": {(4, 4): 1.0, (4, 8): 2.0, (8, 4): 2.0, (8, 8): 4.0},
+        "b": {(2, 8): 1.0, (4, 8): 2.0, (6, 4): 1.0, (6, 8): 3.0},
+        "c": {(4, 8): 2.0, (8, 8): 4.0},
+    }
+    assert matched(costs, []) == {
+        "a": {(4, 4): 1.0, (8, 8): 4.0},
+        "b": {(2, 8): 1.0, (4, 8): 2.0, (6, 8): 3.0},
+        "c": {(4, 8): 2.0, (8, 8): 4.0},
+    }
+    tied = matched(costs, [("a", "c")])
+    assert tied["a"].keys() == tied["c"].keys() == {(4, 8), (8, 8)}
+
+
+def test_bits_that_are_no_bit_widths_are_refused():
+    with pytest.raises(ValueError, match="bits = \\[4, 9\\]"):
+        HAWQV3(bits=[4, 9]).validate()
 
 
 def test_space_groups_are_kept(make_problem):

@@ -15,9 +15,8 @@ own term, and the mean over images is the trace for the mean loss. Where there a
 passes, half of the passes go to each image's most probable classes, and the rest draw r uniform on
 {-1, 1} over the other classes: E||J^T sum_c r_c s_c||^2 = sum_c ||J^T s_c||^2.
 
-Weights need the norm of each image's own gradient, G = D X^T for a layer that reads X ``[I, T]``
-(patches of T positions) and whose output has the gradient D ``[O, T]``. It is formed, or, where
-that is cheaper, ||G||^2 = sum_tt' (X^T X)_tt' (D^T D)_tt' (as in Rochette et al., 1912.06015).
+Weights need the norm of each image's own gradient (`gradient_norms`). How many images go together
+is for the memory to say; the value does not depend on it.
 """
 
 from __future__ import annotations
@@ -26,11 +25,17 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from frameworks.core.estimators.derivatives import gradients
+from frameworks.core.estimators.gradient_norms import gradient_norms
+from frameworks.core.estimators.layouts import Layout
+from frameworks.core.estimators.live import BOUND, fitting
+from frameworks.core.estimators.signs import Signs, stacked
 from frameworks.core.estimators.taps import Taps, tapped
 from frameworks.core.split import Batch
 
@@ -62,9 +67,11 @@ def gauss_newton(
     batches: Sequence[Batch],
     generator: torch.Generator,
     *,
-    weights: Sequence[str] = (),
+    weights: Mapping[str, Layout] | None = None,
     inputs: Sequence[str] = (),
     passes: int = 50,
+    most: int = IMAGES,
+    bound: int = BOUND,
 ) -> tuple[dict[str, GaussNewton], dict[str, GaussNewton]]:
     """The traces over layers' weights and over layers' inputs, for the mean cross-entropy.
 
@@ -74,56 +81,74 @@ def gauss_newton(
         model: a network that gives logits ``[B, C]``.
         batches: images and labels.
         generator: draws signs where there are more classes than passes.
-        weights: layers for which `plain` holds.
-        inputs: any layers.
+        weights: layers that `layouts` gives, and where their images are.
+        inputs: any layers that are called.
         passes: at most this many backward passes (at least 2).
+        most: at most this many images go together.
+        bound: bytes that a portion of images takes at most, if one image needs no more.
     """
+    weights = weights or {}
     if not weights and not inputs:
         return {}, {}
     model.requires_grad_(False)
-    like = next(model.parameters())
+    signs = Signs(generator)
     rows: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * passes)
-    numels: dict[str, int] = {}
-    images, exact, used = sum(len(x) for x, _ in batches), 0, 0
-    with tapped(model, inputs=inputs, outputs=weights) as taps:
-        for x in _small(batches):
+    sizes: dict[str, int] = {}
+    images, exact, used, first = sum(len(x) for x, _ in batches), 0, 0, 0
+    with tapped(model, inputs=inputs, outputs=tuple(weights)) as taps:
+        work = partial(_once, model, taps, weights, max((x for x, _ in batches), key=len))
+        group = fitting(lambda n: work(1, n), min(GROUP, passes), bound) or 1
+        most = fitting(lambda n: work(n, group), min(most, images), bound) or 1
+        for x in _portions(batches, most):
             taps.clear()
-            logits = model(x.to(like.device, like.dtype))
+            logits = _logits(model, x)
             exact, used = _plan(logits.shape[1], passes)
-            vectors = columns(logits.detach().softmax(1), exact, used, generator)
+            each = [signs.at(image) for image in range(first, first + len(x))]
+            drawn = stacked((used - exact, logits.shape[1]), logits, each)
             done = 0
-            for group in _grouped(vectors):
-                for key, values in _norms(model, taps, logits, group).items():
+            for vectors in _grouped(columns(logits.detach().softmax(1), exact, drawn), group):
+                for key, values in _norms(model, taps, weights, logits, vectors).items():
                     for i, value in enumerate(values):
                         rows[key][done + i] += value / images
-                done += len(group)
-            numels = {n: sum(t[0].numel() for t in ts) for n, ts in taps.inputs.items()}
+                done += len(vectors)
+            sizes = {n: sum(t.numel() for t in ts) // len(x) for n, ts in taps.inputs.items()}
+            first += len(x)
+            del logits  # before the next portion's graph is made
     return (
         {
             name: _summary(rows["weight", name][:used], exact, _weight(model, name).numel())
             for name in weights
         },
-        {name: _summary(rows["input", name][:used], exact, numels[name]) for name in inputs},
+        {name: _summary(rows["input", name][:used], exact, sizes[name]) for name in inputs},
     )
-
-
-def plain(model: nn.Module, name: str) -> bool:
-    """Whether a layer's output is linear in a weight that no other module holds."""
-    module = model.get_submodule(name)
-    forwards = {
-        nn.Linear: nn.Linear.forward, nn.Conv1d: nn.Conv1d.forward, nn.Conv2d: nn.Conv2d.forward
-    }  # fmt: skip
-    known = any(isinstance(module, c) and type(module).forward is f for c, f in forwards.items())
-    weight = module._parameters.get("weight")
-    holders = sum(any(p is weight for p in m._parameters.values()) for m in model.modules())
-    return known and weight is not None and holders == 1
 
 
 def _weight(model: nn.Module, name: str) -> nn.Parameter:
     return model.get_submodule(name).get_parameter("weight")
 
 
-def columns(p: Tensor, exact: int, total: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    like = next(model.parameters())
+    found: Tensor = model(x.to(like.device, like.dtype))
+    return found
+
+
+def _once(
+    model: nn.Module,
+    taps: Taps,
+    layouts: Mapping[str, Layout],
+    x: Tensor,
+    images: int,
+    vectors: int,
+) -> None:
+    """What is done with one portion of images and one group of vectors."""
+    taps.clear()
+    logits = _logits(model, x[:images])
+    _norms(model, taps, layouts, logits, [torch.ones_like(logits)] * vectors)
+    taps.clear()
+
+
+def columns(p: Tensor, exact: int, drawn: Tensor) -> Iterator[Tensor]:
     """Vectors ``[B, C]`` whose summed squares through J give the trace.
 
     First those of each image's ``exact`` most probable classes, then sign mixtures of the others,
@@ -131,23 +156,22 @@ def columns(p: Tensor, exact: int, total: int, generator: torch.Generator) -> It
 
     Args:
         p: probabilities ``[B, C]``.
+        exact: how many classes have a vector of their own.
+        drawn: signs of the mixtures ``[B, mixtures, C]``.
     """
     q, order = p.sqrt(), p.argsort(dim=1, descending=True, stable=True)
-    for i in range(total):
-        if i < exact:
-            weight = torch.zeros_like(p).scatter_(1, order[:, i : i + 1], 1.0)
-        else:
-            signs = torch.randint(0, 2, p.shape, generator=generator)
-            weight = (2 * signs - 1).to(p.device, p.dtype).scatter(1, order[:, :exact], 0.0)
+    own = (torch.zeros_like(p).scatter_(1, order[:, i : i + 1], 1.0) for i in range(exact))
+    mixed = (signs.scatter(1, order[:, :exact], 0.0) for signs in drawn.unbind(1))
+    for weight in chain(own, mixed):
         weight = weight * q
         yield weight - p * (weight * torch.ones_like(p)).sum(1, keepdim=True)
 
 
-def _small(batches: Sequence[Batch]) -> Iterator[Tensor]:
+def _portions(batches: Sequence[Batch], most: int) -> Iterator[Tensor]:
     """The images, a few at a time."""
     for x, _ in batches:
-        for start in range(0, len(x), IMAGES):
-            yield x[start : start + IMAGES]
+        for start in range(0, len(x), most):
+            yield x[start : start + most]
 
 
 def _plan(classes: int, passes: int) -> tuple[int, int]:
@@ -155,92 +179,34 @@ def _plan(classes: int, passes: int) -> tuple[int, int]:
     return (classes, classes) if classes <= passes else (passes // 2, passes)
 
 
-def _grouped(vectors: Iterator[Tensor]) -> Iterator[list[Tensor]]:
-    group: list[Tensor] = []
-    for vector in vectors:
-        group.append(vector)
-        if len(group) == GROUP:
-            yield group
-            group = []
-    if group:
+def _grouped(vectors: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
+    while group := list(islice(vectors, size)):
         yield group
 
 
 def _norms(
-    model: nn.Module, taps: Taps, logits: Tensor, vectors: Sequence[Tensor]
+    model: nn.Module,
+    taps: Taps,
+    layouts: Mapping[str, Layout],
+    logits: Tensor,
+    vectors: Sequence[Tensor],
 ) -> dict[tuple[str, str], list[float]]:
     """``||J^T s||^2`` summed over images, for each layer and vector."""
-    keys = [("weight", n, i) for n, ts in taps.outputs.items() for i in range(len(ts))]
-    keys += [("input", n, i) for n, ts in taps.inputs.items() for i in range(len(ts))]
-    at: Mapping[str, Mapping[str, Sequence[Tensor]]] = {
-        "weight": taps.outputs, "input": taps.inputs
-    }  # fmt: skip
-    tensors = [at[kind][name][i] for kind, name, i in keys]
+    inputs = [(n, t) for n, ts in taps.inputs.items() for t in ts]
+    outputs = [t for n in layouts for t in taps.outputs[n]]
     norms: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(vectors))
-    kept: dict[str, list[Tensor]] = {name: [] for name in taps.outputs}
+    kept: dict[str, list[Tensor]] = {name: [] for name in layouts}
     for column, vector in enumerate(vectors):
-        gradients = torch.autograd.grad(
-            logits, tensors, vector, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        for (kind, name, _), gradient in zip(keys, gradients, strict=True):
-            if kind == "input":
-                norms[kind, name][column] += float(gradient.square().sum(dtype=torch.float64))
-            else:
-                kept[name].append(gradient)
-    for name, deltas in kept.items():
-        module, (read,) = model.get_submodule(name), taps.reads[name]
-        norms["weight", name] = gradient_norms(module, read, torch.stack(deltas)).tolist()
+        found = gradients([logits], [*outputs, *(t for _, t in inputs)], [vector])
+        for name, gradient in zip(layouts, found, strict=False):
+            kept[name].append(gradient)
+        for (name, _), gradient in zip(inputs, found[len(outputs) :], strict=True):
+            norms["input", name][column] += float(gradient.square().sum(dtype=torch.float64))
+    for name, layout in layouts.items():
+        (read,) = taps.reads[name]
+        values = gradient_norms(model.get_submodule(name), read, kept.pop(name), layout)
+        norms["weight", name] = values.tolist()
     return norms
-
-
-def gradient_norms(module: nn.Module, read: Tensor, deltas: Tensor) -> Tensor:
-    """Squared norms of each image's weight gradient, summed over images.
-
-    Args:
-        module: a convolution or a linear layer.
-        read: its input ``[B, I, ...]`` (linear: ``[B, ..., I]``).
-        deltas: gradients of its output ``[K, B, O, ...]`` (linear: ``[K, B, ..., O]``).
-
-    Returns:
-        ``[K]``, in float64.
-    """
-    x, d = _patches(module, read), _positions(module, deltas)
-    (count, batch, groups, outputs, positions), inputs = d.shape, x.shape[2]
-    if positions * (inputs + count * outputs) < count * outputs * inputs:
-        gram = x.transpose(-1, -2) @ x
-        values = (d.transpose(-1, -2) @ d * gram).flatten(1)
-    else:
-        rows = d.movedim(0, 2).reshape(batch, groups, count * outputs, positions)
-        gradients = (rows @ x.transpose(-1, -2)).view(batch, groups, count, -1)
-        values = gradients.square().movedim(2, 0).flatten(1)
-    return values.sum(1, dtype=torch.float64)
-
-
-def _patches(module: nn.Module, read: Tensor) -> Tensor:
-    """What each output position reads: ``[B, groups, I, T]``."""
-    if isinstance(module, nn.Linear):
-        return read.reshape(len(read), 1, -1, read.shape[-1]).transpose(-1, -2)
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    read = functional.pad(read, module._reversed_padding_repeated_twice, mode=mode)
-    lead = (1,) if read.dim() == 3 else ()
-    unfolded = functional.unfold(
-        read.unsqueeze(2) if lead else read,
-        kernel_size=(*lead, *module.kernel_size),
-        dilation=(*lead, *module.dilation),
-        stride=(*lead, *module.stride),
-    )
-    return unfolded.view(len(read), module.groups, -1, unfolded.shape[-1])
-
-
-def _positions(module: nn.Module, deltas: Tensor) -> Tensor:
-    """Output gradients as ``[K, B, groups, O, T]``."""
-    count, batch = deltas.shape[:2]
-    if isinstance(module, nn.Linear):
-        return deltas.reshape(count, batch, 1, -1, deltas.shape[-1]).transpose(-1, -2)
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    channels = deltas.shape[2] // module.groups
-    return deltas.reshape(count, batch, module.groups, channels, -1)
 
 
 def _summary(row: Sequence[float], exact: int, size: int) -> GaussNewton:

@@ -4,22 +4,26 @@ For a loss that is a mean over images, ``g = dL/dv`` is computed once per batch 
 kept, and each product is one more backward pass, ``Hz = d(g . z)/dv``. A product with a vector over
 all variables gives ``(Hz)_i = sum_j H_ij z_j``; a product with one variable's vector alone, taken
 with respect to that variable only, gives its diagonal block ``H_ii z_i``.
+
+A batch whose graph would take too much memory goes through the network in portions. Their shares
+add up to the batch's, as images do not mix, and their probes are the batch's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
+from frameworks.core.estimators.derivatives import gradients
+from frameworks.core.estimators.layouts import Layout
+from frameworks.core.estimators.live import BOUND, fitting
+from frameworks.core.estimators.signs import Signs, rademacher, stacked
 from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
 from frameworks.core.train import Loss, cross_entropy
@@ -28,64 +32,39 @@ Vectors = Mapping[str, Sequence[Tensor]]
 """Name of a variable (a layer, a block) to the tensors that it is made of."""
 
 
-class _HardSigmoids(TorchFunctionMode):
-    """Composes hard sigmoids, the one common activation without a second derivative in torch."""
+@dataclass(frozen=True)
+class Portion:
+    """Images that go through the network together.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.hardsigmoid:
-            return functional.relu6(args[0] + 3) / 6
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Make a model's loss twice differentiable and its Hessian deterministic, and undo it after.
-
-    Eval mode (BatchNorm by running statistics), no in-place activations, attention by plain matrix
-    products (the fused kernels have no second derivative), composed hard sigmoids, full float32 on
-    a GPU.
-
-    Raises:
-        ValueError: the model is not in float32 or float64.
+    Attributes:
+        batch: number of the batch that they are of; the batch's probes are theirs.
+        first: number of the first one among all images.
+        count: how many.
     """
-    odd = {p.dtype for p in model.parameters()} - {torch.float32, torch.float64}
-    if odd:
-        raise ValueError(f"second derivatives need float32 weights, not {sorted(map(str, odd))}")
-    modes = {module: module.training for module in model.modules()}
-    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    inplace = [m for m in model.modules() if getattr(m, "inplace", False) is True]
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_HardSigmoids())
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast("cuda", enabled=False))
-        if torch.cuda.is_available():
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-        try:
-            model.eval()
-            for module in inplace:
-                module.inplace = False  # type: ignore[assignment]
-            yield
-        finally:
-            for module in inplace:
-                module.inplace = True  # type: ignore[assignment]
-            for module, mode in modes.items():
-                module.training = mode
-            for parameter, mode in trained.items():
-                parameter.requires_grad_(mode)
+
+    batch: int
+    first: int
+    count: int
+
+    @property
+    def images(self) -> range:
+        """Their numbers among all images."""
+        return range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The gradient of one batch's mean loss, with its graph.
+    """The gradient of a portion's mean loss, with its graph.
 
     Attributes:
-        share: the batch's share of all images.
+        portion: the images.
+        share: the portion's share of all images.
         variables: what is differentiated.
         gradients: dL/dv, same structure.
         sizes: how many numbers a variable has (activations: for one image).
     """
 
+    portion: Portion
     share: float
     variables: Vectors
     gradients: Vectors
@@ -95,30 +74,14 @@ class Graph:
         """The Hessian times vectors, within the variables that they name.
 
         Variables left out count as constants: a single name gives its diagonal block's product.
+
+        Raises:
+            ValueError: an operation of the network has no second derivative.
         """
         inputs = [v for name in vectors for v in self.variables[name]]
-        pairs = [
-            (g, z)
-            for name in vectors
-            for g, z in zip(self.gradients[name], vectors[name], strict=True)
-            if g.requires_grad  # else the loss is linear in it
-        ]
-        if not pairs:
-            return {name: [torch.zeros_like(z) for z in vectors[name]] for name in vectors}
-        outputs, weights = zip(*pairs, strict=True)
-        flat = iter(
-            torch.autograd.grad(
-                outputs, inputs, weights, retain_graph=True, allow_unused=True,
-                materialize_grads=True,
-            )
-        )  # fmt: skip
+        outputs = [g for name in vectors for g in self.gradients[name]]
+        flat = iter(gradients(outputs, inputs, [z for name in vectors for z in vectors[name]]))
         return {name: [next(flat).detach() for _ in self.variables[name]] for name in vectors}
-
-
-def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A tensor of -1 and 1 of the same shape; the draw does not depend on the device."""
-    signs = torch.randint(0, 2, like.shape, generator=generator)
-    return (2 * signs - 1).to(like.device, like.dtype)
 
 
 class Hessian(ABC):
@@ -129,61 +92,99 @@ class Hessian(ABC):
 
     Args:
         model: a float network.
-        batches: images and labels, kept in memory.
+        batches: images and labels, kept in memory. Each has probes of its own.
         loss: the mean loss of a batch.
+        most: at most this many images go through the network together; None for a batch.
+        bound: bytes that a graph and a product take at most, if one image needs no more.
     """
 
     per_image: ClassVar[bool] = False
     """Whether the variables have a part for each image of a batch."""
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Batch], loss: Loss = cross_entropy
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        loss: Loss = cross_entropy,
+        *,
+        most: int | None = None,
+        bound: int = BOUND,
     ) -> None:
         if not batches:
             raise ValueError("a Hessian needs at least one batch of images")
         model.requires_grad_(False)
         self.model, self.batches, self.loss = model, list(batches), loss
         self.images = sum(len(x) for x, _ in self.batches)
+        self.most, self.bound = most, bound
         self._only: Graph | None = None
 
     def graphs(self) -> Iterator[Graph]:
-        """The batches' gradients; one graph is alive at a time, and a single one is kept."""
-        if len(self.batches) == 1:
-            self._only = self._only or self._graph(*self.batches[0])
+        """The portions' gradients; one graph is alive at a time, and a single one is kept."""
+        portions = self._portions
+        if len(portions) == 1:
+            self._only = self._only or self._graph(portions[0])
             yield self._only
             return
-        for x, y in self.batches:
-            yield self._graph(x, y)
+        for portion in portions:
+            yield self._graph(portion)  # not kept here while the next one is made
 
-    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+    @cached_property
+    def _portions(self) -> list[Portion]:
+        found, first = [], 0
+        for batch, (x, _) in enumerate(self.batches):
+            for start in range(0, len(x), self._together):
+                found.append(Portion(batch, first + start, min(self._together, len(x) - start)))
+            first += len(x)
+        return found
+
+    @cached_property
+    def _together(self) -> int:
+        """How many images go through the network together."""
+        sizes = [len(x) for x, _ in self.batches]
+        largest = min(max(sizes), self.most or self.images)
+        if largest == 1:
+            return 1
+        batch = sizes.index(max(sizes))
+        first, signs = sum(sizes[:batch]), Signs(torch.Generator().manual_seed(0))
+
+        def work(count: int) -> None:
+            graph = self._graph(Portion(batch, first, count))
+            graph.product(self.draw(graph, list(graph.variables), signs, 0))
+
+        return fitting(work, largest, self.bound) or 1
+
+    def _graph(self, portion: Portion) -> Graph:
         parameter = next(self.model.parameters())
+        start = portion.first - sum(len(x) for x, _ in self.batches[: portion.batch])
+        x, y = (part[start : start + portion.count] for part in self.batches[portion.batch])
         loss, variables = self._forward(x.to(parameter.device, parameter.dtype), y)
         flat = [v for tensors in variables.values() for v in tensors]
-        gradients = iter(
-            torch.autograd.grad(
-                loss, flat, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            if flat
-            else ()
-        )
+        found = iter(gradients([loss], flat, create_graph=True))
         return Graph(
+            portion,
             len(x) / self.images,
             variables,
-            {name: [next(gradients) for _ in tensors] for name, tensors in variables.items()},
+            {name: [next(found) for _ in tensors] for name, tensors in variables.items()},
             {name: self.size(name, tensors, len(x)) for name, tensors in variables.items()},
         )
 
     def size(self, name: str, tensors: Sequence[Tensor], images: int) -> int:
-        """How many numbers a variable has, given its tensors for a batch of so many images."""
+        """How many numbers a variable has, given its tensors for so many images."""
         return sum(v.numel() for v in tensors) // (images if self.per_image else 1)
 
-    def draw(self, graph: Graph, name: str, generator: torch.Generator) -> list[Tensor]:
-        """A probe for one variable: uniform on {-1, 1}."""
-        return [rademacher(v, generator) for v in graph.variables[name]]
+    def draw(
+        self, graph: Graph, names: Sequence[str], signs: Signs, probe: int
+    ) -> dict[str, list[Tensor]]:
+        """A probe for some variables: uniform on {-1, 1}."""
+        found = {}
+        for name in names:
+            generator = signs.at(graph.portion.batch, probe, name)
+            found[name] = [rademacher(v, generator) for v in graph.variables[name]]
+        return found
 
     @abstractmethod
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
-        """The loss of a batch and the variables behind it."""
+        """The loss of some images and the variables behind it."""
 
 
 class WeightHessian(Hessian):
@@ -191,6 +192,7 @@ class WeightHessian(Hessian):
 
     Args:
         groups: name of a variable to the names of the layers whose weights it holds.
+        options: those of `Hessian`.
     """
 
     def __init__(
@@ -199,8 +201,9 @@ class WeightHessian(Hessian):
         groups: Mapping[str, Sequence[str]],
         batches: Sequence[Batch],
         loss: Loss = cross_entropy,
+        **options: int | None,
     ) -> None:
-        super().__init__(model, batches, loss)
+        super().__init__(model, batches, loss, **options)  # type: ignore[arg-type]
         self.weights = {
             group: [model.get_submodule(n).get_parameter("weight").requires_grad_() for n in names]
             for group, names in groups.items()
@@ -219,7 +222,8 @@ class ActivationHessian(Hessian):
     tensor which several layers read is perturbed for one of them only.
 
     Args:
-        names: the layers.
+        calls: the layers, each with the layout of the input of each call.
+        options: those of `Hessian`.
     """
 
     per_image = True
@@ -227,13 +231,27 @@ class ActivationHessian(Hessian):
     def __init__(
         self,
         model: nn.Module,
-        names: Sequence[str],
+        calls: Mapping[str, Sequence[Layout]],
         batches: Sequence[Batch],
         loss: Loss = cross_entropy,
+        **options: int | None,
     ) -> None:
-        super().__init__(model, batches, loss)
-        self.names = tuple(names)
+        super().__init__(model, batches, loss, **options)  # type: ignore[arg-type]
+        self.calls = calls
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
-        with tapped(self.model, inputs=self.names) as taps:
+        with tapped(self.model, inputs=tuple(self.calls)) as taps:
             return self.loss(self.model, x, y.to(x.device)), taps.inputs
+
+    def draw(
+        self, graph: Graph, names: Sequence[str], signs: Signs, probe: int
+    ) -> dict[str, list[Tensor]]:
+        """A probe for some variables; each image has its own."""
+        each = [signs.at("image", image, probe) for image in graph.portion.images]
+        found: dict[str, list[Tensor]] = {}
+        for name in names:
+            found[name] = []
+            for v, layout in zip(graph.variables[name], self.calls[name], strict=True):
+                shape = layout.apart(v).shape[1:]
+                found[name].append(layout.together(stacked(shape, v, each)))
+        return found

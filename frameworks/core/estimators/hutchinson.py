@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from frameworks.core.estimators.hessian import Graph, Hessian
+from frameworks.core.estimators.signs import Signs
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def hutchinson(
 ) -> dict[str, Trace]:
     """Estimate the trace of every diagonal block, inside `twice_differentiable`.
 
-    Probes are drawn in rounds of ``min_probes``, so that one gradient graph of a batch serves a
-    whole round; each batch has probes of its own.
+    Probes are drawn in rounds of ``min_probes``, so that one gradient graph serves a whole round;
+    each batch has probes of its own, however it is cut into portions.
 
     Args:
         max_probes: stop after this many, converged or not.
@@ -74,6 +75,7 @@ def hutchinson(
         joint: one product for all blocks (see the module's text).
         base: a known part of each block's trace, to which the estimate is added.
     """
+    signs = Signs(generator)
     draws: dict[str, list[float]] = {}
     totals: dict[str, list[float]] = {}
     known = base or {}
@@ -86,10 +88,11 @@ def hutchinson(
             names = list(graph.variables)
             for probe in range(count, count + size):
                 for together in [names] if joint else [[name] for name in names]:
-                    for name, value in _sample(hessian, graph, together, generator).items():
+                    for name, value in _sample(hessian, graph, together, signs, probe).items():
                         row = draws.setdefault(name, [])
                         row += [0.0] * (probe + 1 - len(row))
                         row[probe] += graph.share * value
+            del graph  # before the next one is made
         count += size
         totals = {name: [known.get(name, 0.0) + v for v in row] for name, row in draws.items()}
         converged = all(_settled(values, tolerance) for values in totals.values())
@@ -97,9 +100,9 @@ def hutchinson(
 
 
 def _sample(
-    hessian: Hessian, graph: Graph, names: Sequence[str], generator: torch.Generator
+    hessian: Hessian, graph: Graph, names: Sequence[str], signs: Signs, number: int
 ) -> dict[str, float]:
-    probe = {name: hessian.draw(graph, name, generator) for name in names}
+    probe = hessian.draw(graph, names, signs, number)
     return {
         name: sum(
             float((z * hz).sum(dtype=torch.float64))

@@ -15,35 +15,43 @@ z^T R_W z = u^T R_y u with u = Z a, of the residual R_y over its output. The sig
 between images (output and input channels are multiplied by an image's own signs, which leaves each
 z uniform on {-1, 1}), so that images average noise away, the terms between layers included; and no
 product needs a gradient of weights. Layers that are called several times, share their weight or
-compute with it in another way have Hutchinson's estimator on H by a product of their own.
+compute with it in another way, and weights that functions read beside a call, have Hutchinson's
+estimator on H by a product of their own.
+
+All of these need to know which part of a tensor is which image's: `layouts` sees it, and where it
+cannot, images go one at a time. Images go together as far as ``bound`` bytes allow; sums over
+images, and signs that each image and probe has of its own, make that no matter for the value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frameworks.core.estimators.gauss_newton import GaussNewton, gauss_newton, plain
+from frameworks.core.estimators.gauss_newton import IMAGES, GaussNewton, gauss_newton
 from frameworks.core.estimators.hessian import (
     ActivationHessian,
     Graph,
     Hessian,
     Vectors,
     WeightHessian,
-    rademacher,
 )
 from frameworks.core.estimators.hutchinson import Trace, hutchinson
+from frameworks.core.estimators.layouts import Layout, applied, is_linear, layouts
+from frameworks.core.estimators.live import BOUND
+from frameworks.core.estimators.signs import Signs, rademacher, stacked
 from frameworks.core.estimators.taps import tapped
 from frameworks.core.split import Batch
 from frameworks.core.train import Loss
 
-IMAGES = 32
-"""Images of one graph for second derivatives."""
+FEW = 32
+"""Images of one graph for second derivatives, which is several times a training step's."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +72,54 @@ def layer_traces(
     max_probes: int = 50,
     min_probes: int = 10,
     tolerance: float = 1e-3,
+    bound: int = BOUND,
 ) -> Traces:
     """The traces of the mean cross-entropy's Hessian, inside `twice_differentiable`.
 
     Args:
-        model: a float network that gives logits.
+        model: a float network that gives logits, and whose images do not mix.
         batches: images and labels.
         generator: draws probes.
-        weights: layers whose weights count, one block each.
+        weights: layers whose weights count, one block each; one that is never called has trace 0.
         inputs: layers whose input activations count, one block each.
         max_probes: at most this many products (or backward passes) per part and batch.
         min_probes: see `hutchinson`.
         tolerance: see `hutchinson`.
+        bound: bytes of tensors that are alive at once, if those of one image are no more; weights
+            and images are not counted.
+
+    Raises:
+        ValueError: an operation of the network has no second derivative, a layer whose input counts
+            is never called, or labels are no classes of the network.
     """
     rule = Rule(max_probes, min_probes, tolerance)
-    simple = _simple(model, batches[0][0], weights)
+    model.requires_grad_(False)
+    found = layouts(model, batches[0][0], weights, inputs)
+    idle = [name for name, calls in found.inputs.items() if not calls]
+    if idle:
+        raise ValueError(f"layer {idle[0]} is never called, so that it has no input activations")
     outputs, activations = gauss_newton(
-        model, batches, generator, weights=simple, inputs=inputs, passes=max(max_probes, 2)
+        model,
+        batches,
+        generator,
+        weights=found.weights,
+        inputs=inputs,
+        passes=max(max_probes, 2),
+        most=IMAGES if found.together else 1,
+        bound=bound,
     )
-    few = list(_split(batches))
-    found = rule.complete(OutputHessian, model, few, outputs, generator)
-    others = {name: [name] for name in weights if name not in found}
+    options = {"most": FEW if found.together else 1, "bound": bound}
+    of_outputs = partial(OutputHessian, model, found.weights, batches, residual, **options)
+    traces = rule.complete(of_outputs, outputs, generator)
+    others = {name: [name] for name in weights if name not in traces}
     if others:
-        found |= rule.estimate(WeightHessian(model, others, batches), generator)
+        of_weights = WeightHessian(model, others, batches, bound=bound)
+        traces |= rule.estimate(of_weights, generator)
+    of_inputs = partial(ActivationHessian, model, found.inputs, batches, residual, **options)
     return Traces(
-        {name: found[name] for name in weights},
-        rule.complete(ActivationHessian, model, few, activations, generator),
+        {name: traces[name] for name in weights},
+        rule.complete(of_inputs, activations, generator),
     )
-
-
-def _split(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """Batches of few images: a graph for second derivatives is several times a training step's."""
-    for x, y in batches:
-        for start in range(0, len(x), IMAGES):
-            yield x[start : start + IMAGES], y[start : start + IMAGES]
 
 
 @dataclass(frozen=True)
@@ -128,16 +150,14 @@ class Rule:
 
     def complete(
         self,
-        kind: type[OutputHessian] | type[ActivationHessian],
-        model: nn.Module,
-        batches: Sequence[Batch],
+        residuals: Callable[[], Hessian],
         parts: Mapping[str, GaussNewton],
         generator: torch.Generator,
     ) -> dict[str, Trace]:
         """Add the residual's traces to those of the Gauss-Newton part."""
         if not parts:
             return {}
-        rest = kind(model, list(parts), batches, residual)
+        rest = residuals()
         if _vanishes(rest, generator):
             return {name: _exact(part) for name, part in parts.items()}
         base = {name: part.value for name, part in parts.items()}
@@ -146,9 +166,16 @@ class Rule:
 
 
 def residual(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """A loss whose Hessian is that of mean cross-entropy without its Gauss-Newton part."""
+    """A loss whose Hessian is that of mean cross-entropy without its Gauss-Newton part.
+
+    Raises:
+        ValueError: labels are no classes of the network.
+    """
     logits: Tensor = model(x)
-    pull = logits.detach().softmax(1) - functional.one_hot(y, logits.shape[1])
+    classes = logits.shape[1]
+    if y.is_floating_point() or bool(((y < 0) | (y >= classes)).any()):
+        raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}, one an image")
+    pull = logits.detach().softmax(1) - functional.one_hot(y, classes)
     return (pull.to(logits.dtype) * logits).sum() / len(x)
 
 
@@ -156,20 +183,27 @@ class OutputHessian(Hessian):
     """Second derivatives with respect to layers' outputs; probes are what weights do to them.
 
     Args:
-        names: layers for which `plain` holds and that are called once.
+        layers: layers that `layouts` gives, and where their images are.
+        options: those of `Hessian`.
     """
 
     per_image = True
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], batches: Sequence[Batch], loss: Loss
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Layout],
+        batches: Sequence[Batch],
+        loss: Loss,
+        **options: int | None,
     ) -> None:
-        super().__init__(model, batches, loss)
-        self.names = tuple(names)
+        super().__init__(model, batches, loss, **options)  # type: ignore[arg-type]
+        self.layers = layers
         self._reads: dict[str, list[Tensor]] = {}
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Vectors]:
-        with tapped(self.model, outputs=self.names) as taps:
+        self._reads = {}  # those of the portion before
+        with tapped(self.model, outputs=tuple(self.layers)) as taps:
             loss = self.loss(self.model, x, y.to(x.device))
         self._reads = dict(taps.reads)
         return loss, dict(taps.outputs)
@@ -178,44 +212,40 @@ class OutputHessian(Hessian):
         return self.model.get_submodule(name).get_parameter("weight").numel()
 
     @torch.no_grad()
-    def draw(self, graph: Graph, name: str, generator: torch.Generator) -> list[Tensor]:
-        """``Z a`` for a Z of -1 and 1 that differs between images, as ``[B, O, ...]``."""
-        module = self.model.get_submodule(name)
-        (read,) = self._reads[name]
-        weight = module.get_parameter("weight")
-        drawn = rademacher(weight, generator)
-        inward = _signs(module, read, generator)
-        if isinstance(module, nn.Linear):
-            moved = functional.linear(read * inward, drawn)
-        else:
-            assert isinstance(module, nn.Conv1d | nn.Conv2d)
-            moved = module._conv_forward(read * inward, drawn, None)
-        return [moved * _signs(module, moved, generator)]
+    def draw(
+        self, graph: Graph, names: Sequence[str], signs: Signs, probe: int
+    ) -> dict[str, list[Tensor]]:
+        """``Z a`` for a Z of -1 and 1 that differs between images, as the layer's output."""
+        each = [signs.at("image", image, probe) for image in graph.portion.images]
+        found = {}
+        for name in names:
+            module, layout = self.model.get_submodule(name), self.layers[name]
+            weight = module.get_parameter("weight")
+            drawn = rademacher(weight, signs.at(graph.portion.batch, probe, name))
+            (read,) = self._reads[name]
+            moved = applied(module, _flipped(module, read, layout, each), drawn)
+            found[name] = [_flipped(module, moved, layout, each)]
+        return found
 
 
-def _signs(module: nn.Module, like: Tensor, generator: torch.Generator) -> Tensor:
-    """A sign for each image and channel, in a shape that multiplies ``like``."""
-    channel = like.dim() - 1 if isinstance(module, nn.Linear) else 1
-    shape = [n if axis in (0, channel) else 1 for axis, n in enumerate(like.shape)]
-    return rademacher(like.new_empty(shape), generator)
-
-
-@torch.no_grad()
-def _simple(model: nn.Module, x: Tensor, names: Sequence[str]) -> list[str]:
-    """The layers that are called once, and whose output is linear in a weight of their own."""
-    candidates = [name for name in names if plain(model, name)]
-    parameter = next(model.parameters())
-    with tapped(model, outputs=candidates) as taps:
-        model(x[:1].to(parameter.device, parameter.dtype))
-    return [name for name in candidates if len(taps.outputs[name]) == 1]
+def _flipped(
+    module: nn.Module, x: Tensor, layout: Layout, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """What a layer reads or gives, each image and channel with a sign of its own."""
+    apart = layout.apart(x)  # [images, rows, channels, ...], or channels last
+    channel = apart.dim() - 1 if is_linear(module) else 2
+    shape = [n if axis == channel else 1 for axis, n in enumerate(apart.shape)][1:]
+    return layout.together(apart * stacked(shape, x, generators))
 
 
 def _vanishes(hessian: Hessian, generator: torch.Generator) -> bool:
     """Whether a product with a random vector is exactly zero for every batch."""
+    signs = Signs(generator)
     for graph in hessian.graphs():
-        probe = {name: hessian.draw(graph, name, generator) for name in graph.variables}
+        probe = hessian.draw(graph, list(graph.variables), signs, 0)
         if any(bool(part.any()) for parts in graph.product(probe).values() for part in parts):
             return False
+        del graph, probe  # before the next ones are made
     return True
 
 

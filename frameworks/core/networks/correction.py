@@ -1,61 +1,72 @@
-"""Correcting BatchNorm in quantized copies of a network: one pass over a few images.
+"""Correcting quantized copies of a network by a few images, in one pass in execution order.
 
-What is corrected, and why, is in `frameworks.core.networks.batchnorm`; here is how: every BatchNorm
-is watched in a pass in eval mode, takes the moments of its input and sets its statistics before it
-normalises.
+What BatchNorm's statistics are corrected to, and why, is in `frameworks.core.networks.batchnorm`;
+here is how: every BatchNorm is watched in a pass in eval mode, takes the moments of its input and
+sets its statistics before it normalises. On request the mean output of every quantized layer is
+brought back to that of the float one, too, over the same images (Nagel et al., arXiv 1906.04721,
+section 4.2, empirical bias correction), for networks whose layers no BatchNorm follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frameworks.core.networks.batchnorm import RULES, Moments, Statistics, batchnorms, corrected
+from frameworks.core.layers import Layer
+from frameworks.core.networks.batchnorm import (
+    RULES,
+    Moments,
+    Slopes,
+    Statistics,
+    batchnorms,
+    control,
+    corrected,
+)
+from frameworks.core.networks.places import (
+    Found,
+    Key,
+    Place,
+    places,
+    set_statistics,
+    statistics_of,
+    watched,
+)
 
 LIMIT = 1 << 30
 """Bytes that the images of one pass may take."""
 COPIES = 4
-"""Of the largest input, that a pass holds at the same time: input, output and a quantizer's own."""
-Seen = Callable[[int, _BatchNorm, Tensor], None]
-"""Called with a BatchNorm's index, itself and its input, before it normalises."""
+"""Of the largest tensor, that a pass holds at the same time: input, output, a quantizer's own."""
 
 
-@contextmanager
-def _watched(model: nn.Module, seen: Seen) -> Iterator[None]:
-    def hook(index: int) -> Callable[[_BatchNorm, tuple[Any, ...]], None]:
-        return lambda module, args: seen(index, module, args[0])
+class _Reached(Exception):
+    """The place that a pass was for."""
 
-    handles = [norm.register_forward_pre_hook(hook(i)) for i, norm in enumerate(batchnorms(model))]
-    try:
-        model.eval()
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __init__(self, place: Place, moments: Moments) -> None:
+        self.place, self.moments = place, moments
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """How BatchNorm is corrected in quantized copies of one network, over the same images.
+    """How quantized copies of one network are corrected, over the same images.
 
     Attributes:
         images: ``[N, C, H, W]``.
-        rule: see `RULES`.
-        float_moments: of each BatchNorm's inputs in the float network, one a call.
-        float_statistics: its running means and variances; quantized copies get back what they are
-            corrected from.
+        rule: for BatchNorm, see `RULES`; or what gives b and c.
+        layers: those whose mean outputs are corrected.
+        float_moments: at each place of the float network, one a call.
+        float_statistics: running means and variances of its BatchNorms; quantized copies get back
+            what they are corrected from.
         chunk: images that go through the network together.
     """
 
     images: Tensor
-    rule: str
-    float_moments: tuple[tuple[Moments, ...], ...]
+    rule: str | Slopes
+    layers: tuple[Layer, ...]
+    float_moments: Mapping[Key, tuple[Moments, ...]]
     float_statistics: tuple[Statistics, ...]
     chunk: int
 
@@ -67,7 +78,13 @@ class Correction:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, network: nn.Module, images: Tensor, rule: str = "control", limit: int = LIMIT
+        cls,
+        network: nn.Module,
+        images: Tensor,
+        rule: str | Slopes = "control",
+        *,
+        layers: Sequence[Layer] = (),
+        limit: int = LIMIT,
     ) -> Correction:
         """The correction for quantized copies of a float network, which is left as it is.
 
@@ -75,28 +92,33 @@ class Correction:
             network: its running statistics must be those of its own inputs; one that was trained
                 in another state (quantized, or inside a super net) is re-estimated.
             images: a few training images ``[N, C, H, W]``.
-            rule: see `RULES`.
+            rule: for BatchNorm, see `RULES`; or what gives b and c.
+            layers: those whose mean outputs are corrected, too; none by default.
             limit: bytes that the images of one pass may take; where they would take more, every
-                BatchNorm needs a pass of its own (of which each ends there), with equal results.
+                place needs a pass of its own (of which each ends there), with equal results.
 
         Raises:
             ValueError: there is no such rule.
         """
-        if rule not in RULES:
+        if isinstance(rule, str) and rule not in RULES:
             raise ValueError(f"bn: {rule!r}; choose from {list(RULES)}")
-        norms = list(batchnorms(network))
-        stored = tuple(_statistics(norm) for norm in norms)
-        if not norms or rule == "stored":
-            return cls(images, rule, (), stored, len(images))
-        chunk = max(1, min(len(images), limit // _bytes_per_image(network, images[:2])))
+        stored = tuple(statistics_of(norm) for norm in batchnorms(network))
+        every = [place for place in places(network, layers) if place.layer or rule != "stored"]
+        if not every:
+            return cls(images, rule, (), {}, stored, len(images))
+        chunk = max(1, min(len(images), limit // _bytes_per_image(network, every, images[:2])))
         if rule == "reestimate":
-            return cls(images, rule, (), stored, chunk)
-        parts = [_moments(network, part) for part in torch.split(images, chunk)]
-        found = tuple(
-            tuple(Moments.joined(calls) for calls in zip(*every, strict=True))
-            for every in zip(*parts, strict=True)
-        )
-        return cls(images, rule, found, stored, chunk)
+            every = [place for place in every if place.layer]
+        found: dict[Key, tuple[Moments, ...]] = {}
+        parts = [_moments(network, every, part) for part in torch.split(images, chunk)]
+        for key in parts[0] if every else ():
+            calls = zip(*(part[key] for part in parts), strict=True)
+            found[key] = tuple(Moments.joined(call) for call in calls)
+        return cls(images, rule, tuple(layers), found, stored, chunk)
+
+    def works_on(self, model: nn.Module) -> bool:
+        """Whether there is anything to correct in a quantized copy."""
+        return bool(self.layers) or next(batchnorms(model), None) is not None
 
     @torch.no_grad()
     def __call__(
@@ -112,82 +134,91 @@ class Correction:
             run: called with the images in the place of the model, where they fit one pass.
             skips: whether ``run`` passes by a BatchNorm, which then is left alone.
         """
-        norms = list(batchnorms(model))
-        for norm, statistics in zip(norms, self.float_statistics, strict=True):
-            _set(norm, statistics)
-        if not norms or self.rule == "stored":
+        for norm, statistics in zip(batchnorms(model), self.float_statistics, strict=True):
+            set_statistics(norm, statistics)
+        every = places(model, self.layers)
+        for place in every:
+            place.clear()
+        if self.rule == "stored":
+            every = [place for place in every if place.layer]
+        if not every:
             model.eval()
         elif self.at_once:
-            self._at_once(model, run or model, skips)
+            self._at_once(model, every, run or model, skips)
         else:
-            self._in_turns(model)
+            self._in_turns(model, every)
 
     def _at_once(
-        self, model: nn.Module, run: Callable[[Tensor], object], skips: Callable[[nn.Module], bool]
+        self,
+        model: nn.Module,
+        every: Sequence[Place],
+        run: Callable[[Tensor], object],
+        skips: Callable[[nn.Module], bool],
     ) -> None:
-        calls: dict[int, list[Moments]] = {}
+        calls: dict[Key, list[Moments]] = {}
 
-        def seen(i: int, norm: _BatchNorm, x: Tensor) -> None:
-            if not skips(norm):
-                calls.setdefault(i, []).append(Moments.of(x))
-                _set(norm, self._corrected(i, norm, calls[i]))
+        def seen(place: Place, x: Tensor) -> None:
+            if not skips(place.module) and place.counts(calls):
+                calls.setdefault(place.key, []).append(place.look(x))
+                place.put(self._corrected(place, calls[place.key]))
 
-        with _watched(model, seen):
+        with watched(model, every, seen):
             run(self.images)
 
-    def _in_turns(self, model: nn.Module) -> None:
-        """A pass for each call of a BatchNorm in execution order, in chunks, and a whole one."""
-        norms = list(batchnorms(model))
+    def _in_turns(self, model: nn.Module, every: Sequence[Place]) -> None:
+        """A pass for each place in execution order, in chunks, and a whole one."""
         chunks = torch.split(self.images, self.chunk)
-        calls: dict[int, list[Moments]] = {}
-        made: list[Statistics] = []
+        calls: dict[Key, list[Moments]] = {}
+        made: list[Found] = []
         while True:
-            found = [self._reached(model, part, made) for part in chunks]
-            parts = [part for part in found if part is not None]
-            if not parts:
+            found = [self._reached(model, every, part, made) for part in chunks]
+            reached = [one for one in found if one is not None]
+            if not reached:
                 return
-            i = parts[0][0]
-            calls.setdefault(i, []).append(Moments.joined([moments for _, moments in parts]))
-            made.append(self._corrected(i, norms[i], calls[i]))
+            place = reached[0].place
+            joined = Moments.joined([one.moments for one in reached])
+            calls.setdefault(place.key, []).append(joined)
+            made.append(self._corrected(place, calls[place.key]))
 
     def _reached(
-        self, model: nn.Module, part: Tensor, made: Sequence[Statistics]
-    ) -> tuple[int, Moments] | None:
-        """The BatchNorm whose call comes after those with new statistics, and what it sees.
+        self, model: nn.Module, every: Sequence[Place], part: Tensor, made: Sequence[Found]
+    ) -> _Reached | None:
+        """The place after those that are corrected, and what is there.
 
-        None once all calls have them; the pass is then a whole one.
+        None once all are corrected; the pass is then a whole one.
         """
-        number = -1
+        passed: dict[Key, int] = {}
 
-        def seen(i: int, norm: _BatchNorm, x: Tensor) -> None:
-            nonlocal number
-            number += 1
+        def seen(place: Place, x: Tensor) -> None:
+            if not place.counts(passed):
+                return
+            number = sum(passed.values())
+            passed[place.key] = passed.get(place.key, 0) + 1
             if number == len(made):
-                raise _Reached(i, Moments.of(x))
-            _set(norm, made[number])
+                raise _Reached(place, place.look(x))
+            place.put(made[number])
 
-        with _watched(model, seen):
+        for place in every:
+            place.clear()
+        with watched(model, every, seen):
             try:
                 model(part)
             except _Reached as reached:
-                return reached.index, reached.moments
+                return reached
         return None
 
-    def _corrected(self, index: int, norm: _BatchNorm, calls: Sequence[Moments]) -> Statistics:
-        f = None
-        if self.rule != "reestimate":
-            # A BatchNorm that is called again has had only its first calls yet.
-            f = Moments.joined(self.float_moments[index][: len(calls)])
-        return corrected(
-            Moments.joined(calls), f, self.float_statistics[index], norm.eps, self.rule
-        )
-
-
-class _Reached(Exception):
-    """The call that a pass was for."""
-
-    def __init__(self, index: int, moments: Moments) -> None:
-        self.index, self.moments = index, moments
+    def _corrected(self, place: Place, calls: Sequence[Moments]) -> Found:
+        q = Moments.joined(calls)
+        # What is called again has had only its first calls yet.
+        known = self.float_moments.get(place.key, ())[: len(calls)]
+        f = Moments.joined(known) if known else None
+        if isinstance(place.key, str):
+            assert f is not None
+            return (q.mean - f.mean).mean(0)
+        assert isinstance(place.module, _BatchNorm)
+        stored, eps = self.float_statistics[place.key], place.module.eps
+        slopes = RULES[self.rule] if isinstance(self.rule, str) else self.rule
+        return corrected(q, None if slopes is None else f, stored, eps, slopes or control)
 
 
 @torch.no_grad()
@@ -201,30 +232,17 @@ def reestimate_batchnorm(model: nn.Module, images: Tensor) -> None:
     Correction.of(model, images, "reestimate")(model)
 
 
-def _moments(network: nn.Module, x: Tensor) -> list[list[Moments]]:
-    """What each BatchNorm of a network sees, one entry a call."""
-    found: list[list[Moments]] = [[] for _ in batchnorms(network)]
-    with _watched(network, lambda i, norm, x: found[i].append(Moments.of(x))):
+def _moments(network: nn.Module, every: Sequence[Place], x: Tensor) -> dict[Key, list[Moments]]:
+    """What is at each place of a float network, one entry a call."""
+    found: dict[Key, list[Moments]] = {place.key: [] for place in every}
+    with watched(network, every, lambda place, x: found[place.key].append(place.look(x))):
         network(x)
     return found
 
 
-def _bytes_per_image(network: nn.Module, x: Tensor) -> int:
-    """About what a pass holds for each image: a few copies of the largest input of a BatchNorm."""
+def _bytes_per_image(network: nn.Module, every: Sequence[Place], x: Tensor) -> int:
+    """About what a pass holds for each image: a few copies of the largest tensor at a place."""
     sizes = [1]
-    with _watched(network, lambda i, norm, x: sizes.append(x.numel() * x.element_size())):
-        network(x)
+    with watched(network, every, lambda place, x: sizes.append(x.numel() * x.element_size())):
+        network.forward(x)  # so that a meter does not count it
     return max(1, COPIES * max(sizes) // len(x))
-
-
-def _set(norm: _BatchNorm, statistics: Statistics) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.copy_(statistics[0])
-    norm.running_var.copy_(statistics[1])
-
-
-def _statistics(norm: _BatchNorm) -> Statistics:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.running_mean.detach().clone(), norm.running_var.detach().clone()

@@ -55,6 +55,8 @@ class QLayer(LayerStandIn):
         self._calibration = calibration
         if layer.name not in calibration.samples:
             raise KeyError(f"the calibration has no sample of layer {layer.name}")
+        self.shift: Tensor | None
+        self.register_buffer("shift", None, persistent=False)
         self._fixed_weight: Tensor | None = None
         self._weights: dict[int, Tensor] = {}
         take_hooks(self, inner)
@@ -70,7 +72,14 @@ class QLayer(LayerStandIn):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_layer(self.inner, self.act_quantizer(x), self.present_weight())
+        return self.shifted(run_layer(self.inner, self.act_quantizer(x), self.present_weight()))
+
+    def shifted(self, out: Tensor) -> Tensor:
+        """An output without `shift`, which a bias correction sets for each channel ``[C]``."""
+        if self.shift is None:
+            return out
+        last = self.layer.kind == "linear" or out.dim() == 2
+        return out - (self.shift if last else self.shift.view(-1, *(1,) * (out.dim() - 2)))
 
     def _quantized(self, bits: int) -> Tensor:
         if bits not in self._weights:
@@ -117,13 +126,13 @@ class QLayer(LayerStandIn):
 
     def fix(self, bits: LayerBits) -> None:
         """Use these bits with ranges from calibration and without gradients to the weight."""
-        self.bits = bits
+        self.bits, self.shift = bits, None
         self.act_quantizer = self._activation(bits.act)
         self._fixed_weight = self._fixed(bits.weight)
 
     def free(self, bits: LayerBits) -> None:
         """Use these bits with trainable weight and ranges, starting from calibration."""
-        self.bits = bits
+        self.bits, self.shift = bits, None
         self._fixed_weight = None
         self._weights.clear()
         self.weight_quantizer = self.scheme.weight(self._raw.detach(), bits.weight)

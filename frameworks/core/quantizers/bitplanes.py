@@ -75,6 +75,14 @@ class BitPlanes(Quantizer):
         step = (weight.detach().abs().max() / (2**planes - 1)).clamp_min(SMALLEST_STEP)
         return cls(torch.round(weight.detach() / step), step, planes)
 
+    @classmethod
+    def coded(cls, weight: Tensor, quantizer: Quantizer, planes: int) -> BitPlanes:
+        """The planes of a weight's codes; as `of` if their grid is not uniform or has no zero."""
+        codes = quantizer.codes(weight.detach())
+        if codes.codebook is not None or bool(codes.offset.any()):
+            return cls.of(weight, planes)
+        return cls(codes.code, codes.scale, planes)
+
     @property
     def count(self) -> int:
         """Number of planes n."""

@@ -68,6 +68,7 @@ class ActorCriticSearch(Framework):
         retrain_lr: their learning rate.
     """
 
+    evaluates: ClassVar[tuple[str, ...]] = ("episodes", "explore", "exploit")
     lowers_bits: ClassVar[bool] = True
     retrain_batch: ClassVar[int] = 128
     retrain_decay: ClassVar[float] = 4e-5

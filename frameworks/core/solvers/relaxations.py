@@ -69,6 +69,12 @@ class Choices(nn.Module):
         p = self.probabilities().detach().cpu()
         return [int(i) for i in torch.multinomial(p, 1, generator=generator)[:, 0]]
 
+    @torch.no_grad()
+    def hard(self, generator: torch.Generator) -> Tensor:
+        """One-hot masks ``[choices, K]`` of one candidate each, drawn as by `sample`."""
+        picks = torch.tensor(self.sample(generator), device=self.logits.device)
+        return nn.functional.one_hot(picks, self.logits.shape[1]).to(self.logits.dtype)
+
     def entropy(self) -> float:
         """Mean entropy of the choices relative to uniform: 1 at the start, 0 when decided.
 

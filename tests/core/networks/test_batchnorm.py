@@ -5,11 +5,19 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from benchmarks.models import ModelConfig, create
 from frameworks import Correction, Policy, QModel, describe, observe, reestimate_batchnorm, toy
-from frameworks.core.networks.batchnorm import RULES, Moments, batchnorms, corrected
+from frameworks.core.networks.batchnorm import (
+    RULES,
+    Moments,
+    batchnorms,
+    corrected,
+    shrunk_slope,
+    slope,
+)
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
 
@@ -62,19 +70,53 @@ def statistics(model):
 def by_hand(q, f, stored_mean, stored_var, rule):
     """The formulas over plain loops; ``q`` and ``f`` are ``[N, C, L]``."""
     means, variances = [], []
+    spreads = {
+        name: np.array(
+            [
+                [x[:, c].size / (x[:, c].size - 1) * ((item - x[:, c].mean()) ** 2).mean()
+                 for item in x[:, c]]
+                for c in range(x.shape[1])
+            ]
+        )
+        for name, x in (("q", q), ("f", f))
+    }  # fmt: skip
+    logs = {name: np.log(x + EPS) for name, x in spreads.items()}
+    slopes = shrunk_by_hand(logs["q"], logs["f"]) if rule == "control" else np.ones(q.shape[1])
     for c in range(q.shape[1]):
         qi, fi = [x.mean() for x in q[:, c]], [x.mean() for x in f[:, c]]
         b = np.polyfit(fi, qi, 1)[0] if rule == "control" else 1.0
         means.append(np.mean(qi) - np.clip(b, 0, 2) * (np.mean(fi) - stored_mean[c]))
-        spreads = []
-        for x in (q[:, c], f[:, c]):
-            unbiased = x.size / (x.size - 1)
-            spreads.append([unbiased * ((item - x.mean()) ** 2).mean() for item in x])
-        lq, lf = (np.log(np.array(spread) + EPS) for spread in spreads)
-        slope = np.clip(np.polyfit(lf, lq, 1)[0], 0, 1) if rule == "control" else 1.0
+        slope = np.clip(slopes[c], 0, 1)
         vq, vf = (np.var(x[:, c], ddof=1) for x in (q, f))
         variances.append((vq + EPS) * ((stored_var[c] + EPS) / (vf + EPS)) ** slope - EPS)
     return np.array(means), np.array(variances)
+
+
+def shrunk_by_hand(y, x):
+    """Slopes ``[C]`` of rows of ``y`` on those of ``x`` (both ``[C, N]``), and scipy's errors."""
+    fits = [stats.linregress(a, b) for a, b in zip(x, y, strict=True)]
+    centred = [a - a.mean(1, keepdims=True) for a in (x, y)]
+    common = stats.linregress(*(np.concatenate([a, -a], 1).flatten() for a in centred)).slope
+    true = max(0, np.mean([(fit.slope - common) ** 2 - fit.stderr**2 for fit in fits]))
+    weights = [true / (true + fit.stderr**2) for fit in fits]
+    return np.array(
+        [common + w * (fit.slope - common) for w, fit in zip(weights, fits, strict=True)]
+    )
+
+
+def test_slopes_of_few_images_are_drawn_together_and_those_of_many_are_not():
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(0.2, 0.9, 12)
+    far = {}
+    for count in (5, 4000):
+        x = rng.normal(size=(count, 12))
+        y = truth * x + rng.normal(size=(count, 12))
+        ours = shrunk_slope(torch.tensor(y), torch.tensor(x)).numpy()
+        np.testing.assert_allclose(ours, shrunk_by_hand(y.T, x.T), rtol=1e-6)
+        plain = slope(torch.tensor(y), torch.tensor(x)).numpy()
+        far[count] = [np.square(found - truth).mean() for found in (ours, plain)]
+        assert np.abs(ours - plain).max() < (0.02 if count == 4000 else 9)
+    assert far[5][0] < far[5][1]
 
 
 @pytest.mark.parametrize("rule", ["control", "difference"])
@@ -89,7 +131,7 @@ def test_formulas(rule):
         *(Moments.of(torch.tensor(x)) for x in (q, f)),
         (torch.tensor(mean), torch.tensor(var)),
         EPS,
-        rule,
+        RULES[rule],
     )
     for a, b in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-9)
@@ -164,7 +206,7 @@ def in_order(model, correction):
                 f and Moments.joined(f[: len(calls[i])]),
                 correction.float_statistics[i],
                 norms[i].eps,
-                correction.rule,
+                RULES[correction.rule],
             )
         )
 
@@ -188,7 +230,7 @@ def test_one_pass_is_layer_by_layer_to_the_last_bit(make, rule, images):
 @pytest.mark.parametrize("make", NETS)
 def test_in_turns_gives_the_same(make, rule, images):
     net = make()
-    whole, turns = (Correction.of(net, images, rule, limit) for limit in (1 << 30, 9 << 10))
+    whole, turns = (Correction.of(net, images, rule, limit=limit) for limit in (1 << 30, 9 << 10))
     assert whole.at_once
     assert not turns.at_once
     models = [quantized(net, images, 4) for _ in range(2)]

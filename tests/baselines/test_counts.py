@@ -1,0 +1,69 @@
+"""Equal counts: every search that evaluates policies evaluates exactly as many distinct ones."""
+
+from dataclasses import replace
+
+import pytest
+
+from frameworks import registry, toy
+
+N = 12
+ASKED = {
+    "haq": {"episodes": N, "warmup": 4},
+    "haq_kmeans": {"episodes": N, "warmup": 4},
+    "autoq": {"explore": 4, "exploit": N - 4, "correct": 8, "updates": 2, "prune": False},
+    "mohaq": {"evaluations": N, "population": 6, "offspring": 4, "generations": 40, "subsets": 1},
+}
+"""How a framework is told a number of evaluations, where not by ``evaluations`` alone."""
+
+
+def asked(name):
+    cls = registry.get(name)
+    found = cls()
+    if name in ASKED:
+        return replace(found, **ASKED[name])
+    if "evaluations" in found.hyperparameters():
+        return replace(found, evaluations=N)
+    return found
+
+
+EVALUATING = [name for name in registry.names() if asked(name).evaluations_asked is not None]
+
+
+def counted(name, seed):
+    """Distinct policies that a search ran, by its problem's own count of what was new to it."""
+    framework = asked(name)
+    # The size variant of HAQ leaves activations at their most bits.
+    target = "size" if name == "haq_kmeans" else "bops"
+    problem = toy.make_problem(target, like=3, seed=seed, needs=framework.card.needs)
+    assert framework.skip(problem) is None
+    seen = set()
+    evaluator = problem.evaluator()
+    apply = evaluator.apply
+
+    def noted(policy):
+        seen.add(policy)
+        return apply(policy)
+
+    evaluator.apply = noted
+    framework.search(problem)
+    return len(seen), problem.meter.policies
+
+
+def test_the_evaluating_methods_are_known():
+    known = {"random", "random_plain", "random_retrained", "random_kernel", "greedy"}
+    assert known | ASKED.keys() <= set(EVALUATING)
+    assert all(asked(name).evaluations_asked == N for name in EVALUATING)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", [name for name in EVALUATING if name != "greedy"])
+def test_every_search_evaluates_as_many_distinct_policies_as_it_is_asked_to(name, seed):
+    assert counted(name, seed) == (N, N)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_greedy_evaluates_no_more_and_at_most_one_less(seed):
+    """A step from a policy that is new takes two evaluations, and there may be one left."""
+    found, metered = counted("greedy", seed)
+    assert found == metered
+    assert N - 1 <= found <= N
