@@ -40,13 +40,13 @@ from frameworks import (
     Layer,
     Policy,
     QModel,
+    batchnorm,
     describe,
     measure,
     observe,
     schemes,
     torch_rng,
 )
-from frameworks.core.networks.batchnorm import Moments, Slopes, control, slope
 
 SEEDS = (0, 1, 2)
 CLOSE = {"accuracy": 0.5, "agreement": 2.0, "kl": 0.05}
@@ -54,22 +54,22 @@ CLOSE = {"accuracy": 0.5, "agreement": 2.0, "kl": 0.05}
 HIGHER = {"accuracy": True, "agreement": True, "kl": False}
 
 
-def c_is_one(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
+def c_is_one(q: batchnorm.Moments, f: batchnorm.Moments, eps: float) -> tuple[Tensor, Tensor]:
     """The b of ``control``, c = 1."""
-    return control(q, f, eps)[0], torch.ones(())
+    return batchnorm.control(q, f, eps)[0], torch.ones(())
 
 
-def c_of_each(q: Moments, f: Moments, eps: float) -> tuple[Tensor, Tensor]:
+def c_of_each(q: batchnorm.Moments, f: batchnorm.Moments, eps: float) -> tuple[Tensor, Tensor]:
     """The b of ``control``; each channel's own c."""
     spreads = (m.spread().add(eps).log() for m in (q, f))
-    return control(q, f, eps)[0], slope(*spreads).clamp(0, 1)
+    return batchnorm.control(q, f, eps)[0], batchnorm.slope(*spreads).clamp(0, 1)
 
 
 Make = Callable[[nn.Module, Sequence[Layer], Tensor], Correction]
 """A correction for a network, its layers and images."""
 
 
-def _rule(rule: str | Slopes) -> Make:
+def _rule(rule: str | batchnorm.Slopes) -> Make:
     return lambda network, layers, images: Correction.of(network, images, rule)
 
 
@@ -213,7 +213,7 @@ def efficientnet() -> Subject:
     )
 
 
-FASHION, SHORTER = "dataset=fashion_mnist", "model.pretrain={epochs: 3}"
+FASHION, SHORTER = "dataset=fashion_mnist", "+model.pretrain={epochs: 3}"
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "ResNet-8": lambda: trained("model=resnet8", FASHION),
     "ResNet-20": lambda: trained("model=resnet20", FASHION, SHORTER),

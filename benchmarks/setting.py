@@ -16,7 +16,6 @@ from benchmarks.models import ModelConfig
 from benchmarks.pretrain import recipe_for
 from benchmarks.recipes import recipe_of
 from frameworks import (
-    BATCHNORM_RULES,
     Accounting,
     Framework,
     Layer,
@@ -24,6 +23,7 @@ from frameworks import (
     Scheme,
     Space,
     Target,
+    batchnorm,
     registry,
     schemes,
     supported_space,
@@ -140,8 +140,8 @@ def _check_protocol(protocol: dict[str, Any]) -> None:
         "max_epochs": (0, math.inf),
     }
     rule = protocol.get("bn", ProtocolConfig.bn)
-    if rule not in BATCHNORM_RULES:
-        raise BadCell(f"protocol.bn: {rule!r}; choose from {list(BATCHNORM_RULES)}")
+    if rule not in batchnorm.RULES:
+        raise BadCell(f"protocol.bn: {rule!r}; choose from {list(batchnorm.RULES)}")
     for key, (least, most) in bounds.items():
         # Cells of earlier versions lack some keys.
         value = protocol.get(key, getattr(ProtocolConfig, key))

@@ -21,8 +21,8 @@ from frameworks.core.layers import Layer
 from frameworks.core.learning import Learning
 from frameworks.core.measured import MeasuredTable, shape_of
 from frameworks.core.meter import Meter, Spent
+from frameworks.core.networks import batchnorm
 from frameworks.core.networks.account import Accounting, account
-from frameworks.core.networks.batchnorm import RULES as BATCHNORM_RULES
 from frameworks.core.networks.correction import Correction, reestimate_batchnorm
 from frameworks.core.networks.describe import describe
 from frameworks.core.networks.qlayer import QLayer
@@ -54,7 +54,6 @@ from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 from frameworks.core.train import Recipe, fit
 
 __all__ = [
-    "BATCHNORM_RULES",
     "Accounting",
     "Budget",
     "BudgetSpec",
@@ -103,6 +102,7 @@ __all__ = [
     "WrongAnswer",
     "Zero",
     "account",
+    "batchnorm",
     "derive",
     "describe",
     "file_digest",

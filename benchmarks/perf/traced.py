@@ -1,8 +1,8 @@
 """Traces at 224 px in a process of its own: ``python -m benchmarks.perf.traced SIDE [MODEL]``.
 
 ``ours`` estimates the traces of all layers' weights on eight images; ``pyhessian`` probes all
-weights at once, twice, with PyHessian. Prints the seconds, the peak of resident memory in MiB, and the
-memory that was in use before.
+weights at once, twice, with PyHessian. Prints the seconds, the peak of resident memory in MiB, and
+the memory that was in use before.
 """
 
 import importlib

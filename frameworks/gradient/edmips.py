@@ -19,7 +19,8 @@ pi^w and pi^a, which for BOPs is the product of expected bits above.
 Shorter searches: the released recipe takes 125,000 steps of 0.01, 1,250 in all (550 with its
 decay). With N steps, raise ``alpha_lr`` until ``alpha_lr * N`` is about as much, and set ``step``
 to 0.4 of ``epochs``: a few passes over a small data set at 0.01 leave alpha where it started, and
-an argmax of undecided shares says nothing. The notes have their entropy.
+an argmax of undecided shares says nothing. Weight decay pulls alpha back in proportion to
+``alpha_lr``, so lower it as that is raised. The notes have the entropy of the shares.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class EdMIPS(Framework):
         ),
     )
     strength: ClassVar[str | None] = "eta"
+    close: ClassVar[float] = 0.9
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=95, batch=256, lr=0.1, schedule="step", weight_decay=1e-4, augment=True
     )

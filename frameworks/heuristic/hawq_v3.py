@@ -168,11 +168,9 @@ class HAWQV3(ScoringFramework):
         problem.checkpoint(policy)
         total = sum(sensitivity(scores.values, name, *pair) for name, pair in bits.items())
         negative = [n for n, t in scores.values["weight_trace"].items() if t < 0]
-        free = [menu[layer.name] for layer in problem.space.free_layers]
-        notes = {"omega": total, "negative_traces": negative}
-        return Solution(
-            policy, notes=notes | {"candidates": sorted({w for o in free for w, _ in o})}
-        )
+        bits_had = sorted({w for x in problem.space.free_layers for w, _ in menu[x.name]})
+        notes = {"omega": total, "negative_traces": negative, "candidates": bits_had}
+        return Solution(policy, notes=notes)
 
     def _menus(self, problem: Problem) -> list[Menu]:
         """What each layer may take at what cost: first with `bits`, then with all there are."""

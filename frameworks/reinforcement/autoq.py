@@ -57,6 +57,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.solvers.ddpg import DDPG
+from frameworks.core.solvers.draws import kernels_of
 from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
 from frameworks.core.solvers.hiro import GoalMemory, LowSteps, TwoLevels
 from frameworks.core.solvers.replay import Array
@@ -193,7 +194,7 @@ class AutoQ(ActorCriticSearch):
                 bits: Bits = min(below, key=lambda b: abs(b - wish * scale - options[0]))
             else:
                 goal = wish
-                count = self._kernels(problem, choice)
+                count = kernels_of(problem.layers, choice)
                 inputs, actions = self.step_kernels(low, static[step], goal, last, count, low_sigma)
                 bits = nearest_bits(actions[:, 0], options)
                 mean = float(np.mean(bits))
@@ -243,7 +244,3 @@ class AutoQ(ActorCriticSearch):
             steps = len(run.states) if clock >= self.explore else 0
             learner.learn(run.low, self.correct, self.updates, steps)
         return Solution(trials.best, notes={**trials.notes(), "goal_distances": distances})
-
-    def _kernels(self, problem: Problem, choice: Choice) -> int:
-        widths = {x.out_channels for x in problem.layers if x.name in choice.layers}
-        return widths.pop() if choice.kind == "weight" and len(widths) == 1 else 1

@@ -257,6 +257,7 @@ ANSWERS = {
     "an objective as text": (point(error="low"), r"objectives\['error'\] is a str: give a number"),
     "an infinite objective": (point(error=float("inf")), "is inf: leave such points out"),
     "notes as a list": (replaced(notes=[1]), "notes is a list: give a dict"),
+    "a loss as text": (replaced(cross_entropy="low"), "cross_entropy is a str: give a number"),
     "a checkpoint that is none": (
         lambda p: p.checkpoint({"conv1": 8}) or lowest(p), "given to problem.checkpoint is a dict"
     ),

@@ -114,6 +114,17 @@ def test_samples_follow_the_distribution():
     assert choices.sample(generator(1)) == choices.sample(generator(1))
 
 
+def test_hard_masks_are_the_samples():
+    choices = choices_of([0.3, 0.0, -0.2], [1.0, 0.0])
+    drawn, masks = generator(3), generator(3)
+    for _ in range(20):
+        picks, hard = choices.sample(drawn), choices.hard(masks)
+        assert hard.shape == (2, 3)
+        assert hard.argmax(1).tolist() == picks
+        assert hard.sum(1).tolist() == [1, 1]
+        assert not hard.requires_grad
+
+
 def test_entropy_by_hand():
     assert Choices([3, 5]).entropy() == pytest.approx(1)
     assert choices_of([0.0, 200.0]).entropy() == 0

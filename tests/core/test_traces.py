@@ -330,3 +330,69 @@ def test_nothing_to_estimate_and_no_traces_left_behind():
     assert (empty.weights, empty.inputs) == ({}, {})
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Once(torch.autograd.Function):
+    """An operation that can be differentiated once only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class Odd(nn.Module):
+    """A layer that is never called, and one behind a wall to gradients."""
+
+    def __init__(self, act=torch.tanh):
+        super().__init__()
+        self.act, self.walled = act, False
+        self.first, self.unused, self.head = nn.Linear(16, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.act(self.first(x.flatten(1)))
+        return self.head(x.detach() if self.walled else x)
+
+
+@pytest.mark.parametrize("walled", [False, True])
+@pytest.mark.parametrize("weights", [["unused"], ["first"], ["unused", "first", "head"]])
+def test_layers_that_the_loss_does_not_depend_on_have_trace_0(weights, walled):
+    model, (x, y) = network(Odd), data()
+    model.walled = walled
+    with twice_differentiable(model):
+        found = layer_traces(model, [(x, y)], generator(), weights=weights, max_probes=3).weights
+    for name in weights:
+        flat = name == "unused" or (walled and name == "first")
+        assert (found[name].value == 0) == flat
+        assert found[name].size == model.get_submodule(name).weight.numel()
+        if flat:
+            assert (found[name].error, found[name].converged) == (0, True)
+
+
+def test_inputs_of_a_layer_that_is_never_called_are_refused():
+    model, (x, y) = network(Odd), data()
+    with twice_differentiable(model), pytest.raises(ValueError, match="unused is never called"):
+        layer_traces(model, [(x, y)], generator(), inputs=["head", "unused"])
+
+
+def test_an_operation_without_a_second_derivative_is_named():
+    model, (x, y) = network(lambda: Odd(Once.apply)), data()
+    with twice_differentiable(model), pytest.raises(ValueError, match="once_differentiable"):
+        layer_traces(model, [(x, y)], generator(), weights=["first"])
+    # Where nothing has to be differentiated twice, the operation does no harm.
+    with twice_differentiable(model):
+        found = layer_traces(model, [(x, y)], generator(), weights=["head"]).weights["head"]
+    twin = network(Odd)  # the same but for the operation
+    assert found.value == pytest.approx(float(dense(twin, "head", x, y).trace()), rel=1e-9)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([0, -1]), torch.rand(2, 3)])
+def test_labels_that_are_no_classes_are_refused(labels):
+    model, (x, _) = network(Odd), data()
+    with twice_differentiable(model), pytest.raises(ValueError, match="whole numbers from 0 to 2"):
+        layer_traces(model, [(x[:2], labels)], generator(), weights=["first"])

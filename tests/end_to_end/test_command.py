@@ -117,9 +117,11 @@ def call(environment):
     """Run a program: its exit code and output."""
 
     def run(arguments, cwd, plugins=None):
+        # What the tests run with stays on the path: a checkout beside the installed one, say.
+        paths = [str(plugins), *filter(None, [environment.get("PYTHONPATH")])]
         return subprocess.run(
             list(map(str, arguments)), cwd=cwd, capture_output=True, text=True,
-            env={**environment, "PYTHONPATH": str(plugins)} if plugins else environment,
+            env={**environment, "PYTHONPATH": os.pathsep.join(paths)} if plugins else environment,
             stdin=subprocess.DEVNULL, timeout=240,
         )  # fmt: skip
 

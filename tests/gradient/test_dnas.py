@@ -163,7 +163,7 @@ def test_optimizers():
 def test_strength_pushes_to_cheap_blocks():
     def chances(gamma):
         search = _Search(replace(FAST, gamma=gamma), toy.make_problem("bops"))
-        for _ in range(10):
+        for _ in range(14):
             search.train_theta(20.0)  # hot masks have little noise
         return search.choices.probabilities().detach()
 

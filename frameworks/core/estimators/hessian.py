@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.estimators.derivatives import gradients
+from frameworks.core.estimators.derivatives import gradients, gradients_to_differentiate
 from frameworks.core.estimators.layouts import Layout
 from frameworks.core.estimators.live import BOUND, fitting
 from frameworks.core.estimators.signs import Signs, rademacher, stacked
@@ -159,7 +159,7 @@ class Hessian(ABC):
         x, y = (part[start : start + portion.count] for part in self.batches[portion.batch])
         loss, variables = self._forward(x.to(parameter.device, parameter.dtype), y)
         flat = [v for tensors in variables.values() for v in tensors]
-        found = iter(gradients([loss], flat, create_graph=True))
+        found = iter(gradients_to_differentiate(loss, flat))
         return Graph(
             portion,
             len(x) / self.images,

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 BOUND = 2**30
 """Bytes that the tensors of an estimate take at most, if one image needs no more."""
+MARGIN = 0.9
+"""The share of the bound that is planned with, as bytes are not quite proportional to images."""
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,4 +79,4 @@ def fitting(work: Callable[[int], object], most: int, bound: int) -> int:
     if one * most <= bound or one > bound:
         return most if one <= bound else 0
     each = max(peak(lambda: work(2)) - one, 1)  # the rest does not grow with the images
-    return max(1, min(most, int((bound - one) // each) + 1))
+    return max(1, min(most, int((MARGIN * bound - one) // each) + 1))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -95,15 +96,11 @@ class Draws:
         """The values after as many random steps down as it takes, or as there are."""
         choices = self.problem.space.choices
         while not self._fits(values):
-            steps = {
-                i: lower
-                for i, choice in enumerate(choices)
-                if (lower := lowered(values[i], choice.bits)) != values[i]
-            }
+            steps = [i for i, c in enumerate(choices) if _most(values[i]) > c.bits[0]]
             if not steps:
                 break
-            i = int(self.rng.choice(list(steps)))
-            trial = [*values[:i], steps[i], *values[i + 1 :]]
+            i = int(self.rng.choice(steps))
+            trial = [*values[:i], lowered(values[i], choices[i].bits), *values[i + 1 :]]
             values = self._mixed(values, trial, i) if self._fits(trial) else trial
         return values
 
@@ -168,7 +165,17 @@ def decoded(space: Space, values: Sequence[Bits]) -> Policy:
                 assert isinstance(value, int), "activations have the same bits in all channels"
                 act = value
             bits[name] = (weight if choice.kind == "act" else value, act)
-    return Policy({name: LayerBits(w, a) for name, (w, a) in bits.items()})
+    return Policy({name: _entry(w, a) for name, (w, a) in bits.items()})
+
+
+@lru_cache(maxsize=4096)
+def _entry(weight: Bits, act: int) -> LayerBits:
+    """Checked once, and not for each policy in which a layer stays as it is."""
+    return LayerBits(weight, act)
+
+
+def _most(bits: Bits) -> int:
+    return bits if isinstance(bits, int) else max(bits)
 
 
 def _at_least(bits: Bits, least: int) -> Bits:
