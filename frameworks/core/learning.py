@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 LEVEL = 0.05
 """A trend that chance alone shows less often than this counts as learned."""
 POINTS = 60

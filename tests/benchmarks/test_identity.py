@@ -13,7 +13,6 @@ from benchmarks import assets, identity, ingredients
 from benchmarks.cell import compute
 from benchmarks.config import cell_of, composed
 from benchmarks.data import DatasetConfig, MissingData, Splits, datasets
-from benchmarks.numerics import REVISION
 from benchmarks.identity import (
     BadCell,
     Changed,
@@ -26,6 +25,7 @@ from benchmarks.identity import (
     verify,
 )
 from benchmarks.models import ModelConfig
+from benchmarks.numerics import REVISION
 from benchmarks.pretrain import recipe_for
 from benchmarks.record import digest
 from benchmarks.setting import check

@@ -272,7 +272,7 @@ def test_the_cheapest_policy(measured_table, cpu):
     layers = describe(toy.network(MODEL), toy.SHAPE)
     space = Space.build(layers, (2, 8, 32), (2, 8, 32), paired=True)
     best = cheapest(target, space, "latency")
-    assert [bits.weight for bits in best.values()] == [2, 2, 32, 2, 2, 2]
+    assert [bits.weight for bits in best.values()] == [8, 8, 32, 8, 8, 8]  # 2 bit costs as much
     assert cheapest(target, space, "size") == space.lowest()
     assert cheapest(targets.get("bops")(), space, "bops") == space.lowest()
     # Of what costs the same it takes the more.
@@ -285,5 +285,5 @@ def test_the_cheapest_policy(measured_table, cpu):
     )  # fmt: skip
     # Tied, the two cost 2 + 27 in integers and 6 + 9 in float.
     assert [bits.weight for bits in cheapest(target, tied, "latency").values()] == [
-        *(2, 32, 32), *(2, 2, 2),
+        *(8, 32, 32), *(8, 8, 8),
     ]  # fmt: skip
