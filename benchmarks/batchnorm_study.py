@@ -213,7 +213,7 @@ def efficientnet() -> Subject:
     )
 
 
-FASHION, SHORTER = "dataset=fashion_mnist", "model.pretrain={epochs: 3}"
+FASHION, SHORTER = "dataset=fashion_mnist", "+model.pretrain={epochs: 3}"
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "ResNet-8": lambda: trained("model=resnet8", FASHION),
     "ResNet-20": lambda: trained("model=resnet20", FASHION, SHORTER),

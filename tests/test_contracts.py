@@ -25,8 +25,8 @@ REDUCED = {
     },
     "edmips": {"epochs": 1, "images": 64, "batch": 32},
     "bsq": {
-        **{"epochs": 3, "interval": 1, "step": 2, "images": 256, "batch": 32},
-        **{"lr": 0.1, "alpha": 8.0},
+        **{"epochs": 8, "interval": 2, "step": 7, "images": 256, "batch": 32},
+        **{"lr": 0.02, "plane_lr": 40.0, "alpha": 0.2},
     },
     "bayesian_bits": {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
-
 LEVEL = 0.05
 """A trend that chance alone shows less often than this counts as learned."""
 POINTS = 60
@@ -44,6 +42,8 @@ class Learning:
         """
         if len(self.values) < 2 or not all(map(math.isfinite, self.values)):
             return 1.0
+        from scipy import stats  # it loads an optimizer, which listing frameworks does not need
+
         better = "greater" if self.higher else "less"
         found = stats.kendalltau(range(len(self.values)), self.values, alternative=better)
         return 1.0 if math.isnan(found.pvalue) else float(found.pvalue)

@@ -23,8 +23,9 @@ Here t is the number of distinct policies evaluated before the episode, and 600 
 search (`frameworks.core.solvers.trials`): the published agent repeats most of its policies in the
 end, which costs it no evaluation, so that its episodes are no measure of what it was given.
 
-Fewer evaluations: a warm-up of a sixth of them, and noise that ends near sigma = END by
-noise_decay = (END / 0.5)^(1 / (episodes - warmup)).
+Fewer evaluations: a warm-up of a sixth of them, and noise that ends near sigma = 0.1 by
+noise_decay = 0.2^(1 / (episodes - warmup)) (100: warmup 16, noise_decay 0.981). Less noise at the
+end only repeats policies.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from frameworks import Recipe, measure
 
 ENTRIES = committed.entries()
 MODEL = ModelConfig()
+STUDIED = (("resnet20", "fashion_mnist"), ("mobilenetv2_small", "fashion_mnist"))
 SHORT = {"epochs": 1, "images": 128, "batch": 64, "lr": 0.1}
 
 
@@ -81,7 +82,10 @@ def test_every_network_of_a_committed_suite_is_there(wants):
     assert len(wants) == 10
     for want in wants:
         config, dataset = want.configs
-        entry = next(entry for entry in ENTRIES if entry.name == want.name)
+        entry = next((entry for entry in ENTRIES if entry.name == want.name), None)
+        if entry is None:  # a study may train its own
+            assert (config.name, dataset.name) in STUDIED
+            continue
         asked = committed.asked_for(config, recipe_for(config, dataset), SEED)
         assert asked["model"] == entry.model
         assert asked["recipe"] == dataclasses.asdict(Recipe(**entry.recipe))

@@ -27,8 +27,9 @@ def test_counts_grow_as_counted_and_a_second_run_measures_nothing(tmp_path, monk
     names = ["random", "hawq_v3"]
     points = growth.run(tmp_path, names, AXES)
     forward = [growth.series(points, n, "images", [32, 64], "images_forward") for n in names]
-    # 8 policies, each on all images and as many for BatchNorm; once those that set the ranges.
-    assert [y for _, y in forward[0]] == [8 * (32 + 32) + 32, 8 * (64 + 64) + 64]
+    # 8 policies, each on all images and as many for BatchNorm; once each those that set the ranges
+    # and those of the control variate.
+    assert [y for _, y in forward[0]] == [8 * (32 + 32) + 64, 8 * (64 + 64) + 128]
     assert growth.slope(forward[1]) == pytest.approx(1, abs=0.5)
     text = growth.table(points, names, AXES)
     assert "\n| random | 1 |" in text

@@ -25,6 +25,7 @@ from benchmarks.identity import (
     verify,
 )
 from benchmarks.models import ModelConfig
+from benchmarks.numerics import REVISION
 from benchmarks.pretrain import recipe_for
 from benchmarks.record import digest
 from benchmarks.setting import check
@@ -412,7 +413,7 @@ def test_an_identity_is_plain_data_and_readable(base):
     assert json.loads(json.dumps(found)) == found
     assert set(found) == {"data", "code", "files", "checkpoint", "numerics"}
     assert found["data"]["known by"] == "content"
-    assert found["code"]["framework"]["revision"] == 1
+    assert found["code"]["framework"]["revision"] == REVISION
 
 
 def test_many_keys_are_cheap(base):

@@ -443,3 +443,24 @@ def test_hard_sigmoids_are_twice_differentiable(inplace):
         for a, b in zip(parts, products[1][name], strict=True):
             assert a.abs().max() > 1e-6
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("affine", [False, True])
+def test_batchnorm_is_a_line_whatever_the_strides_of_the_gradient(images, affine):
+    # torch 2.15's own derivative is wrong for one image whose gradient has its channels last.
+    norm = nn.BatchNorm2d(8, affine=affine).double().eval()
+    g = generator()
+    norm.running_mean.copy_(torch.randn(8, generator=g))
+    norm.running_var.copy_(torch.rand(8, generator=g) + 0.5)
+    if affine:
+        norm.weight.data.copy_(torch.randn(8, generator=g))
+        norm.bias.data.copy_(torch.randn(8, generator=g))
+    x = torch.randn(images, 8, 4, 4, generator=g).double().requires_grad_()
+    delta = torch.randn(images, 16, 8, generator=g).double().transpose(1, 2).view(images, 8, 4, 4)
+    with twice_differentiable(nn.Sequential(norm)):
+        y = norm(x)
+        (found,) = torch.autograd.grad(y, x, delta)
+    torch.testing.assert_close(y, norm(x))
+    scale = (norm.weight if affine else 1) / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(found, delta * scale.view(1, 8, 1, 1))

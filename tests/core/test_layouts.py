@@ -237,6 +237,32 @@ def test_activation_traces_of_odd_layouts_are_those_of_the_dense_hessian(kind):
         assert found[name].size == size, name
 
 
+class Tokens(Net):
+    """BatchNorm before a transposition to tokens, whose gradient has the channels last."""
+
+    layers = ("conv", "mix", "head")
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.mix, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(self.act(self.mix(x)).mean(1))
+
+
+def test_images_one_by_one_have_the_traces_of_all_together():
+    model, (x, y) = network(Tokens, torch.relu), data()
+    expected = {name: dense(model, name, x, y) for name in Tokens.layers}
+    for bound in (2**30, 1):
+        with twice_differentiable(model):
+            found = layer_traces(model, [(x, y)], generator(), weights=Tokens.layers, bound=bound)
+        for name, value in expected.items():
+            assert value > 1e-3
+            assert found.weights[name].value == pytest.approx(value, rel=1e-9), (name, bound)
+
+
 def seen(kind, names):
     model, (x, _) = network(kind), data()
     with twice_differentiable(model):

@@ -130,7 +130,7 @@ def test_all_networks_of_a_problem_are_counted(retrain):
     policy = problem.space.reference(4, 4)
     recipe = problem.recipe if retrain else None
     problem.evaluate(policy, recipe)
-    # Calibration of ranges and BatchNorm re-estimation on 64 images, then 128 are scored;
+    # Ranges, the control variate and the correction of BatchNorm on 64 images, then 128 are scored;
     # in between an epoch of 256.
-    forward = 64 + 64 + 128 + (256 if retrain else 0)
+    forward = 64 + 64 + 64 + 128 + (256 if retrain else 0)
     assert counts(problem.meter) == (1, forward, 256 if retrain else 0)

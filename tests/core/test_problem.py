@@ -368,7 +368,14 @@ def test_the_cheapest_policy_need_not_have_the_fewest_bits():
     assert not problem.within(problem.space.lowest())
     assert toy.make_problem("bops").cheapest() == problem.space.lowest()
     peak = toy.make_problem(toy.Peak())
-    assert peak.cheapest() == peak.space.lowest()
+    # The cost of the most expensive layer is the network's: all others take what costs no more.
+    assert peak.cost(peak.cheapest()) == peak.cost(peak.space.lowest())
+    assert peak.cheapest() != peak.space.lowest()
+    for i, choice in enumerate(peak.space.choices):
+        values = list(peak.space.encode(peak.cheapest()))
+        for bits in (b for b in choice.bits if b > values[i]):
+            more = peak.space.decode([*values[:i], bits, *values[i + 1 :]])
+            assert peak.cost(more)["peak"] > peak.cost(peak.cheapest())["peak"]
 
 
 def test_whether_more_bits_cost_more_depends_on_the_metric():

@@ -27,7 +27,7 @@ RUN = ["run", *FAST, "hardware=bops", "budget.like=3"]
 RANDOM = ["framework=random", "framework.evaluations=3"]
 SUITE = (
     "+suite={name: runs, cells: [{framework: [lowest, uniform, random, greedy]}],"
-    " overrides: {framework: {random: {evaluations: 3}}}}"
+    " overrides: {framework: {random: {evaluations: 3}, greedy: {evaluations: 3}}}}"
 )
 ALONE = [*RUN, "baselines=false"]
 
@@ -294,7 +294,7 @@ BAD = [
     (["run", "protocol=nonesuch"], "unknown protocol 'nonesuch'; choose from"),
     (["run", "+suite=nonesuch"], "unknown suite 'nonesuch'; choose from"),
     (["run", "tracker.name=nonesuch"], "tracker: 'nonesuch'; choose from"),
-    (["run", "framework=random", "framework.evals=3"], "the keys are evaluations, name"),
+    (["run", "framework=random", "framework.evals=3"], "the keys are evaluations, images, name"),
     (["run", "framework=random", "framework.evaluations=many"], "framework.evaluations"),
     (["run", "framework=random", "framework.evaluations=0"], "evaluations = 0"),
     (["run", "protocol.bits=4"], "the keys are act_bits"),

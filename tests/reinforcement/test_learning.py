@@ -19,34 +19,45 @@ def settings():
     return OmegaConf.to_container(suite.overrides.framework)
 
 
-def fifths(values):
-    """Means of the first and the last fifth."""
-    count = len(values) // 5
-    return float(np.mean(values[:count])), float(np.mean(values[-count:]))
+SEEDS = range(3)
 
 
-def runs(problem, given, name, seed):
-    """Notes of a search as the suite makes it, and of one that explores alike but never learns."""
-    framework = registry.get(name)(**given[name])
-    still = dataclasses.replace(framework, updates=0)
-    return [f.search(problem("bops", like=2.5, seed=seed)) for f in (framework, still)]
+@pytest.fixture
+def searched(digits_problem, settings):
+    """Notes by seed of searches as the suite makes them, and of ones that never learn."""
+
+    def run(name):
+        framework = registry.get(name)(**settings[name])
+        still = dataclasses.replace(framework, updates=0)
+        return [
+            [f.search(digits_problem("bops", like=2.5, seed=seed)).notes for seed in SEEDS]
+            for f in (framework, still)
+        ]
+
+    return run
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_haq(digits_problem, settings, seed):
-    learned, still = runs(digits_problem, settings, "haq", seed)
-    first, last = fifths(learned.notes["rewards"])
+def fifths(runs, what):
+    """Means of the first and of the last fifth of the searches' curves, over all seeds."""
+    parts = [(len(run[what]) // 5, run[what]) for run in runs]
+    first = np.mean([np.mean(curve[:count]) for count, curve in parts])
+    last = np.mean([np.mean(curve[-count:]) for count, curve in parts])
+    return float(first), float(last)
+
+
+def test_haq(searched, settings):
+    learned, still = searched("haq")
+    first, last = fifths(learned, "rewards")
     assert last > first
-    assert last > fifths(still.notes["rewards"])[1]
-    assert learned.notes["distinct"] == settings["haq"]["episodes"]
+    assert last > fifths(still, "rewards")[1]
+    assert [run["distinct"] for run in learned] == [settings["haq"]["episodes"]] * len(SEEDS)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_autoq(digits_problem, settings, seed):
-    learned, still = runs(digits_problem, settings, "autoq", seed)
-    first, last = fifths(learned.notes["rewards"])
+def test_autoq(searched):
+    learned, still = searched("autoq")
+    first, last = fifths(learned, "rewards")
     assert last > first
-    near, far = (fifths(run.notes["goal_distances"]) for run in (learned, still))
-    assert near[1] < 0.7 * near[0]
-    assert near[1] < 0.7 * far[1]
-    assert learned.policy != still.policy
+    near, far = (fifths(runs, "goal_distances") for runs in (learned, still))
+    assert near[1] < 0.6 * near[0]
+    assert near[1] < 0.6 * far[1]
+    assert sum(run["learning"]["improved"] for run in learned) >= 2
