@@ -39,12 +39,13 @@ from frameworks.core.problem import Problem
 from frameworks.core.qmodel import QModel
 from frameworks.core.registry import register
 from frameworks.core.solution import Point, Solution
+from frameworks.core.solvers.hypervolume import hypervolume
 from frameworks.core.solvers.nsga2 import NSGA2, Genes, Member
 from frameworks.core.solvers.repair import draw_within
 from frameworks.core.train import Recipe
 
 SPEED_UP = "-speed-up"
-LEAST = "least error of a generation's new candidates"  # that of the population never rises
+VOLUME = "hypervolume of a generation's new candidates"  # that of the population never falls
 
 
 @register
@@ -152,7 +153,8 @@ class Candidates:
         images = settings.images or None
         retraining = Recipe(epochs=settings.epochs, lr=settings.lr, images=images, augment=True)
         self.beacons = Beacons(problem, retraining, settings.distance, settings.beacons)
-        self.draws, self.least = 0, list[float]()
+        self.draws, self.volumes = 0, list[float]()
+        self.nadir: tuple[float, ...] = ()
         self._results: dict[tuple[Policy, Beacon | None], tuple[float, float]] = {}
 
     @property
@@ -171,8 +173,11 @@ class Candidates:
         members = [self.member(genes) for genes in genomes if not self.spent]
         self.draws += len(members)
         new = self.evaluated - known
-        errors = [m.objectives[0] for m in members if self.policy(m.genes) in new]
-        self.least += [min(errors)] if errors else []
+        fresh = [m for m in members if self.policy(m.genes) in new]
+        self.nadir = self.nadir or tuple(map(max, zip(*(m.objectives for m in fresh), strict=True)))
+        found = [m.objectives for m in fresh if not m.violation]
+        if 2 * len(fresh) >= len(genomes):  # of a part of a generation it would be less
+            self.volumes.append(hypervolume(found, self.nadir))
         return members
 
     def policy(self, genes: Genes) -> Policy:
@@ -244,7 +249,7 @@ class Candidates:
         points = [Point(p, self.objectives(p, e)) for p, e in {**errors, policy: error}.items()]
         points.sort(key=lambda point: tuple(point.objectives.values()))
         counts = {"beacons": len(self.beacons.found), "draws": self.draws}
-        learning = Learning(LEAST, self.least, higher=False).to_json()
+        learning = Learning(VOLUME, self.volumes).to_json()
         notes = {"error": error, "distinct": len(self.evaluated), **counts, "learning": learning}
         weights = None if source is None else source.weights
         return Solution(policy, weights=weights, front=tuple(points), notes=notes)
