@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 perf: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m benchmarks.studies.performance
 
 clean:
 	rm -rf $(VENV) results/quick results/runs

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.arguments import make_parser
-from benchmarks.report import escape
+from benchmarks.records import escape
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from benchmarks.config import Cell
-    from benchmarks.record import Record
-    from benchmarks.run import Outcome
-    from benchmarks.table import Table
+    from benchmarks.records.record import Record
+    from benchmarks.report.table import Table
+    from benchmarks.suite.config import Cell
+    from benchmarks.suite.run import Outcome
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     if options.multirun:
         return _multirun(overrides)
-    from benchmarks.config import composed
+    from benchmarks.suite.config import composed
 
     config = composed(overrides)
     if options.cfg:
@@ -145,7 +145,7 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.config import check_options, conf_folder, register_configs
+    from benchmarks.suite.config import check_options, conf_folder, register_configs
 
     check_options(overrides)
     register_configs()
@@ -167,10 +167,10 @@ def execute(config: DictConfig) -> tuple[Outcome, Path]:
     """Run the cells of a configuration; the outcome and the folder of its results."""
     from omegaconf import OmegaConf
 
-    from benchmarks.config import cell_of, results_folder, suite_cells, suite_name
-    from benchmarks.run import run
-    from benchmarks.table import write
-    from benchmarks.tracking import make_tracker
+    from benchmarks.report.table import write
+    from benchmarks.suite.config import cell_of, results_folder, suite_cells, suite_name
+    from benchmarks.suite.run import run
+    from benchmarks.suite.tracking import make_tracker
 
     name = "runs" if config.suite is None else suite_name(config.suite)
     folder = results_folder(config.results) / name
@@ -201,9 +201,9 @@ def _single(cell: Cell, baselines: bool, compute: Callable[[list[Cell]], Outcome
     """A cell and its baselines, at once where these need nothing of its record."""
     from omegaconf import OmegaConf
 
-    from benchmarks.config import composed
-    from benchmarks.rivals import baselines_of, waits
-    from benchmarks.run import Outcome
+    from benchmarks.suite.config import composed
+    from benchmarks.suite.rivals import baselines_of, waits
+    from benchmarks.suite.run import Outcome
 
     def default(name: str) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(composed([f"framework={name}"]).framework)
@@ -220,7 +220,7 @@ def _single(cell: Cell, baselines: bool, compute: Callable[[list[Cell]], Outcome
 
 def _guarded(records: list[Record], faults: list[str], use: Callable[[Table], T]) -> T:
     """Use the table of some records; those that no table can show are left out and named."""
-    from benchmarks.table import build, showable
+    from benchmarks.report.table import build, showable
 
     try:
         return use(build(records))
@@ -242,7 +242,7 @@ def _report(outcome: Outcome, folder: Path) -> int:
     if page.exists():
         print(f"Page:    {page}")
     for record in outcome.failed:
-        from benchmarks.progress import title
+        from benchmarks.suite.progress import title
 
         _say(f"\nFAILED {title(record.cell)}\n{record.error}")
     return 1 if outcome.failed or faults else 0
@@ -252,8 +252,8 @@ def _report(outcome: Outcome, folder: Path) -> int:
 
 
 def _lut(options: argparse.Namespace, overrides: list[str]) -> int:
-    from benchmarks.config import composed
     from benchmarks.lut.command import lut
+    from benchmarks.suite.config import composed
 
     config = composed(overrides, "lut")
     if options.cfg:
@@ -294,7 +294,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _table(options: argparse.Namespace, _: list[str]) -> int:
-    from benchmarks.store import find_records
+    from benchmarks.records.store import find_records
 
     faults: list[str] = []
     with _no_collection():
@@ -306,7 +306,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> int:
 
 def _shown(table: Table, options: argparse.Namespace) -> str:
     """The table in the format asked for; written in all of them where that is asked for, too."""
-    from benchmarks.table import write
+    from benchmarks.report.table import write
 
     if options.out:
         write(table, Path(options.out).expanduser())
@@ -322,9 +322,9 @@ def _shown(table: Table, options: argparse.Namespace) -> str:
 
 
 def _transfer(options: argparse.Namespace, _: list[str]) -> int:
-    from benchmarks.report import markdown, text
-    from benchmarks.store import find_records
-    from benchmarks.transfer import blocks
+    from benchmarks.records.store import find_records
+    from benchmarks.report.formats import markdown, text
+    from benchmarks.studies.transfer import blocks
 
     faults: list[str] = []
     for block in blocks(find_records(Path(options.records).expanduser(), faults), faults):
@@ -350,7 +350,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
-    from benchmarks.listing import listing
+    from benchmarks.report.listing import listing
 
     found = listing()
     if options.json:

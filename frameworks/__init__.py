@@ -1,8 +1,6 @@
 """Mixed-precision quantization frameworks under one interface."""
 
-from frameworks.core.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
-from frameworks.core.calibrate import Calibration, observe
 from frameworks.core.card import Card
 from frameworks.core.contents import (
     Known,
@@ -11,26 +9,28 @@ from frameworks.core.contents import (
     folder_state,
     identify_files,
 )
-from frameworks.core.divergence import first_nonfinite
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
-from frameworks.core.evaluate import Evaluator, Score, measure
+from frameworks.core.evaluation.divergence import first_nonfinite
+from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
+from frameworks.core.evaluation.train import Recipe, fit
 from frameworks.core.framework import Framework, ScoringFramework
-from frameworks.core.kernels import kernels_in_force
 from frameworks.core.layers import Layer
-from frameworks.core.learning import Learning
-from frameworks.core.measured import MeasuredTable, shape_of
-from frameworks.core.meter import Meter, Spent
 from frameworks.core.networks import batchnorm
-from frameworks.core.networks.account import Accounting, account
+from frameworks.core.networks.calibrate import Calibration, observe
 from frameworks.core.networks.correction import Correction, reestimate_batchnorm
-from frameworks.core.networks.describe import describe
+from frameworks.core.networks.meter import Meter, Spent
 from frameworks.core.networks.qlayer import QLayer
-from frameworks.core.networks.take import taken
+from frameworks.core.networks.qmodel import QModel
+from frameworks.core.networks.taking.account import Accounting, account
+from frameworks.core.networks.taking.describe import describe
+from frameworks.core.networks.taking.take import taken
 from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.pricing.measured import MeasuredTable, shape_of
+from frameworks.core.pricing.support import supported_space
 from frameworks.core.problem import Data, DataForbidden, Problem
-from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme, Zero
+from frameworks.core.quantizers.kernels import kernels_in_force
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
 from frameworks.core.registry import (
@@ -44,14 +44,14 @@ from frameworks.core.registry import (
     targets,
 )
 from frameworks.core.registry import frameworks as registry
+from frameworks.core.search.answers import WrongAnswer, finished, place_of, scored, skipped, solved
+from frameworks.core.search.learning import Learning
+from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
 from frameworks.core.split import DatasetSplit, Split, TensorSplit
-from frameworks.core.steering import steer
-from frameworks.core.support import supported_space
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
-from frameworks.core.train import Recipe, fit
 
 __all__ = [
     "Accounting",

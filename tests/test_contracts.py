@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from frameworks import registry, schemes, targets, toy
-from frameworks.core.networks.describe import describe
-from frameworks.testing import FrameworkContract, SchemeContract, TargetContract
+from frameworks import registry, schemes, targets
+from frameworks.core.networks.taking.describe import describe
+from frameworks.testing import FrameworkContract, SchemeContract, TargetContract, toy
 
 # Hyper-parameters that keep a search below a second or so; unknown names get their defaults.
 REDUCED = {

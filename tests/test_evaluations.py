@@ -2,9 +2,10 @@
 
 import pytest
 
-from frameworks import registry, toy
-from frameworks.core.evaluate import Evaluator
+from frameworks import registry
+from frameworks.core.evaluation.evaluate import Evaluator
 from frameworks.core.problem import Problem
+from frameworks.testing import toy
 
 COUNT = 24
 SHORT = {"retrain_images": 32, "warmup": 4, "explore": 4, "exploit": COUNT - 4, "updates": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.performance import main
+from benchmarks.studies.performance import main
 
 KEPT = Path(__file__).parents[1] / "results"
 ROWS = {

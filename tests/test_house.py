@@ -16,9 +16,56 @@ TESTS = [path for path in ROOT.glob("tests/**/*.py") if path != Path(__file__)]
 METHODS = [
     path
     for category in CATEGORIES
-    for path in (ROOT / "frameworks" / category).glob("*.py")
+    for pattern in ("*.py", "*/framework.py")
+    for path in (ROOT / "frameworks" / category).glob(pattern)
     if path.name != "__init__.py"
 ]
+FLOORS = (
+    ("frameworks.core.layers", "frameworks.core.card", "frameworks.core.randomness"),
+    ("frameworks.core.contents", "frameworks.core.policy"),
+    ("frameworks.core.split", "frameworks.core.space", "frameworks.core.target"),
+    ("frameworks.core.solution", "frameworks.core.registry", "frameworks.core.budget"),
+    ("frameworks.core.pricing", "frameworks.core.quantizers", "frameworks.core.solvers"),
+    ("frameworks.core.networks.taking",),
+    ("frameworks.core.networks",),
+    ("frameworks.core.evaluation",),
+    ("frameworks.core.problem",),
+    ("frameworks.core.framework",),
+    ("frameworks.core.search", "frameworks.core.estimators", "frameworks.core.evolution"),
+    ("frameworks.core.agents", "frameworks.core.supernets"),
+    ("frameworks.hardware", *(f"frameworks.{category}" for category in CATEGORIES)),
+    ("frameworks",),
+    ("frameworks.testing",),
+    ("benchmarks.records", "benchmarks.workers"),
+    ("benchmarks.identity",),
+    ("benchmarks.data",),
+    ("benchmarks.models",),
+    ("benchmarks.suite",),
+    ("benchmarks.report.numbers", "benchmarks.export.graphs", "benchmarks.lut"),
+    ("benchmarks.report.pictures", "benchmarks.export.checks"),
+    ("benchmarks.report.formats", "benchmarks.export.formats"),
+    ("benchmarks.report", "benchmarks.export"),
+    ("benchmarks.studies.statements",),
+    ("benchmarks.studies",),
+    ("benchmarks.arguments",),
+    ("benchmarks.cli",),
+    ("benchmarks.perf",),
+)
+"""Rooms from the ground up: each uses itself and what lies on lower floors."""
+LOWEST = ("benchmarks",)
+"""The version, which all may know."""
+ROOM = 14
+"""Files that a room may have."""
+WAITING = {
+    "frameworks.core.evolution.hypervolume": "of every search for a front, of which more come",
+    "frameworks.core.evolution.nsga2": "of the evolutionary searches that come",
+    "frameworks.core.evolution.variation": "operators of all evolutionary searches",
+    "frameworks.core.solvers.pareto": "the frontier of HAWQ-V2 and of the oracle",
+    "frameworks.core.supernets.gates": "hard concrete gates, which the gradient methods share",
+    "frameworks.core.quantizers.bitplanes": "bits as weights, of BSQ and CSQ",
+    "frameworks.core.estimators.power_iteration": "an estimator that studies compare with traces",
+}
+"""General parts that one method uses so far, and who else will."""
 
 
 def imports(tree, package=()):
@@ -36,6 +83,105 @@ def under(name, *packages):
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
+def module_of(path):
+    """The dotted name of a file under the root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def runtime_imports(tree, known):
+    """The modules that a module needs to run: its imports outside ``if TYPE_CHECKING``."""
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield from ([inner] if inner in known else [node.module] * (node.module in known))
+
+
+def graph_of(sources):
+    """Module names to the modules that each needs to run."""
+    return {
+        name: set(runtime_imports(ast.parse(text), set(sources))) - {name}
+        for name, text in sources.items()
+    }
+
+
+def room_of(module):
+    """The innermost room of a module, and its floor."""
+    rooms = [(room, floor) for floor, rooms in enumerate(FLOORS) for room in rooms]
+    fits = [
+        (len(room), room, floor)
+        for room, floor in rooms
+        if module == room or ("." in room and under(module, room))
+    ]
+    return max(fits)[1:] if fits else (module, None)
+
+
+def floor_faults(graph):
+    """Imports that run up, or across to another room of the same floor."""
+    for module, needed in graph.items():
+        room, floor = room_of(module)
+        if floor is None and module not in LOWEST:
+            yield f"{module} lies on no floor"
+        if floor is None:
+            continue
+        for other in needed - set(LOWEST):
+            its_room, its_floor = room_of(other)
+            if its_room != room and (its_floor is None or its_floor >= floor):
+                yield f"{module} imports {other}, which does not lie below it"
+
+
+def circles(graph):
+    """Modules that need themselves in the end."""
+    for start in graph:
+        if start in reached(graph, graph[start]):
+            yield f"{start} needs itself"
+
+
+def reached(graph, seeds):
+    """All that some modules need, and what these need."""
+    found, waiting = set(), list(seeds)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += graph.get(module, ())
+    return found
+
+
+def unit_of(module):
+    """The method (or ``public``, for all else) that a module outside core belongs to."""
+    parts = module.split(".")
+    is_method = len(parts) > 2 and parts[0] == "frameworks" and parts[1] in CATEGORIES
+    return ".".join(parts[1:3]) if is_method else "public"
+
+
+def single_users(graph, registered=()):
+    """Modules of core that one method alone uses."""
+    users = {}
+    for module in graph:
+        if not under(module, "frameworks.core"):
+            for needed in reached(graph, graph[module]):
+                users.setdefault(needed, set()).add(unit_of(module))
+    for module in sorted(m for m in graph if under(m, "frameworks.core")):
+        found = users.get(module, set())
+        if len(found) == 1 and found != {"public"} and module not in registered:
+            yield f"{module} is used by {found.pop()} alone: it belongs there"
+
+
+SOURCES = {module_of(path): path.read_text() for path in CODE}
+GRAPH = graph_of(SOURCES)
+
 METHOD_PACKAGES = tuple(f"frameworks.{category}" for category in CATEGORIES)
 
 
@@ -51,12 +197,13 @@ def import_faults(where, text):
         ):
             yield fault
         is_method = parts[0] == "frameworks" and parts[1] in CATEGORIES
-        if is_method and under(name, "frameworks") and not under(name, "frameworks.core"):
+        own = ".".join(parts[:3]) if len(parts) > 3 else "frameworks.core"
+        if is_method and under(name, "frameworks") and not under(name, "frameworks.core", own):
             yield fault
         public = {f"frameworks.{entry}" for entry in PUBLIC}
         if parts[0] == "benchmarks" and under(name, "frameworks") and name not in public:
             yield fault
-        if under(name, "wandb") and Path(where) != Path("benchmarks/tracking.py"):
+        if under(name, "wandb") and Path(where) != Path("benchmarks/suite/tracking.py"):
             yield fault
 
 
@@ -109,13 +256,46 @@ def method_faults(where, text):
             yield f"{where}: {node.name} has no card of its own"
 
 
+def entries(registry):
+    """Names and entries of a registry."""
+    return [(name, registry.get(name)) for name in registry.names()]
+
+
 def faults(rule, paths):
     return [f for path in paths for f in rule(str(path.relative_to(ROOT)), path.read_text())]
 
 
+def test_every_room_uses_only_what_lies_below():
+    assert list(floor_faults(GRAPH)) == []
+
+
+def test_no_circle_of_imports():
+    assert list(circles(GRAPH)) == []
+
+
+def test_what_one_method_uses_lies_with_it():
+    registered = {cls.__module__ for _, cls in entries(frameworks.schemes)}
+    faults = list(single_users(GRAPH, registered | set(WAITING)))
+    assert faults == []
+
+
+def test_what_waits_for_a_second_user_still_waits():
+    waiting = {fault.split()[0] for fault in single_users(GRAPH)}
+    assert set(WAITING) - waiting == set()
+
+
+def test_no_room_is_crowded():
+    rooms = {}
+    for path in CODE:
+        if path.name != "__init__.py":
+            rooms.setdefault(path.parent.relative_to(ROOT), []).append(path.name)
+    assert {str(room): len(names) for room, names in rooms.items() if len(names) > ROOM} == {}
+
+
 def test_there_is_something_to_check():
     assert len(CODE) > 60
-    assert {"haq", "hawq", "hawq_v3", "dnas", "edmips", "autoq"} <= {p.stem for p in METHODS}
+    names = {path.parent.name if path.stem == "framework" else path.stem for path in METHODS}
+    assert {"haq", "hawq", "hawq_v3", "dnas", "edmips", "autoq"} <= names
 
 
 def test_imports_stay_within_their_walls():
@@ -130,7 +310,7 @@ def test_nothing_is_left_to_do():
     assert faults(unfinished, CODE + TESTS) == []
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: module_of(path).split(".")[2])
 def test_a_framework_reads_like_its_paper(path):
     assert faults(method_faults, [path]) == []
 
@@ -148,18 +328,19 @@ def test_public_names_exist():
         ("frameworks/core/x.py", "def f():\n    from frameworks.hardware.size import Size"),
         ("frameworks/core/x.py", "from ..hardware import size"),
         ("frameworks/core/x.py", "from benchmarks import data"),
-        ("frameworks/hardware/x.py", "import benchmarks.cell as cell"),
-        ("frameworks/toy.py", "import benchmarks"),
+        ("frameworks/hardware/x.py", "import benchmarks.suite.cell as cell"),
+        ("frameworks/testing/toy.py", "import benchmarks"),
         ("frameworks/gradient/x.py", "from frameworks.gradient.dnas import DNAS"),
         ("frameworks/gradient/x.py", "from .dnas import DNAS"),
         ("frameworks/gradient/x.py", "from frameworks import Problem"),
+        ("frameworks/gradient/x/framework.py", "from frameworks.gradient.dnas import DNAS"),
         ("frameworks/heuristic/x.py", "from frameworks.hardware.bops import BOPs"),
         ("benchmarks/x.py", "from frameworks.core.policy import Policy"),
         ("benchmarks/x.py", "from frameworks import core"),
         ("benchmarks/x.py", "import frameworks.baselines.random"),
-        ("benchmarks/x.py", "from frameworks import toy"),
-        ("benchmarks/run.py", "def f():\n    import wandb"),
-        ("frameworks/core/train.py", "from wandb.sdk import x"),
+        ("benchmarks/x.py", "from frameworks.testing import toy"),
+        ("benchmarks/suite/run.py", "def f():\n    import wandb"),
+        ("frameworks/core/evaluation/train.py", "from wandb.sdk import x"),
     ],
 )
 def test_a_forbidden_import_is_caught(where, text):
@@ -171,9 +352,10 @@ def test_a_forbidden_import_is_caught(where, text):
     [
         ("frameworks/core/x.py", "from frameworks.core.policy import Policy\nimport torch"),
         ("frameworks/gradient/x.py", "from frameworks.core.solvers import milp"),
+        ("frameworks/gradient/x/framework.py", "from frameworks.gradient.x.agent import Agent"),
         ("frameworks/__init__.py", "from frameworks.core.policy import Policy"),
         ("benchmarks/x.py", "from frameworks import Policy, Problem\nfrom benchmarks import data"),
-        ("benchmarks/tracking.py", "def f():\n    import wandb"),
+        ("benchmarks/suite/tracking.py", "def f():\n    import wandb"),
     ],
 )
 def test_an_allowed_import_passes(where, text):
@@ -190,6 +372,39 @@ def test_an_unsafe_load_is_caught():
 def test_a_note_of_work_left_is_caught(note):
     assert list(unfinished("x.py", f"a = 1  # {note}: later"))
     assert not list(unfinished("x.py", f"a = 'M{note}'"))
+
+
+A, B, C = "frameworks.core.layers", "frameworks.core.policy", "frameworks.core.networks.x"
+METHOD, OTHER = "frameworks.gradient.a", "frameworks.gradient.b.framework"
+
+
+def test_a_room_that_uses_one_above_it_is_caught():
+    assert list(floor_faults({A: {B}, B: set()}))
+    assert list(floor_faults({"frameworks.core.solvers.x": {"frameworks.core.quantizers.y"}}))
+    assert list(floor_faults({"frameworks.core.unheard_of": set()}))
+    assert not list(floor_faults({B: {A}, A: set(), C: {"frameworks.core.networks.y", B}}))
+
+
+def test_a_circle_is_caught():
+    assert len(list(circles({A: {B}, B: {C}, C: {A}}))) == 3
+    assert not list(circles({A: {B, C}, B: {C}, C: set()}))
+
+
+def test_types_alone_make_no_circle():
+    text = (
+        "if TYPE_CHECKING:\n    from frameworks.core import policy\nimport frameworks.core.layers"
+    )
+    assert set(runtime_imports(ast.parse(text), {A, B})) == {A}
+
+
+def test_a_part_of_a_single_method_is_caught():
+    assert list(single_users({METHOD: {A}, A: {B}, B: set()})) == [
+        f"{A} is used by gradient.a alone: it belongs there",
+        f"{B} is used by gradient.a alone: it belongs there",
+    ]
+    assert not list(single_users({METHOD: {A}, OTHER: {A}, A: set()}))
+    assert not list(single_users({METHOD: {A}, "frameworks": {A}, A: set()}))
+    assert not list(single_users({METHOD: {A}, A: set()}, registered={A}))
 
 
 GOOD = '"""Title (arXiv 1811.08886)."""\n' + "a = 1\n" * 90

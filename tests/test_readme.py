@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.performance import PERF, Row, page
+from benchmarks.studies.performance import PERF, Row, page
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

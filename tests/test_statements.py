@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main as juxtabit
-from benchmarks.statements import measures
-from benchmarks.statements.__main__ import main
-from benchmarks.statements.expressions import BadExpression, evaluate
-from benchmarks.statements.page import FILE, Page, Statement, read
-from benchmarks.store import find_records
+from benchmarks.records.store import find_records
+from benchmarks.studies.statements import measures
+from benchmarks.studies.statements.__main__ import main
+from benchmarks.studies.statements.expressions import BadExpression, evaluate
+from benchmarks.studies.statements.page import FILE, Page, Statement, read
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +20,7 @@ def readme():
 
 
 def test_the_readme_says_what_the_records_give(readme):
-    """Where this fails, ``python -m benchmarks.statements --write`` mends the numbers."""
+    """Where this fails, ``python -m benchmarks.studies.statements --write`` mends the numbers."""
     assert readme.faults() == []
 
 
@@ -94,7 +94,7 @@ def test_numbers_and_tables_are_brought_up_to_date(tmp_path, monkeypatch):
         def summary(self):
             return "**x**\n\n| f | ptq, a | ptq, b |\n|:--|--:|--:|\n| haq | 1.00 | 2.00 |\n"
 
-    monkeypatch.setattr("benchmarks.statements.page.table", lambda folder: Table())
+    monkeypatch.setattr("benchmarks.studies.statements.page.table", lambda folder: Table())
     old = "It costs 9.9\n  points.\n\n| f | a | b |\n|:--|--:|--:|\n| haq | 1.00 | 3.00 |\n\n-9 %."
     share = ("{-0.5:.0f} %", ())
     before = page(tmp_path, old, COST, share, tables=(("| f | a", "x"),))

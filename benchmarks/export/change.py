@@ -27,9 +27,9 @@ from benchmarks.export.checks.agreement import Agreement
 from benchmarks.export.checks.batches import batch_size
 from benchmarks.export.checks.forced import exposed
 from benchmarks.export.checks.ties import TIE, Ties, Tolerance, distances
-from benchmarks.export.graph import CODES
-from benchmarks.export.runtime import outputs, session
-from benchmarks.export.trace import INPUT
+from benchmarks.export.graphs.graph import CODES
+from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.export.graphs.trace import INPUT
 from frameworks import QModel, Split
 
 Array = npt.NDArray[Any]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from benchmarks.export.errors import require
-from benchmarks.export.integers import Integers
-from benchmarks.export.packed import load_packed, packed_tensors, save_packed
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.packed import load_packed, packed_tensors, save_packed
+from benchmarks.export.graphs.errors import require
 from benchmarks.export.rebuild import Rebuilt, draft, rebuilt
-from benchmarks.record import Record
-from benchmarks.store import read_record, write_bytes
+from benchmarks.records.record import Record
+from benchmarks.records.store import read_record, write_bytes
 from frameworks import Split, torch_rng
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ def _notes(record: Record) -> dict[str, str]:
 
 def _compare(request: Request, made: Rebuilt, model: onnx.ModelProto, test: Split) -> None:
     from benchmarks.export.form import Form
+    from benchmarks.export.graphs.runtime import accuracy
     from benchmarks.export.latency import compare
-    from benchmarks.export.runtime import accuracy
 
     shape = made.splits.input_shape
     # Uniform 8 bit is given a form that ONNX Runtime runs in integers.

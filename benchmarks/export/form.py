@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.export.checks.ties import INTEGER_TIE, Tolerance
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.errors import UnsupportedExport
-from benchmarks.export.integers import Integers
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.formats.qonnx import runnable, to_qonnx
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.errors import UnsupportedExport
+from benchmarks.export.graphs.trace import traced
 from benchmarks.export.outputs import altered, rounded_biases, with_quantized_outputs
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.qonnx import runnable, to_qonnx
-from benchmarks.export.trace import traced
 from frameworks import QModel, Split
 
 
@@ -86,7 +86,7 @@ class Form:
             UnsupportedExport: ONNX Runtime does not load the file, or computes something else.
         """
         from benchmarks.export.checks.forced import Forced
-        from benchmarks.export.runtime import session
+        from benchmarks.export.graphs.runtime import session
 
         session(self.running(written.model))
         plain = self.running(written.plain)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import onnx
 from torch import Tensor
 
-from benchmarks.export.runtime import outputs, session
+from benchmarks.export.graphs.runtime import outputs, session
 
 REPETITIONS = 101
 WARM_UP = 5

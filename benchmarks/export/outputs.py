@@ -18,9 +18,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from benchmarks.export.errors import UnsupportedExport
-from benchmarks.export.integers import suits
-from benchmarks.export.runtime import outputs, session
+from benchmarks.export.formats.integers import suits
+from benchmarks.export.graphs.errors import UnsupportedExport
+from benchmarks.export.graphs.runtime import outputs, session
 from frameworks import Grid, schemes
 
 BITS = 8

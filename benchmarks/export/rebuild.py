@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from benchmarks.assets import Progress, entry_text, layers_of, splits_of
-from benchmarks.cell import Run
-from benchmarks.data import Splits
-from benchmarks.models import ModelConfig, create
-from benchmarks.record import Record
+from benchmarks.data.load import Splits
+from benchmarks.models.build import ModelConfig, create
+from benchmarks.records.record import Record
+from benchmarks.suite.assets import Progress, entry_text, layers_of, splits_of
+from benchmarks.suite.cell import Run
 from frameworks import (
     Policy,
     Problem,

@@ -20,7 +20,7 @@ from benchmarks.export.checks.agreement import Agreement
 from benchmarks.export.checks.batches import batch_size
 from benchmarks.export.checks.forced import Forced
 from benchmarks.export.checks.ties import TIE, Tolerance
-from benchmarks.export.runtime import outputs, session
+from benchmarks.export.graphs.runtime import outputs, session
 from frameworks import QModel, Split
 
 Array = npt.NDArray[Any]

@@ -10,16 +10,16 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.assets import entry_text, layers_of
 from benchmarks.lut.content import content
 from benchmarks.lut.machine import load, machine, versions
 from benchmarks.lut.measure import Measurement, fresh_process, measure
-from benchmarks.lut.options import LIMIT, LutConfig, check_options
 from benchmarks.lut.plan import Unit, units_of
 from benchmarks.lut.worker import backend_of
-from benchmarks.preprocessing import resolved
-from benchmarks.progress import duration
-from benchmarks.store import write_json
+from benchmarks.models.preprocessing import resolved
+from benchmarks.records.store import write_json
+from benchmarks.suite.assets import entry_text, layers_of
+from benchmarks.suite.lut_options import LIMIT, LutConfig, check_options
+from benchmarks.suite.progress import duration
 from frameworks import Layer, targets
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.lut.measure import Figure, Measurement
-from benchmarks.lut.options import LIMIT
 from benchmarks.lut.plan import CLASSES, Unit
+from benchmarks.suite.lut_options import LIMIT
 from frameworks import Layer, MeasuredTable, shape_of
 
 FEWER = tuple(range(2, 8))

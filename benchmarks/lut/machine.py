@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks.identity import environment
+from benchmarks.suite.identity import environment
 
 
 def machine() -> dict[str, Any]:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.lut.options import AGREEING, LIMIT
 from benchmarks.lut.plan import Unit
 from benchmarks.lut.worker import IDLE, work
+from benchmarks.suite.lut_options import AGREEING, LIMIT
 
 Numbered = list[tuple[int, Unit]]
 Message = tuple[int | str, Any]

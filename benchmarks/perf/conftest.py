@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from benchmarks.memory import keep_freed_memory
+from benchmarks.workers.memory import keep_freed_memory
 from frameworks import kernels_in_force
 
 

@@ -12,10 +12,10 @@ import time
 import torch
 
 from benchmarks.export.form import Form
-from benchmarks.export.runtime import outputs, session
-from benchmarks.export.trace import INPUT, OPSET
+from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.export.graphs.trace import INPUT, OPSET
 from benchmarks.export.verify import verify
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from frameworks import Policy, QModel, TensorSplit, describe, observe, schemes, torch_rng
 
 SHAPE, IMAGES = (3, 224, 224), 8

@@ -6,7 +6,8 @@ this package, and in an environment of their own, if need be, whose rows then jo
 
     python3 -m venv .venv-peers
     .venv-peers/bin/pip install -c constraints.txt '.[perf,peers,qat-peers]'
-    .venv-peers/bin/python -m benchmarks.performance --add --select "brevitas or nncf or torchao"
+    .venv-peers/bin/python -m benchmarks.studies.performance --add \\
+        --select "brevitas or nncf or torchao"
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from benchmarks.memory import keep_freed_memory
+from benchmarks.workers.memory import keep_freed_memory
 from frameworks import Calibration, QModel, measure
 
 

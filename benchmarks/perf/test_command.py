@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.record import Record
-from benchmarks.store import Store, find_records
-from benchmarks.table import build
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store, find_records
+from benchmarks.report.table import build
 
 KEPT = Path(__file__).parents[2] / "results" / "fashion_mnist" / "records"
 RECORDS = 10_000

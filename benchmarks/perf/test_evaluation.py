@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from benchmarks.perf.plain import Plain
 from frameworks import (
     BudgetSpec,

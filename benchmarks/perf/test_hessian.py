@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from frameworks import describe, layer_traces, torch_rng, twice_differentiable
 
 SHAPE, CLASSES, IMAGES, PROBES = (1, 28, 28), 10, 32, 50

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from benchmarks.perf.peers import PEERS, check
 from frameworks import (
     BudgetSpec,

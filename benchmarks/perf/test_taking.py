@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from frameworks import QModel, account, describe, observe, schemes, torch_rng
 
 NETS = {

@@ -1,6 +1,6 @@
 """Random search: the best of N random policies within the budget, in four forms.
 
-A draw over budget is repaired, not thrown away (`frameworks.core.solvers.draws`): a rejection
+A draw over budget is repaired, not thrown away (`frameworks.core.search.draws`): a rejection
 sampler would hardly ever hit a tight budget, and would be too weak a baseline. What a repair leaves
 of the budget is used. Searches that lower a policy until it fits, as HAQ's action wall does, leave
 it; on a loss that is a sum over decisions this alone is worth as much as the agent is. So there is
@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from frameworks.core.card import Card
-from frameworks.core.evaluate import Score
+from frameworks.core.evaluation.evaluate import Score
+from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import Framework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.draws import Draws
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.draws import Draws
-from frameworks.core.train import Recipe
 
 
 @register

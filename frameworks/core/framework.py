@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from frameworks.core.card import Card
-from frameworks.core.hyperparameters import check_hyperparameters
+from frameworks.core.evaluation.train import Recipe
 from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.solution import Scores, Solution
-from frameworks.core.train import Recipe
 
 if TYPE_CHECKING:
+    from frameworks.core.networks.qmodel import QModel
     from frameworks.core.problem import Problem
-    from frameworks.core.qmodel import QModel
+
+COUNTS = frozenset(
+    {
+        "batch", "bins", "episodes", "epochs", "evaluations", "generations", "hidden1", "hidden2",
+        "images", "interval", "iterations", "limit", "low_replay", "offspring", "points",
+        "population", "probes", "replay", "sample_every", "samples", "step", "steps", "subsets",
+    }
+)  # fmt: skip
+"""Names of counts that must be at least 1; at least 0 where 0 is the default (no limit, all)."""
+RATES = ("lr", "decay", "noise", "tau", "temperature", "tolerance")
+"""A number whose name is or ends with one of these must not be negative."""
+SHARES = frozenset({"share", "discount", "low_discount", "tau"})
+"""Names of numbers that must not exceed 1."""
+
+
+def fault(name: str, value: Any, default: Any) -> str | None:
+    """What is wrong with the value of a hyper-parameter, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return "must be finite"
+    if name in COUNTS:
+        least = 0 if default == 0 else 1
+        return None if value >= least else f"must be at least {least}"
+    whole = isinstance(value, int) and isinstance(default, int) and default >= 0
+    rate = any(name == end or name.endswith(f"_{end}") for end in RATES)
+    if value < 0 and (whole or rate or name in SHARES):
+        return "must not be negative"
+    if value > 1 and name in SHARES:
+        return "must not exceed 1"
+    return None
 
 
 class Framework(ABC):
@@ -24,8 +55,8 @@ class Framework(ABC):
         name: the name in configurations and tables.
         card: the facts.
         strength: name of the hyper-parameter that weighs the cost, if the method steers by a
-            penalty and not by a hard limit; `frameworks.core.steering.steer` then adjusts it until
-            the budget is met, and all of that is search cost. A larger strength means fewer bits.
+            penalty and not by a hard limit; `frameworks.steer` then adjusts it until the budget
+            is met, and all of that is search cost. A larger strength means fewer bits.
         close: a run whose policy uses at least this share of the budget ends the steering.
         lowers_bits: whether fewer bits are its only way to a lower cost; it then skips problems
             where more bits can cost less.
@@ -59,10 +90,18 @@ class Framework(ABC):
     def validate(self) -> None:
         """Check the hyper-parameters before any work; overrides add what only they know.
 
+        Numbers are compared with what their names and defaults say; see `fault`.
+
         Raises:
             ValueError: one cannot be used; the message names it.
         """
-        check_hyperparameters(self)
+        defaults = type(self)().hyperparameters()
+        for name, value in self.hyperparameters().items():
+            reason = fault(name, value, defaults[name])
+            if reason is None and name == self.strength and value < 0:
+                reason = "must not be negative"  # it weighs the cost
+            if reason is not None:
+                raise ValueError(f"{name} = {value}: {reason}")
 
     def skip(self, problem: Problem) -> str | None:
         """Why this method cannot solve this problem, or None. Overrides add to these reasons."""

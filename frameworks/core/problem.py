@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.budget import Budget, cheapest
-from frameworks.core.calibrate import Calibration, observe
 from frameworks.core.card import Need
-from frameworks.core.evaluate import Evaluator, Score, measure
+from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
+from frameworks.core.evaluation.train import Recipe, fit
 from frameworks.core.layers import Layer
-from frameworks.core.meter import Meter, Spent
+from frameworks.core.networks.calibrate import Calibration, observe
 from frameworks.core.networks.correction import Correction
-from frameworks.core.networks.take import load_state, taken
+from frameworks.core.networks.meter import Meter, Spent
+from frameworks.core.networks.qmodel import QModel
+from frameworks.core.networks.taking.take import load_state, taken
 from frameworks.core.policy import Policy
-from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.base import Quantizer, Scheme
 from frameworks.core.randomness import derive, numpy_rng, torch_rng
 from frameworks.core.space import Space
 from frameworks.core.split import Split
 from frameworks.core.target import Target
-from frameworks.core.train import Recipe, fit
 
 Granted = TypeVar("Granted")
 
@@ -63,8 +63,9 @@ class Problem:
     """Everything that defines a search, and the metered means to carry it out.
 
     Attributes:
-        network: the pretrained float network, as it is taken (`frameworks.core.networks.take`);
-            never changed (take a copy with `float_model`).
+        network: the pretrained float network, as it is taken
+            (`frameworks.core.networks.taking.take`); never changed (take a copy with
+            `float_model`).
         space: the policies to choose from, with the layers.
         target: what prices a policy.
         budget: the metric and the limit to meet.

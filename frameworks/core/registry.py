@@ -61,6 +61,17 @@ def installed_version(distribution: str) -> str:
         return "unknown"
 
 
+_OWN = Origin(DISTRIBUTION, installed_version(DISTRIBUTION))
+_importing = _OWN
+"""Whose modules are being imported: a plugin may bring frameworks and quantizers in one file."""
+
+
+def _origin_of(entry: object) -> Origin:
+    """Who brings an entry: a plugin may be the first that imports a built-in module."""
+    top = getattr(entry, "__module__", "").partition(".")[0]
+    return _OWN if top in ("frameworks", "benchmarks") else _importing
+
+
 class Registry(Generic[T]):
     """Names to classes (or factories) of one kind.
 
@@ -69,6 +80,7 @@ class Registry(Generic[T]):
         group: entry-point group of third-party entries.
         packages: built-in packages whose modules register themselves on import.
         check: raises if something cannot be an entry, before it can break a listing.
+        beside: registries whose modules may register entries here as well.
     """
 
     def __init__(
@@ -77,14 +89,14 @@ class Registry(Generic[T]):
         group: str,
         packages: Sequence[str],
         check: Callable[[T], None] = lambda entry: None,
+        beside: Sequence[Registry[Any]] = (),
     ) -> None:
         self.kind, self.group, self.packages = kind, group, tuple(packages)
-        self._check = check
+        self._check, self._beside = check, tuple(beside)
         self._entries: dict[str, T] = {}
         self._origins: dict[str, Origin] = {}
         self._unavailable: dict[str, Unavailable] = {}
         self._loaded = False
-        self._origin = Origin(DISTRIBUTION, installed_version(DISTRIBUTION))
 
     def add(self, name: str, entry: T) -> T:
         """Register an entry.
@@ -105,7 +117,7 @@ class Registry(Generic[T]):
         if known is not None and _qualified(known) != _qualified(entry):
             raise ValueError(f"{self.kind} {name!r} is already taken by {_qualified(known)}")
         self._entries[name] = entry
-        self._origins[name] = self._origin
+        self._origins[name] = _origin_of(entry)
         return entry
 
     def names(self) -> list[str]:
@@ -144,12 +156,14 @@ class Registry(Generic[T]):
         for package in self.packages:
             for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
                 self._guarded(info.name, partial(importlib.import_module, f"{package}.{info.name}"))
-        own = self._origin
+        global _importing
         for point in importlib.metadata.entry_points(group=self.group):
             dist = point.dist
-            self._origin = Origin(dist.name, dist.version) if dist else Origin("unknown", "unknown")
+            _importing = Origin(dist.name, dist.version) if dist else Origin("unknown", "unknown")
             self._guarded(point.name, partial(self._adopt, point))
-            self._origin = own
+            _importing = _OWN
+        for registry in self._beside:
+            registry.names()
 
     def _adopt(self, point: importlib.metadata.EntryPoint) -> None:
         loaded: Any = point.load()
@@ -166,7 +180,7 @@ class Registry(Generic[T]):
                 # A module that failed is gone; whole ones that it imported on its way stay.
                 if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
                     del self._entries[half_made]
-            self._unavailable[name] = Unavailable(name, traceback.format_exc(), self._origin)
+            self._unavailable[name] = Unavailable(name, traceback.format_exc(), _importing)
 
 
 @contextmanager
@@ -226,7 +240,7 @@ frameworks: Registry[type[Framework]] = Registry(
 )
 targets: Registry[type[Target]] = Registry("hardware", "juxtabit.hardware", ["frameworks.hardware"])
 schemes: Registry[type[Scheme]] = Registry(
-    "quantizer", "juxtabit.quantizers", ["frameworks.core.quantizers"]
+    "quantizer", "juxtabit.quantizers", ["frameworks.core.quantizers"], beside=[frameworks]
 )
 
 

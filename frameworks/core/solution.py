@@ -45,7 +45,7 @@ class Solution:
         images: images that the method made and wants to calibrate on (data-free methods).
         notes: facts for the record, plain data (sensitivities, final temperature, ...).
         cross_entropy: what a search that trains ended at, without its penalty; None for others.
-            By it `frameworks.core.steering` knows a network that the penalty has destroyed.
+            By it `frameworks.core.search.steering` knows a network that the penalty has destroyed.
     """
 
     policy: Policy

@@ -29,16 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.card import Card
-from frameworks.core.course import Course
+from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
-from frameworks.core.networks.bake import raw_weight
+from frameworks.core.networks.qmodel import QModel
+from frameworks.core.networks.taking.bake import raw_weight
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
-from frameworks.core.qmodel import QModel
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
 from frameworks.core.registry import register
+from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.core.train import Recipe, cross_entropy
 
 MOMENTUM = 0.9
 Planes = dict[str, BitPlanes]

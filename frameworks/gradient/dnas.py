@@ -28,18 +28,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from frameworks.core import decisions as blocks
 from frameworks.core.card import Card
-from frameworks.core.course import Course
+from frameworks.core.evaluation.train import Loss, Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.relaxations import Choices, temperature
 from frameworks.core.split import Split
-from frameworks.core.supernet import StochasticNet, frozen
-from frameworks.core.train import Loss, Recipe, cross_entropy
+from frameworks.core.supernets import decisions as blocks
+from frameworks.core.supernets.relaxations import Choices, temperature
+from frameworks.core.supernets.supernet import StochasticNet, frozen
 
 
 def cost_factor(cost: Tensor, start: float, gamma: float) -> Tensor:

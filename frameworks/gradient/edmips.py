@@ -32,15 +32,15 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.card import Card
-from frameworks.core.course import Course
+from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.relaxations import Choices, ExpectedCost, choice_rows, expected_cost
-from frameworks.core.supernet import CompositeNet
-from frameworks.core.train import Recipe, cross_entropy
+from frameworks.core.supernets.relaxations import Choices, ExpectedCost, choice_rows, expected_cost
+from frameworks.core.supernets.supernet import CompositeNet
 
 ALPHA_START = 0.01
 

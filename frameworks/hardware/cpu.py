@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from frameworks.core.measured import MeasuredTable
+from frameworks.core.pricing.measured import MeasuredTable
 from frameworks.core.registry import register_target
 
 

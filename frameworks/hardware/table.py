@@ -1,7 +1,7 @@
 """Any table of costs per layer and bits: measured latencies, a simulator's cycles, energies.
 
-`frameworks.core.costfile` says what the files may look like, those of HAQ (arXiv 1811.08886) and
-HAWQ-V3 (arXiv 2011.10680) among them.
+`frameworks.core.pricing.costfile` says what the files may look like, those of HAQ (arXiv
+1811.08886) and HAWQ-V3 (arXiv 2011.10680) among them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from frameworks.core.costfile import Pairs, entry_cost, entry_supports, read_costs, some
 from frameworks.core.layers import Layer
 from frameworks.core.policy import LayerBits
+from frameworks.core.pricing.costfile import Pairs, entry_cost, entry_supports, read_costs, some
 from frameworks.core.registry import register_target
 from frameworks.core.target import SeparableTarget
 

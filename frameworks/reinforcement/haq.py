@@ -1,7 +1,7 @@
 """HAQ: Hardware-Aware Automated Quantization with Mixed Precision (Wang et al., CVPR 2019).
 
 arXiv 1811.08886; released code mit-han-lab/haq (commit 8228d12). A DDPG agent
-(`frameworks.core.solvers.ddpg`) walks through the layers, two steps each: weight bits, then
+(`frameworks.core.agents.ddpg`) walks through the layers, two steps each: weight bits, then
 activation bits.
 
 - State (section 3.2), ten columns, each min-max scaled over the layers:
@@ -9,7 +9,7 @@ activation bits.
   previous action (its bits over the largest), and a flag that is 1 in a weight step. Fully
   connected layers have kernel 1, stride 0. The size variant has no weight/activation flag.
 - Action a in [0, 1] to bits: b = round((b_max - b_min + 1) * a + b_min - 1/2).
-- Action wall (section 3.4, `frameworks.core.solvers.wall`): while the target's cost is over the
+- Action wall (section 3.4, `frameworks.core.search.wall`): while the target's cost is over the
   budget, go from the last layer to the first and lower the activation bits by one step, then the
   weight bits by one step, testing after each; pass after pass until the budget is met or all is at
   its fewest bits. It only lowers: what a policy leaves of the budget stays unused.
@@ -20,7 +20,7 @@ activation bits.
   sigma = noise * noise_decay^(t - warmup), and one update of the agent a stored step.
 
 Here t is the number of distinct policies evaluated before the episode, and 600 of them end the
-search (`frameworks.core.solvers.trials`): the published agent repeats most of its policies in the
+search (`frameworks.core.search.trials`): the published agent repeats most of its policies in the
 end, which costs it no evaluation, so that its episodes are no measure of what it was given.
 
 Fewer evaluations: a warm-up of a sixth of them, and noise that ends near sigma = 0.1 by
@@ -36,17 +36,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from frameworks.core.agents.ddpg import DDPG
+from frameworks.core.agents.drl import ActorCriticSearch, layer_states
+from frameworks.core.agents.replay import Array
 from frameworks.core.card import Card
+from frameworks.core.evaluation.train import Recipe
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.wall import action_wall
 from frameworks.core.solution import Solution
-from frameworks.core.solvers.ddpg import DDPG
-from frameworks.core.solvers.drl import ActorCriticSearch, layer_states
-from frameworks.core.solvers.replay import Array
-from frameworks.core.solvers.wall import action_wall
 from frameworks.core.space import Choice
-from frameworks.core.train import Recipe
 
 REWARD_SCALE = 0.1
 STATIC = (

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from frameworks import registry, toy
+from frameworks import registry
+from frameworks.testing import toy
 
 N = 12
 ASKED = {

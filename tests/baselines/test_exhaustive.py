@@ -2,12 +2,12 @@ from itertools import product
 
 import pytest
 
-from frameworks import toy
 from frameworks.baselines.exhaustive import Exhaustive
 from frameworks.baselines.greedy import Greedy
 from frameworks.baselines.random import Random
 from frameworks.baselines.uniform import Uniform
 from frameworks.core.budget import BudgetSpec
+from frameworks.testing import toy
 
 
 def small(target="size", like=3, **more):

@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import pytest
 
-from frameworks import toy
 from frameworks.baselines.greedy import Greedy, Harms
 from frameworks.core.budget import BudgetSpec
-from frameworks.core.evaluate import Score
+from frameworks.core.evaluation.evaluate import Score
 from frameworks.core.target import SeparableTarget, Target
+from frameworks.testing import toy
 
 
 @dataclass

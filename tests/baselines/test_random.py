@@ -4,12 +4,12 @@ from itertools import islice
 
 import pytest
 
-from frameworks import toy
 from frameworks.baselines.random import Random, RandomKernel, RandomPlain, RandomRetrained
 from frameworks.core.budget import BudgetSpec
-from frameworks.core.evaluate import Score
-from frameworks.reinforcement.autoq import AutoQ
+from frameworks.core.evaluation.evaluate import Score
+from frameworks.reinforcement.autoq.framework import AutoQ
 from frameworks.reinforcement.haq import HAQ
+from frameworks.testing import toy
 
 FORMS = (Random, RandomPlain, RandomRetrained, RandomKernel)
 

@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import pytest
 
-from frameworks import toy
 from frameworks.baselines.uniform import Uniform
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.target import SeparableTarget
+from frameworks.testing import toy
 
 BITS = (2, 4, 8)
 

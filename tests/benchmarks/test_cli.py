@@ -7,8 +7,8 @@ import pytest
 import benchmarks
 from benchmarks import cli
 from benchmarks.cli import main
-from benchmarks.record import Record
-from benchmarks.store import Store
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store
 from frameworks import registry
 
 
@@ -128,8 +128,8 @@ def single(*overrides, baselines=True):
 
     Records are as if every search had run 30,000 images forward and 12,000 backward.
     """
-    from benchmarks.config import cell_of, composed
-    from benchmarks.run import Outcome
+    from benchmarks.suite.config import cell_of, composed
+    from benchmarks.suite.run import Outcome
 
     rounds = []
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frameworks import toy
 from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget, cheapest
-from frameworks.core.networks.describe import describe
+from frameworks.core.networks.taking.describe import describe
 from frameworks.core.policy import Policy
 from frameworks.core.space import Space
 from frameworks.core.target import SeparableTarget
 from frameworks.hardware.bops import Bops
 from frameworks.hardware.size import Size
+from frameworks.testing import toy
 
 # 27, 36 and 60 weights; 972, 1,296 and 60 multiply-accumulates.
 LAYERS = describe(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from frameworks.core.layers import plane
-from frameworks.core.networks.describe import describe
+from frameworks.core.networks.taking.describe import describe
 
 
 def only(net, shape):

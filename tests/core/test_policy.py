@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frameworks.core.networks.describe import describe
+from frameworks.core.networks.taking.describe import describe
 from frameworks.core.policy import VALID_BITS, LayerBits, Policy
 
 bits = st.sampled_from(sorted(VALID_BITS))

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from frameworks import toy
 from frameworks.core.budget import BudgetSpec
-from frameworks.core.calibrate import observe
-from frameworks.core.evaluate import Score, measure
+from frameworks.core.evaluation.evaluate import Score, measure
+from frameworks.core.evaluation.train import Recipe
+from frameworks.core.networks.calibrate import observe
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.randomness import derive, torch_rng
-from frameworks.core.train import Recipe
+from frameworks.testing import toy
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from typing import ClassVar
 import pytest
 from torch import nn
 
-from frameworks import toy
-from frameworks.core.networks.describe import describe
+from frameworks.core.networks.taking.describe import describe
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits, kept_channels
 from frameworks.hardware.size import Size
+from frameworks.testing import toy
 
 LAYERS = describe(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)), (2,))
 

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import cell as cells
-from benchmarks import run as runs
 from benchmarks.cli import main
+from benchmarks.suite import cell as cells
+from benchmarks.suite import run as runs
 
 COMMAND = Path(sys.executable).with_name("juxtabit")
 FAST = ["dataset.pretrain.epochs=1", "protocol.valid_images=60", "protocol.calibration_images=60"]
@@ -56,7 +56,8 @@ class Lowest(Framework):
 # Several commands in one process: prints for each its exit code and what it wrote.
 SESSION = """
 import contextlib, io, json, sys
-from benchmarks import cell, run
+from benchmarks.suite import cell
+from benchmarks.suite import run
 from benchmarks.cli import main
 
 def serially(todo, scores, workers, threads, keep, display):
@@ -400,10 +401,10 @@ def test_an_installed_copy_works_outside_a_checkout(tmp_path):
         check=True,
     )  # fmt: skip
     code = (
-        "from benchmarks.config import conf_folder, composed; print(conf_folder());"
-        "from benchmarks.report.reported import default_path; print(default_path());"
+        "from benchmarks.suite.config import conf_folder, composed; print(conf_folder());"
+        "from benchmarks.report.formats.reported import default_path; print(default_path());"
         "composed(['+suite=quick']);"
-        "from benchmarks.float_networks import wanted;"
+        "from benchmarks.studies.float_networks import wanted;"
         "print(next(w for w in wanted() if w.name == 'resnet8-digits').committed().file)"
     )
     shown = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.store import Store
+from benchmarks.records.store import Store
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = '''

@@ -54,7 +54,7 @@ def stale_net(pretrained=False, num_classes=10, in_chans=3, **_):
 """,
     "stale_pack/data.py": """
 import torch
-from benchmarks.data import Splits, register_dataset
+from benchmarks.data.load import Splits, register_dataset
 from frameworks import TensorSplit, torch_rng
 from stale_pack.pixels import LEVEL
 
@@ -86,7 +86,8 @@ import json, sys
 import numpy as np
 import torch
 from PIL import Image
-from benchmarks import cell, run
+from benchmarks.suite import cell
+from benchmarks.suite import run
 from benchmarks.cli import main
 
 def serially(todo, scores, workers, threads, keep, display):

@@ -17,14 +17,15 @@ import scipy
 import torch
 from timm.models import register_model
 
-from benchmarks import assets
-from benchmarks.cell import compute
-from benchmarks.config import PROTOCOLS, cell_of, composed
-from benchmarks.data import Splits, register_dataset
-from benchmarks.identity import environment, key_of
-from benchmarks.numerics import numerics
-from benchmarks.record import digest
-from frameworks import TensorSplit, describe, registry, shape_of, targets, toy
+from benchmarks.data.load import Splits, register_dataset
+from benchmarks.identity.numerics import numerics
+from benchmarks.records.record import digest
+from benchmarks.suite import assets
+from benchmarks.suite.cell import compute
+from benchmarks.suite.config import PROTOCOLS, cell_of, composed
+from benchmarks.suite.identity import environment, key_of
+from frameworks import TensorSplit, describe, registry, shape_of, targets
+from frameworks.testing import toy
 from tests.test_contracts import REDUCED
 
 SMALL = [

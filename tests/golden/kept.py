@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from benchmarks.numerics import REVISION
-from benchmarks.store import write_json
+from benchmarks.identity.numerics import REVISION
+from benchmarks.records.store import write_json
 
 FILE = Path(__file__).parent / "cells.json"
 COMMAND = "python -m tests.golden"
-RAISE = f"raise REVISION in benchmarks/numerics.py and make the file anew with '{COMMAND}'"
+RAISE = f"raise REVISION in benchmarks/identity/numerics.py and make the file anew with '{COMMAND}'"
 
 
 def read(path=FILE):

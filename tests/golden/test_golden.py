@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.config import PROTOCOLS
-from benchmarks.numerics import REVISION
+from benchmarks.identity.numerics import REVISION
+from benchmarks.suite.config import PROTOCOLS
 from frameworks import registry, targets
 from tests.golden.cells import built_in, compute_all, signature
 from tests.golden.kept import COMMAND, RAISE, differences, read, unlisted, update

@@ -4,10 +4,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from frameworks import Policy, steer, toy
-from frameworks.core.quantizers.residual import GatedResidual, RangeQuantizer
-from frameworks.core.solvers.gates import TAU, HardConcrete
-from frameworks.gradient.bayesian_bits import CUT, THRESHOLD, BayesianBits, penalty, relative_costs
+from frameworks import Policy, steer
+from frameworks.core.supernets.gates import TAU, HardConcrete
+from frameworks.gradient.bayesian_bits.framework import (
+    CUT,
+    THRESHOLD,
+    BayesianBits,
+    penalty,
+    relative_costs,
+)
+from frameworks.gradient.bayesian_bits.quantizer import GatedResidual, RangeQuantizer
+from frameworks.testing import toy
 
 FAST = BayesianBits(epochs=3, images=128, batch=32, step=2, gate_lr=0.3, start=1.5, mu=0.05)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from frameworks import LayerBits, schemes, steer, toy
+from frameworks import LayerBits, schemes, steer
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
 from frameworks.gradient.bsq import BSQ, precision, represent, reweighed_lasso
+from frameworks.testing import toy
 
 FAST = BSQ(epochs=2, interval=1, step=1, images=128, batch=32, lr=0.1, alpha=8.0)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from frameworks import steer, toy
-from frameworks.core.decisions import decided
+from frameworks import steer
+from frameworks.core.supernets.decisions import decided
 from frameworks.gradient.dnas import DNAS, _Search, cost_factor
+from frameworks.testing import toy
 
 PAIRS = [[2, 2], [4, 4], [8, 8]]
 FAST = DNAS(

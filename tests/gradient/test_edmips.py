@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from frameworks import schemes, steer, toy
+from frameworks import schemes, steer
 from frameworks.core.quantizers.hwgq import GaussianWeight, gaussian_step
-from frameworks.core.solvers.relaxations import Choices
-from frameworks.core.supernet import CompositeNet
+from frameworks.core.supernets.relaxations import Choices
+from frameworks.core.supernets.supernet import CompositeNet
 from frameworks.gradient.edmips import ALPHA_START, EdMIPS, complexity
+from frameworks.testing import toy
 
 FAST = EdMIPS(epochs=2, images=64, batch=32, alpha_lr=1.0, step=1, eta=0.01)
 

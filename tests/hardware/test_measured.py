@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from frameworks import BudgetSpec, Policy, Space, describe, registry, shape_of, targets, toy
+from frameworks import BudgetSpec, Policy, Space, describe, registry, shape_of, targets
 from frameworks.core.budget import cheapest
 from frameworks.core.policy import LayerBits
-from frameworks.core.steering import steer
+from frameworks.core.search.steering import steer
 from frameworks.hardware.table import Table
-from frameworks.heuristic.hawq_v3 import sensitivity
+from frameworks.heuristic.hawq_v3.framework import sensitivity
+from frameworks.testing import toy
 
 
 def network(channels=2, kernel=3, side=4):

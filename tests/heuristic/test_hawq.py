@@ -17,10 +17,10 @@ from frameworks import (
     describe,
     schemes,
     targets,
-    toy,
 )
 from frameworks.core.policy import FLOAT, LayerBits
 from frameworks.heuristic.hawq import HAWQ, free_blocks, omega, ranking
+from frameworks.testing import toy
 
 BITS = (2, 4, 8)
 

@@ -9,10 +9,11 @@ import timm
 import torch
 from torch.nn import functional
 
-from frameworks import Budget, InfeasibleBudget, Scores, Space, describe, toy
+from frameworks import Budget, InfeasibleBudget, Scores, Space, describe
 from frameworks.core.layers import Layer
-from frameworks.core.shortcuts import downsample_ties
-from frameworks.heuristic.hawq_v3 import HAWQV3, assign, matched, sensitivity
+from frameworks.heuristic.hawq_v3.framework import HAWQV3, assign, matched, sensitivity
+from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
+from frameworks.testing import toy
 
 FAST = HAWQV3(images=32, batch=16, probes=4)
 FREED = replace(FAST, paired=False, bits=[])

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from frameworks import toy
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import DataForbidden
-from frameworks.core.quantizers.zeroq import AsymmetricQuantizer, ZeroQScheme
 from frameworks.core.solution import Scores
 from frameworks.core.split import TensorSplit
-from frameworks.heuristic.zeroq import ZeroQ, divergence, log_probabilities, omega
+from frameworks.heuristic.zeroq.framework import ZeroQ, divergence, log_probabilities, omega
+from frameworks.heuristic.zeroq.quantizer import AsymmetricQuantizer, ZeroQScheme
+from frameworks.testing import toy
 
 FAST = ZeroQ(images=16, steps=40)
 

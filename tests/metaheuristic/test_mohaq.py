@@ -4,13 +4,14 @@ from typing import ClassVar
 import pytest
 import torch
 
-from frameworks import toy
-from frameworks.core.beacons import Beacons, distance
 from frameworks.core.budget import BudgetSpec
-from frameworks.core.evaluate import measure
+from frameworks.core.evaluation.evaluate import measure
+from frameworks.core.evaluation.train import Recipe
 from frameworks.core.policy import Policy
-from frameworks.core.train import Recipe
-from frameworks.metaheuristic.mohaq import MOHAQ, SPEED_UP, Candidates
+from frameworks.metaheuristic.mohaq.beacons import Beacons, distance
+from frameworks.metaheuristic.mohaq.candidates import SPEED_UP, Candidates
+from frameworks.metaheuristic.mohaq.framework import MOHAQ
+from frameworks.testing import toy
 
 FAST = dict(population=8, offspring=4, generations=6, subsets=2, epochs=1, images=64)
 

@@ -9,11 +9,11 @@ import pytest
 import timm
 
 from frameworks import BudgetSpec, Data, Policy, Problem, Scores, Space, describe, schemes
-from frameworks.core.shortcuts import downsample_ties
 from frameworks.hardware.bops import Bops
 from frameworks.hardware.size import Size
 from frameworks.hardware.table import Table
-from frameworks.heuristic.hawq_v3 import HAWQV3, assign, sensitivity
+from frameworks.heuristic.hawq_v3.framework import HAWQV3, assign, sensitivity
+from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
 
 HERE = Path(__file__).parent
 HAWQ = json.loads((HERE / "hawq_v3_resnet18.json").read_text())

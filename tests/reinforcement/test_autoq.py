@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from frameworks import toy
-from frameworks.core.evaluate import Score
+from frameworks.core.agents.ddpg import DDPG
+from frameworks.core.evaluation.evaluate import Score
 from frameworks.core.policy import PRUNED
-from frameworks.core.solvers.ddpg import DDPG
-from frameworks.core.solvers.hiro import TwoLevels
-from frameworks.core.solvers.wall import affordable
-from frameworks.reinforcement.autoq import COLUMNS, FLAG, GOAL, KERNEL, PREVIOUS, AutoQ
+from frameworks.core.search.wall import affordable
+from frameworks.reinforcement.autoq.agent import TwoLevels
+from frameworks.reinforcement.autoq.framework import COLUMNS, FLAG, GOAL, KERNEL, PREVIOUS, AutoQ
+from frameworks.testing import toy
 
 SHORT = {"explore": 3, "exploit": 3, "correct": 8, "updates": 2}
 

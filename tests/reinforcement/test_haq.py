@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frameworks import toy
+from frameworks.core.agents.ddpg import DDPG
 from frameworks.core.registry import frameworks as registry
-from frameworks.core.solvers.ddpg import DDPG
-from frameworks.core.solvers.wall import chosen
+from frameworks.core.search.wall import chosen
 from frameworks.reinforcement.haq import HAQ, PREVIOUS, action_to_bits
+from frameworks.testing import toy
 
 SHORT = {"episodes": 8, "warmup": 3, "noise_decay": 0.8}
 

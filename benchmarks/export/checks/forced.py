@@ -26,9 +26,9 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from benchmarks.export.checks.ties import Ties, Tolerance, distances
-from benchmarks.export.codes import PRUNED
-from benchmarks.export.graph import CODES
-from benchmarks.export.runtime import outputs, session
+from benchmarks.export.graphs.codes import PRUNED
+from benchmarks.export.graphs.graph import CODES
+from benchmarks.export.graphs.runtime import outputs, session
 from frameworks import Grid, QLayer, QModel
 
 Array = npt.NDArray[Any]

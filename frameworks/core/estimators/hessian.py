@@ -25,8 +25,8 @@ from frameworks.core.estimators.layouts import Layout
 from frameworks.core.estimators.live import BOUND, fitting
 from frameworks.core.estimators.signs import Signs, rademacher, stacked
 from frameworks.core.estimators.taps import tapped
+from frameworks.core.evaluation.train import Loss, cross_entropy
 from frameworks.core.split import Batch
-from frameworks.core.train import Loss, cross_entropy
 
 Vectors = Mapping[str, Sequence[Tensor]]
 """Name of a variable (a layer, a block) to the tensors that it is made of."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.estimators.taps import tapped
-from frameworks.core.networks.reads import Read
+from frameworks.core.networks.taking.reads import Read
 
 CLOSE = 1e-3
 """Relative difference that sums in another order explain."""

@@ -47,8 +47,8 @@ from frameworks.core.estimators.layouts import Layout, applied, is_linear, layou
 from frameworks.core.estimators.live import BOUND
 from frameworks.core.estimators.signs import Signs, rademacher, stacked
 from frameworks.core.estimators.taps import tapped
+from frameworks.core.evaluation.train import Loss
 from frameworks.core.split import Batch
-from frameworks.core.train import Loss
 
 FEW = 32
 """Images of one graph for second derivatives, which is several times a training step's."""

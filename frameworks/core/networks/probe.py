@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from frameworks.core.networks.storage import storage_of
+from frameworks.core.networks.taking.storage import storage_of
 from frameworks.core.policy import FLOAT, LayerBits
 from frameworks.core.quantizers.base import Float
 

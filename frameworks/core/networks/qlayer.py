@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from frameworks.core.calibrate import Calibration
 from frameworks.core.layers import Layer
-from frameworks.core.networks.bake import raw_weight
-from frameworks.core.networks.hooks import take_hooks
+from frameworks.core.networks.calibrate import Calibration
 from frameworks.core.networks.standin import LayerStandIn
+from frameworks.core.networks.taking.bake import raw_weight
+from frameworks.core.networks.taking.hooks import take_hooks
 from frameworks.core.policy import FLOAT, PRUNED, Bits, LayerBits
 from frameworks.core.quantizers.base import Codes, Float, Quantizer, Scheme, joined
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frameworks.core.networks.reads import Read
+from frameworks.core.networks.taking.reads import Read
 
 
 class StandIn(nn.Module):

@@ -5,8 +5,8 @@
 (EdMIPS, arXiv 2004.05795, section 4.2). Uniform grids are summed by one kernel that goes through
 the tensor in pieces that stay in the cache and keeps nothing for the backward pass but its input,
 so that many branches cost little more than one; its numbers are those of the plain sum. It is a
-compiled one where there is a compiler (see `frameworks.core.kernels`), else one of composed
-operations.
+compiled one where there is a compiler (see `frameworks.core.quantizers.kernels`), else one of
+composed operations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from frameworks.core import kernels
+from frameworks.core.quantizers import kernels
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 

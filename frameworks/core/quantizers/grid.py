@@ -8,9 +8,9 @@
 times a given scale. Inside means that clipping leaves x / s - o as it is.
 
 Evaluation and training spend much of their time here. Dense float32 tensors on the CPU go through
-the compiled kernels of `frameworks.core.kernels`, one pass over memory each way; everything else,
-and every machine without a compiler, through the composed operations below, which give the same
-values and the same gradients to x.
+the compiled kernels of `frameworks.core.quantizers.kernels`, one pass over memory each way;
+everything else, and every machine without a compiler, through the composed operations below, which
+give the same values and the same gradients to x.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frameworks.core import kernels
+from frameworks.core.quantizers import kernels
 
 
 class Limits(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from frameworks.core import kernels
+from frameworks.core.quantizers import kernels
 
 
 def mixed(parts: Sequence[Tensor], shares: Tensor) -> Tensor:

@@ -11,20 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.export import trace
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.integers import Integers
-from benchmarks.export.qdq import to_qdq
-from frameworks import (
-    Policy,
-    QModel,
-    describe,
-    observe,
-    reestimate_batchnorm,
-    schemes,
-    torch_rng,
-    toy,
-)
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs import trace
+from benchmarks.export.graphs.codes import exported_layers
+from frameworks import Policy, QModel, describe, observe, reestimate_batchnorm, schemes, torch_rng
+from frameworks.testing import toy
 
 
 @dataclass

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.export.bitstream import pack, packed_bytes, unpack
+from benchmarks.export.graphs.bitstream import pack, packed_bytes, unpack
 
 CODES = st.integers(0, 16).flatmap(
     lambda width: st.tuples(st.just(width), st.integers(0, 2**width - 1))

@@ -8,14 +8,14 @@ import torch
 from onnx import numpy_helper
 from safetensors import safe_open
 
-from benchmarks import assets
-from benchmarks.cell import compute
 from benchmarks.cli import main
-from benchmarks.config import cell_of, composed
-from benchmarks.export import errors
+from benchmarks.export.graphs import errors
 from benchmarks.export.rebuild import CannotRebuild, rebuilt
-from benchmarks.identity import key_of
-from benchmarks.store import Store, read_record
+from benchmarks.records.store import Store, read_record
+from benchmarks.suite import assets
+from benchmarks.suite.cell import compute
+from benchmarks.suite.config import cell_of, composed
+from benchmarks.suite.identity import key_of
 
 pytestmark = pytest.mark.usefixtures("one_trace_each")
 FAST = [
@@ -174,7 +174,7 @@ class TestErrorsComeBeforeAnyLongWork:
         Store(tmp_path / "records").put(record)
         path = tmp_path / "records" / f"{record.key}.json"
         out = ("--to", "onnx", "--out", tmp_path / "a", "--integer-bias")
-        wrong = "benchmarks.export.products.bias_units"
+        wrong = "benchmarks.export.formats.products.bias_units"
         monkeypatch.setattr(wrong, lambda made, *_: np.full(len(made.scale), 9e5))
         error = self.refused(capsys, path, *out)
         assert "would not compute this network from its file" in error
@@ -214,7 +214,8 @@ def test_a_file_that_computes_something_else_exits_with_1(records, tmp_path, cap
         shutil.copy(tmp_path / "b", path)
         return len(other.key)
 
-    from benchmarks.export import command, packed
+    from benchmarks.export import command
+    from benchmarks.export.formats import packed
 
     def once(*arguments):
         monkeypatch.setattr(command, "save_packed", packed.save_packed)

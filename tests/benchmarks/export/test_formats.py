@@ -8,15 +8,16 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.export.change import change
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.errors import UnsupportedExport
 from benchmarks.export.form import Form
-from benchmarks.export.integers import Integers
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.formats.qonnx import runnable, to_qonnx
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.errors import UnsupportedExport
 from benchmarks.export.outputs import altered, with_quantized_outputs
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.qonnx import runnable, to_qonnx
 from benchmarks.export.verify import verify
-from frameworks import Policy, TensorSplit, seeded, toy
+from frameworks import Policy, TensorSplit, seeded
+from frameworks.testing import toy
 
 IMAGES = toy.split("valid", 24).x
 SPLIT = TensorSplit(IMAGES, torch.zeros(len(IMAGES)))

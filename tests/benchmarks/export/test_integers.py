@@ -10,17 +10,18 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.export.affine import Affine
 from benchmarks.export.change import Change, Twice, change
 from benchmarks.export.checks.ties import INTEGER_TIE, Tolerance
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.errors import UnsupportedExport
-from benchmarks.export.integers import Integers, bias_units, filled
+from benchmarks.export.formats.affine import Affine
+from benchmarks.export.formats.integers import Integers, bias_units, filled
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.errors import UnsupportedExport
+from benchmarks.export.graphs.runtime import outputs, session
 from benchmarks.export.outputs import with_quantized_outputs
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.runtime import outputs, session
 from benchmarks.export.verify import verify
-from frameworks import Grid, Policy, seeded, toy
+from frameworks import Grid, Policy, seeded
+from frameworks.testing import toy
 
 VALID = toy.split("valid", 128)
 

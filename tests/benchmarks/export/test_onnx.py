@@ -7,15 +7,15 @@ from onnx import TensorProto, numpy_helper
 
 from benchmarks.export.change import change
 from benchmarks.export.checks.ties import LOGITS, TIE
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.errors import UnsupportedExport
-from benchmarks.export.integers import Integers
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.errors import UnsupportedExport
+from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.export.graphs.trace import traced
 from benchmarks.export.outputs import with_quantized_outputs
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.runtime import outputs, session
-from benchmarks.export.trace import traced
 from benchmarks.export.verify import verify
-from benchmarks.models import ModelConfig, create
+from benchmarks.models.build import ModelConfig, create
 from frameworks import (
     Policy,
     QModel,
@@ -25,8 +25,8 @@ from frameworks import (
     reestimate_batchnorm,
     schemes,
     torch_rng,
-    toy,
 )
+from frameworks.testing import toy
 
 VALID = toy.split("valid", 128)
 

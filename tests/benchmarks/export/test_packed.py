@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.export.errors import UnsupportedExport
-from benchmarks.export.packed import BadPackedFile, load_packed, packed_tensors, save_packed
-from frameworks import Policy, QModel, reestimate_batchnorm, schemes, targets, toy
+from benchmarks.export.formats.packed import BadPackedFile, load_packed, packed_tensors, save_packed
+from benchmarks.export.graphs.errors import UnsupportedExport
+from frameworks import Policy, QModel, reestimate_batchnorm, schemes, targets
+from frameworks.testing import toy
 
 UNSUPPORTED = {
     "autoq_binary": "NearestLevel",

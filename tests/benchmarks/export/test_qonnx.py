@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.qonnx import runnable, to_qonnx
+from benchmarks.export.formats.qonnx import runnable, to_qonnx
+from benchmarks.export.graphs.codes import exported_layers
 from benchmarks.export.verify import verify
-from frameworks import Policy, toy
+from frameworks import Policy
+from frameworks.testing import toy
 
 VALID = toy.split("valid", 128)
 BITS = (8, 2, 3, 4, 5, 6, 8)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from benchmarks.export.bitstream import pack
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.trace import traced
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.bitstream import pack
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.trace import traced
 from benchmarks.export.verify import verify
 from frameworks import (
     Policy,

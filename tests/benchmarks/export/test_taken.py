@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.integers import Integers
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.trace import traced
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.trace import traced
 from benchmarks.export.verify import verify
 from frameworks import (
     Policy,

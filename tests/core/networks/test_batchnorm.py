@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from benchmarks.models import ModelConfig, create
-from frameworks import Correction, Policy, QModel, describe, observe, reestimate_batchnorm, toy
+from benchmarks.models.build import ModelConfig, create
+from frameworks import Correction, Policy, QModel, describe, observe, reestimate_batchnorm
 from frameworks.core.networks.batchnorm import (
     RULES,
     Moments,
@@ -20,6 +20,7 @@ from frameworks.core.networks.batchnorm import (
 )
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
+from frameworks.testing import toy
 
 EPS = 1e-5
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.export.codes import exported_layers
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.trace import traced
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.codes import exported_layers
+from benchmarks.export.graphs.trace import traced
 from benchmarks.export.verify import verify
-from frameworks import Correction, Meter, Policy, QModel, describe, measure, observe, toy
-from frameworks.core.evaluate import Evaluator
+from frameworks import Correction, Meter, Policy, QModel, describe, measure, observe
+from frameworks.core.evaluation.evaluate import Evaluator
 from frameworks.core.networks.places import places
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
+from frameworks.testing import toy
 
 
 class Mixed(nn.Module):

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.export.verify import verify
-from frameworks import seeded, toy
+from frameworks import seeded
+from frameworks.testing import toy
 
 VALID = toy.split("valid", 64)
 

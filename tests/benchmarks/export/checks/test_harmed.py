@@ -9,15 +9,16 @@ import timm
 import torch
 from onnx import numpy_helper
 
-from benchmarks.export.bitstream import pack
-from benchmarks.export.codes import exported_layers
 from benchmarks.export.form import Form, Written
-from benchmarks.export.integers import Integers
+from benchmarks.export.formats.integers import Integers
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.formats.qonnx import runnable, to_qonnx
+from benchmarks.export.graphs.bitstream import pack
+from benchmarks.export.graphs.codes import exported_layers
 from benchmarks.export.outputs import altered, with_quantized_outputs
-from benchmarks.export.qdq import to_qdq
-from benchmarks.export.qonnx import runnable, to_qonnx
 from benchmarks.export.verify import verify
-from frameworks import Policy, TensorSplit, reestimate_batchnorm, seeded, torch_rng, toy
+from frameworks import Policy, TensorSplit, reestimate_batchnorm, seeded, torch_rng
+from frameworks.testing import toy
 
 BITS = (8, 2, 3, 4, 5, 6)
 DRAW = np.random.default_rng(0)

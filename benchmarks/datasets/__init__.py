@@ -1,1 +1,0 @@
-"""Built-in datasets: each module registers its loaders with `benchmarks.data`."""

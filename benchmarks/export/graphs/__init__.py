@@ -1,0 +1,1 @@
+"""A network's graph, and the codes that its tensors hold."""

@@ -1,0 +1,1 @@
+"""What numbers depend on beside the configuration: code, files, numerics."""

@@ -1,0 +1,1 @@
+"""Networks: building, checking, pretraining them, and those that come with the project."""

@@ -1,0 +1,1 @@
+"""Records: what they hold, where they lie, and what is believed of a file."""

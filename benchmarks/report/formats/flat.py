@@ -1,0 +1,136 @@
+"""The table as one CSV: measured rows, overall rows, hypervolumes, then published numbers.
+
+The column ``half`` tells them apart: ``measured``, ``overall``, ``hypervolume``, ``reported``.
+Numbers are not rounded; what was not measured is empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.records.escape import csv as escape
+from benchmarks.report.formats.reported import Reported
+from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.marks import collapsed, learning, objective, remark
+from benchmarks.report.numbers.overall import Overall
+from benchmarks.report.numbers.rows import Row
+from benchmarks.report.numbers.statistics import Estimate
+
+_KEYS = ("half", "protocol", "model", "dataset", "hardware", "hardware_kind", "budget", "metric")
+_CARD = ("category", "year", "quantizer", "granularity", "searches", "hardware_aware", "arxiv")
+_SEARCH = ("policies", "images_forward", "images_backward", "seconds", "peak_memory")
+
+
+def _interval(prefix: str, found: Estimate | None, paired: bool = False) -> dict[str, Any]:
+    """The columns of an estimate, and of the test if it is of paired differences."""
+    keys = ["mean", "low", "high", "n", *(["p", "significant"] if paired else [])]
+    names = [prefix if key == "mean" else f"{prefix}_{key}" for key in keys]
+    return {name: getattr(found, key, None) for name, key in zip(names, keys, strict=True)}
+
+
+def _measured(group: Group, row: Row) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "half": "measured",
+        "protocol": group.protocol,
+        "model": group.model,
+        "dataset": group.dataset,
+        "hardware": group.hardware,
+        "hardware_kind": group.kind,
+        "budget": group.budget,
+        "metric": group.metric,
+        "limit": group.limit,
+        "unit": group.unit,
+        "rank": row.rank,
+        "framework": row.label,
+        "baseline": row.baseline,
+        "status": row.status,
+        "done": len(row.cells),
+        "failed": len(row.failed),
+        "skipped": len(row.skipped),
+        "over_budget": row.over,
+        **_interval("accuracy", row.accuracy),
+        **_interval("gain_uniform", row.gains.get("uniform"), True),
+        **_interval("gain_random", row.gains.get("random"), True),
+        "cost": group.cost(row),
+        "budget_share": group.share(row),
+        "float_accuracy": row.mean("accuracy", "float"),
+        "ptq_accuracy": row.mean("accuracy", "ptq"),
+        "fine_tuned_accuracy": row.mean("accuracy", "fine_tuned"),
+        "weight_bits": row.mean("bits", "weight"),
+        "act_bits": row.mean("bits", "act"),
+        "front_points": row.front,
+        **{f"search_{key}": row.mean("search", key) for key in _SEARCH},
+        **{key: row.card.get(key) for key in _CARD},
+        "reason": "; ".join(row.faults),
+        **_said(row),
+    }
+    values["searches"] = "+".join(row.card.get("searches", ()))
+    for metric in sorted({m for record in row.records for m in record.costs}):
+        values[f"cost_{metric}"] = row.mean("costs", metric)
+    return values
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """What the row's searches say of themselves; empty where none does."""
+    learned = [said for record in row.records if (said := learning(record)) is not None]
+    return {
+        "objective": "; ".join(dict.fromkeys(map(objective, learned))),
+        "learned": sum(said["improved"] for said in learned) if learned else None,
+        "did_not_learn": sum(not said["improved"] for said in learned) if learned else None,
+        "collapsed": sum(map(collapsed, row.records)) or None,
+        "remarks": "; ".join(dict.fromkeys(filter(None, map(remark, row.records)))),
+    }
+
+
+def _overall(overall: Overall) -> Iterator[dict[str, Any]]:
+    for standing in overall.standings:
+        tallies = {
+            f"{result}_{against}": count
+            for against, counts in standing.records.items()
+            for result, count in zip(("won", "tied", "lost"), counts, strict=True)
+        }
+        yield {
+            "half": "overall",
+            "protocol": overall.protocol,
+            "framework": standing.label,
+            "baseline": standing.baseline,
+            "groups": standing.groups,
+            "groups_tried": standing.tried,
+            **_interval("gain_uniform", standing.gain),
+            **tallies,
+            "profile_area": standing.area,
+            "hypervolume": standing.volume,
+        }
+    for panel in overall.panels:
+        _, model, dataset, hardware, metric = panel
+        for standing in overall.standings:
+            if panel in standing.volumes:
+                yield {
+                    "half": "hypervolume",
+                    "protocol": overall.protocol,
+                    "model": model,
+                    "dataset": dataset,
+                    "hardware": hardware,
+                    "metric": metric,
+                    "framework": standing.label,
+                    "baseline": standing.baseline,
+                    "hypervolume": standing.volumes[panel],
+                }
+
+
+def render(
+    groups: Sequence[Group], standings: Sequence[Overall], numbers: Sequence[Reported]
+) -> str:
+    """The whole file."""
+    rows = [_measured(group, row) for group in groups for row in group.rows]
+    rows += [row for overall in standings for row in _overall(overall)]
+    rows += [{"half": "reported", **vars(number)} for number in numbers]
+    columns = dict.fromkeys([*_KEYS, *(key for row in rows for key in row)])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(escape, columns))
+    writer.writerows([escape(row.get(column, "")) for column in columns] for row in rows)
+    return file.getvalue()

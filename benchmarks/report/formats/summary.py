@@ -1,0 +1,54 @@
+"""The shortest form of the table: a row per framework, a column per budget."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+
+from benchmarks.report.formats.blocks import Block, row_name
+from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.marks import MARK_NOTE, signs
+
+MISSING = "-"
+
+
+def summary_blocks(groups: Sequence[Group]) -> list[Block]:
+    """A block for each model and dataset: mean accuracies of what is within budget."""
+    ordered = sorted(groups, key=lambda g: (g.model, g.dataset))  # stable: budgets stay in order
+    found = groupby(ordered, key=lambda g: (g.model, g.dataset))
+    return [_block(model, dataset, list(members)) for (model, dataset), members in found]
+
+
+def _block(model: str, dataset: str, groups: Sequence[Group]) -> Block:
+    columns = range(len(groups))
+    means: dict[str, dict[int, float]] = defaultdict(dict)
+    said: dict[str, dict[int, str]] = defaultdict(dict)
+    baselines: dict[str, bool] = {}
+    for column, group in enumerate(groups):
+        for row in group.rows:
+            baselines[row_name(row)] = row.baseline
+            if row.rank and row.accuracy is not None:
+                means[row_name(row)][column] = row.accuracy.mean
+                said[row_name(row)][column] = signs(row)
+
+    def order(name: str) -> tuple[bool, int, float]:
+        """Baselines last; then who has most results, then the best."""
+        values = means[name].values()
+        return baselines[name], -len(values), -math.fsum(values)
+
+    rows = [
+        [
+            name,
+            *(
+                f"{means[name][i]:.2f}{said[name][i]}" if i in means[name] else MISSING
+                for i in columns
+            ),
+        ]
+        for name in sorted(baselines, key=order)
+    ]
+    headings = ["framework", *(f"{g.protocol}, {g.hardware}, {g.budget}" for g in groups)]
+    title = f"{model} on {dataset}: mean test accuracy (%) within the budget"
+    marked = any(sign for signs_of in said.values() for sign in signs_of.values())
+    return Block(title, headings, rows, frozenset({0}), [MARK_NOTE] if marked else [])

@@ -1,0 +1,162 @@
+"""Cells: records with the canonical texts of their configurations, and what to call these."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from benchmarks.records.record import Record, digest
+
+AXES = ("model", "dataset", "hardware", "protocol", "budget")
+"""What the cells of a group share; they differ in framework and seed."""
+_NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
+PREPARED = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+"""Keys of how images that stay on disk are prepared; on others they have no influence."""
+RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
+"""As in `benchmarks.models.preprocessing`, which needs torch, as a table does not."""
+LATER: dict[str, dict[str, Any]] = {
+    "model": {"retrain": False},
+    "protocol": {"float_share": 0.05, "bn": "batches", "bias_correction": False},
+    "dataset": dict.fromkeys(PREPARED[1:]),
+}
+"""Keys that earlier records lack, with the defaults that stand for what was done then."""
+
+_ENCODER = json.JSONEncoder(sort_keys=True)
+_WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")
+_MOST_SETTINGS = 3
+"""A label names at most so many settings; the rest is a count and a digest."""
+
+
+def plain(value: Any) -> str:
+    """Canonical text of plain data; 25.0 is the same as 25."""
+    text = _ENCODER.encode(value)
+    return _WHOLE.sub(r"\1", text) if ".0" in text else text
+
+
+def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
+    """An axis of a cell, whole, without what cannot change its outcome."""
+    value = cell.get(axis)
+    entry = dict(value) if isinstance(value, Mapping) else {"name": str(value)}
+    for key in _NO_INFLUENCE.get(axis, ()):
+        entry.pop(key, None)
+    entry = {**LATER.get(axis, {}), **entry}
+    if axis == "dataset" and entry.get("name") in RESIDENT:
+        entry = {key: value for key, value in entry.items() if key not in PREPARED}
+    return entry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record with the canonical text of each part of its configuration."""
+
+    record: Record
+    framework: str
+    axes: tuple[str, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, record: Record) -> Cell:
+        """Read a record's configuration."""
+        axes = tuple(plain(_entry(record.cell, axis)) for axis in AXES)
+        seed = int(record.cell.get("seed", 0))
+        return cls(record, plain(_entry(record.cell, "framework")), axes, seed)
+
+    @property
+    def basis(self) -> str:
+        """The version, revision and numerics that the record was made with, as text."""
+        parts = [self.record.identity.get(part) for part in ("code", "numerics")]
+        code, numerics = (part if isinstance(part, Mapping) else {} for part in parts)
+        framework = code.get("framework")
+        framework = framework if isinstance(framework, Mapping) else {}
+        library = {k: framework[k] for k in ("juxtabit", "revision") if k in framework}
+        return ", ".join(f"{k} {v}" for k, v in {**library, **numerics}.items())
+
+    @property
+    def pair(self) -> tuple[int, str]:
+        """What two records must share to be compared: seed, and what they were made with."""
+        return self.seed, self.basis
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping) and value:
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+def labels(entries: Iterable[str]) -> dict[str, str]:
+    """A name for each configuration (canonical text): its ``name``, and where several
+    configurations share that, the settings in which they differ.
+    """
+    named: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for text in entries:
+        entry = json.loads(text)
+        named[str(entry.get("name", "?"))][text] = _flat(entry)
+    found: dict[str, str] = {}
+    for name, configs in named.items():
+        keys = sorted({key for flat in configs.values() for key in flat})
+        differing = [k for k in keys if len({plain(f.get(k)) for f in configs.values()}) > 1]
+        for text, flat in configs.items():
+            settings = [f"{k}={_short(flat[k])}" for k in differing if k in flat]
+            if len(settings) > _MOST_SETTINGS:
+                rest = len(settings) - _MOST_SETTINGS + 1
+                settings[_MOST_SETTINGS - 1 :] = [f"{rest} more: {digest(text)[:4]}"]
+            found[text] = f"{name} ({', '.join(settings)})" if settings else name
+    return found
+
+
+def dataset_labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """A name for each dataset configuration; data of one name by their folder and content, too."""
+    shown: dict[str, str] = {}
+    for cell in cells:
+        entry = json.loads(cell.axes[1])
+        given = cell.record.cell.get("dataset")
+        root = given.get("root") if isinstance(given, Mapping) else None
+        if "content" in entry and root:
+            entry["root"] = PurePath(str(root)).name
+        shown[cell.axes[1]] = plain(entry)
+    found = labels(shown.values())
+    return {text: found[named] for text, named in shown.items()}
+
+
+def framework_labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """A name for each framework configuration.
+
+    Configurations of one framework are told apart only if they meet in a group, where both have
+    the same rivals; a suite may well give a method fewer episodes on a larger model.
+    """
+    groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    name: dict[str, str] = {}
+    for cell in cells:
+        groups[cell.axes].add(cell.framework)
+        if cell.framework not in name:
+            name[cell.framework] = str(json.loads(cell.framework).get("name", "?"))
+    meeting = {
+        name[text]
+        for texts in groups.values()
+        for text in texts
+        if sum(name[other] == name[text] for other in texts) > 1
+    }
+    told_apart = labels(text for text in name if name[text] in meeting)
+    return {text: told_apart.get(text, name[text]) for text in name}
+
+
+def budget_label(entry: Mapping[str, Any]) -> str:
+    """Short text of a cell's budget, such as ``like=4``."""
+    given = {k: v for k, v in entry.items() if v is not None and k not in ("metric", "name")}
+    kind, value = next(iter(given.items()), ("like", 4.0))
+    text = f"{kind}={value:g}" if isinstance(value, int | float) else f"{kind}={value}"
+    return f"{text} {entry['metric']}" if entry.get("metric") else text

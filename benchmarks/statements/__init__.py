@@ -1,4 +1,0 @@
-"""What the README says of results, tied to the committed records: ``docs/statements.yaml``.
-
-``python -m benchmarks.statements`` prints every statement with the numbers that the records give.
-"""

@@ -1,0 +1,1 @@
+"""Suites of cells: configuration, running, keys and scores."""

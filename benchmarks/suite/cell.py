@@ -1,0 +1,349 @@
+"""One cell: build the problem, search, train if the protocol does, measure once, record."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from benchmarks.data.cache import cache_folder
+from benchmarks.records.plaindata import as_plain
+from benchmarks.records.record import Record
+from benchmarks.records.store import finite
+from benchmarks.suite.assets import (
+    Progress,
+    Reporter,
+    checkpoint_of,
+    entry_text,
+    fingerprint_of,
+    forget,
+    splits_of,
+)
+from benchmarks.suite.budgets import budget_spec
+from benchmarks.suite.config import Cell
+from benchmarks.suite.failures import explained, plugin_of, readable
+from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.scores import shared_scores
+from benchmarks.suite.setting import accounted, setting_of
+from benchmarks.workers.isolation import unharmed
+from benchmarks.workers.process import Interrupts, contained
+from frameworks import (
+    Data,
+    Framework,
+    Meter,
+    Policy,
+    Problem,
+    QModel,
+    Scores,
+    ScoringFramework,
+    Solution,
+    Spent,
+    describe,
+    finished,
+    measure,
+    place_of,
+    registry,
+    scored,
+    seeded,
+    skipped,
+    solved,
+    steer,
+    torch_rng,
+)
+
+CURVE_POINTS = 12
+"""At most this many points of a convergence picture are scored after the search."""
+
+
+def compute(
+    cell: Cell, key: str, progress: Progress = lambda *_: None, scores: Path | None = None
+) -> Record:
+    """Compute a cell. Whatever goes wrong in it becomes a record with the status ``failed``.
+
+    The network, the data and the process are as before for the next cell, whatever a plugin did.
+
+    Args:
+        cell: the configuration.
+        key: its key.
+        progress: called with (done, total, text).
+        scores: folder in which scoring passes are shared between budgets.
+    """
+    record = Record(key=key, cell=cell, status="failed")
+    started = time.perf_counter()
+    cache_folder()  # any other that it chooses is for all cells, not for this one
+    with Interrupts() as interrupts:
+        try:
+            record.identity = identity_of(cell)
+            record.code = {**record.identity["code"]["framework"], "git": git_state()}
+            verify(cell, record.identity, key)
+            card = registry.get(cell["framework"]["name"]).card
+            record.card = as_plain(card.to_json(), "card")
+            with contained(plugin_of(cell), []):
+                Run(cell, record, progress, scores).go()
+        except BaseException as error:  # a plugin may raise, or exit with, anything
+            if interrupts.came and isinstance(error, KeyboardInterrupt):
+                raise
+            record.status, record.error = "failed", explained(error, cell)
+    record.environment = as_plain(environment(), "environment")
+    record.timings["total"] = time.perf_counter() - started
+    return readable(record)
+
+
+class Run:
+    """The stages of one cell, filling a record."""
+
+    def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
+        self.cell, self.record, self.scores = cell, record, scores
+        self.progress = progress
+        self.left_behind: list[str] = []
+        self.protocol = cell["protocol"]
+        self.seed = int(cell["seed"])
+        model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
+        self.splits = splits_of(dataset)
+        self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
+        self.network: nn.Module = self.checkpoint.model
+        self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
+        record.weights = accounted(cell).to_json()
+        self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
+        record.budget = {
+            "metric": self.budget.metric,
+            "limit": self.budget.limit,
+            "unit": self.budget.unit,
+            "label": self.budget.label,
+            "kind": self.setting.target.kind,
+        }
+        record.data = {
+            "dataset": fingerprint_of(dataset),
+            "checkpoint": self.checkpoint.fingerprint,
+            "origin": self.checkpoint.origin,
+        }
+
+    @property
+    def trains(self) -> bool:
+        """Whether the protocol trains the found policy."""
+        return bool(self.protocol["name"] != "ptq")
+
+    def problem(self, needs: frozenset[str] | None = None) -> Problem:
+        """The problem with the data that a card names (all for None)."""
+        draw = torch_rng(self.seed, "data")
+        calibration = self.splits.train.subset(self.protocol["calibration_images"], draw)
+        valid = self.splits.valid.subset(self.protocol["valid_images"], draw)
+        retrains = self.trains and (needs is None or "train" in needs)
+
+        def granted(need: str, value: Any) -> Any:
+            return value if needs is None or need in needs else None
+
+        return Problem(
+            # A copy for each: what a plugin does to it must not reach the final networks.
+            network=copy.deepcopy(self.network),
+            space=self.setting.space,
+            target=self.setting.target,
+            budget=self.budget,
+            scheme=self.setting.scheme,
+            data=Data(
+                # A search that retrains as its paper does may read what the protocol trains on.
+                train=granted("train", self.splits.train),
+                valid=granted("valid", valid),
+                calibration=granted("calibration", calibration.images()),
+            ),
+            seed=self.seed,
+            bn=self.protocol.get("bn", "control"),
+            bias_correction=self.protocol.get("bias_correction", False),
+            retrains=retrains,
+            recipe=self.setting.recipe,
+            progress=self.progress,
+            input_shape=self.splits.input_shape,
+        )
+
+    def go(self) -> None:
+        """Search, train, measure."""
+        framework = self.setting.framework
+        problem = self.problem(framework.card.needs)
+        with self.guarded(framework, "skip", problem):
+            reason = skipped(framework, problem)
+        if reason:
+            self.record.status, self.record.reason = "skipped", reason
+            return
+        with self.guarded(framework, "search", problem), self._timed("search"):
+            problem.meter = Meter()
+            solution, scoring = self.search(framework, problem)
+            spent = problem.meter.read()
+        problem.checkpoint(solution.policy)
+        self._note_search(framework, problem, solution, spent, scoring)
+        referee = problem if {"valid", "calibration"} <= framework.card.needs else self.problem()
+        if solution.images is not None:
+            # The curve is that of the policies as the search would have returned them.
+            referee.data.calibration = solution.images
+        with self._timed("curve"):
+            self._note_curve(problem, referee, scoring)
+        with self._timed("measure"):
+            self._measure(framework, solution)
+        if self.left_behind:
+            self.record.notes["left_behind"] = self.left_behind
+        self.record.status = "done"
+
+    @contextmanager
+    def guarded(self, framework: Framework, method: str, problem: Problem) -> Iterator[None]:
+        """Within the context a plugin runs, which may change nothing but what is its own.
+
+        Global random generators are seeded, so that a method that draws from them gives the same
+        policy whatever was computed before.
+        """
+        who, left = place_of(framework, method), self.left_behind
+        with unharmed(problem, who, forget), contained(who, left), seeded(self.seed, "global"):
+            yield
+
+    def search(self, framework: Framework, problem: Problem) -> tuple[Solution, Spent | None]:
+        """The search; and what a scoring pass cost that is shared between budgets."""
+        if not isinstance(framework, ScoringFramework) or self.scores is None:
+            return steer(framework, problem, self.protocol["steering_runs"]), None
+        name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
+        path = self.scores / f"{name}.json"
+
+        def make() -> tuple[Scores, Spent]:
+            scores, spent = scored(framework, problem), problem.meter.read()
+            problem.checkpoints.clear()
+            return scores, spent
+
+        scores, spent = shared_scores(path, place_of(framework, "score"), make)
+        problem.meter = Meter()
+        return solved(framework, problem, scores), spent
+
+    def _note_search(
+        self,
+        framework: Framework,
+        problem: Problem,
+        solution: Solution,
+        spent: Spent,
+        scoring: Spent | None,
+    ) -> None:
+        costs = as_plain(problem.cost(solution.policy), "costs")
+        policy, layers = solution.policy, problem.layers
+        elements = sum(layer.in_elements for layer in layers)
+        self.record.policy = policy.to_json()
+        self.record.costs = costs
+        self.record.bits = {
+            "weight": policy.mean_weight_bits(layers),
+            "act": sum(x.in_elements * policy[x.name].act for x in layers) / elements,
+        }
+        self.record.budget = {
+            **self.record.budget,
+            "within": self.budget.allows(costs),
+        }
+        self.record.float_costs = _costs(problem, Policy.uniform(layers, 32, 32))
+        self.record.int8_costs = _costs(problem, Policy.uniform(layers, 8, 8))
+        self.record.search = (spent + scoring if scoring else spent).to_json()
+        if scoring:
+            self.record.search["scoring"] = scoring.to_json()
+        self.record.front = [
+            {"policy": p.policy.to_json(), "objectives": as_plain(p.objectives, "objectives")}
+            for p in solution.front
+        ]
+        method = "solve" if isinstance(framework, ScoringFramework) else "search"
+        where = f"{place_of(framework, method)}: notes"
+        self.record.notes = finite(as_plain(dict(solution.notes), where))
+
+    def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
+        """Score what the search would have returned over time; best within the budget so far."""
+        points = problem.checkpoints
+        if len(points) > CURVE_POINTS:
+            step = (len(points) - 1) / (CURVE_POINTS - 1)
+            points = [points[round(i * step)] for i in range(CURVE_POINTS)]
+        best: float | None = None
+        for point in points:
+            if problem.within(point.policy):
+                accuracy = referee.evaluate(point.policy).accuracy
+                best = accuracy if best is None else max(best, accuracy)
+            if best is not None:
+                at = point.spent + scoring if scoring else point.spent
+                self.record.curve.append(
+                    {
+                        "policies": at.policies,
+                        "images": at.images_forward + at.images_backward,
+                        "seconds": at.seconds,
+                        "objective": best,
+                    }
+                )
+
+    def _measure(self, framework: Framework, solution: Solution) -> None:
+        """The one reading of the test split for this policy."""
+        judge = self.judge(solution)
+        self.progress(0, 1, "measuring")
+        ptq = self.untrained(solution, judge)
+        fine_tuned = None
+        test = self.splits.test
+        self.record.accuracy = {
+            "float": self.float_accuracy,
+            "valid": judge.score_model(ptq).accuracy,
+            "ptq": measure(ptq, test).accuracy,
+            "fine_tuned": None,
+        }
+        if self.trains:
+            with self._timed("fine_tune"):
+                fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
+        self.record.accuracy["fine_tuned"] = fine_tuned
+        self.record.accuracy["final"] = (
+            self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned
+        )
+
+    def judge(self, solution: Solution) -> Problem:
+        """The problem with all data that the final networks of a solution are made from."""
+        judge = self.problem()
+        if solution.images is not None:
+            judge.data.calibration = solution.images
+        return judge
+
+    def untrained(self, solution: Solution, judge: Problem) -> QModel:
+        """The network at the found policy without training."""
+        ptq = judge.quantized(solution.policy)
+        return judge.correct(ptq)
+
+    def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
+        """The network at the found policy, trained as the protocol says."""
+        if self.protocol["name"] == "controlled":
+            self.progress(0, 1, "fine-tuning")
+            try:
+                return judge.fine_tune(solution.policy)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"fine-tuning the found policy: {error}: lower protocol.fine_tune.lr"
+                ) from error
+        self.progress(0, 1, "training as published")
+        recipe = framework.recipe or self.setting.recipe
+        most, images = self.protocol["max_epochs"], self.protocol["max_images"]
+        if most:
+            recipe = replace(recipe, epochs=min(recipe.epochs, most))
+        if images:
+            recipe = replace(recipe, images=min(recipe.images or images, images))
+        judge.recipe = recipe
+        with self.guarded(framework, "finish", judge):
+            return finished(framework, judge, solution)
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self.record.timings, stage)
+
+
+class _Timer:
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self.timings, self.stage = timings, stage
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.timings[self.stage] = time.perf_counter() - self.started
+
+
+def _costs(problem: Problem, policy: Policy) -> dict[str, float]:
+    """Costs of a reference policy, empty where the target cannot price it."""
+    try:
+        found: dict[str, float] = as_plain(problem.cost(policy), "costs")
+        return found
+    except (KeyError, ValueError):
+        return {}

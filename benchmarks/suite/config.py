@@ -1,0 +1,344 @@
+"""Configuration: Hydra groups, their schema, and the cells that they describe."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING as REQUIRED
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.data.load import DatasetConfig
+from benchmarks.data.recipes import RecipeConfig
+from benchmarks.models.build import ModelConfig
+from benchmarks.models.preprocessing import resolved
+from benchmarks.suite.lut_options import LutConfig
+from frameworks import registry, targets
+
+PROTOCOLS = ("ptq", "controlled", "paper")
+AXES = ("framework", "model", "dataset", "hardware", "protocol")
+"""The Hydra groups that make up a cell, next to ``budget`` and ``seed``."""
+GROUPS = (*AXES, "tracker", "suite")
+
+
+@dataclass
+class BudgetConfig:
+    """See `frameworks.BudgetSpec`; none set means ``like=4``."""
+
+    like: float | None = None
+    ratio: float | None = None
+    limit: float | None = None
+    metric: str | None = None
+
+
+@dataclass
+class ProtocolConfig:
+    """What is the same for every framework.
+
+    Attributes:
+        name: ``ptq`` (no training after the search), ``controlled`` (one fine-tuning recipe) or
+            ``paper`` (each framework's own quantizer and training).
+        quantizer: the common quantization scheme (not under ``paper``).
+        weight_bits: candidate weight bits, within 1..8.
+        act_bits: candidate activation bits, within 1..8.
+        pinned_bits: bits of the first and the last layer, weights and activations; 0: not pinned.
+        paired: weights and activations of a layer must have equal bits.
+        ties: lists of layers that must have equal bits.
+        float_share: the largest share of a network's weights, between 0 and 1, that may stay float
+            and free of charge because no layer can be made of them; a network of which more does is
+            refused.
+        bn: how BatchNorm's statistics follow the quantized layers: ``control`` (a few images, with
+            the float network as control variate), ``difference`` (stored statistics plus the
+            difference of quantized and float), ``reestimate`` (those of the images alone) or
+            ``stored`` (left as they are).
+        bias_correction: bring the mean output of every layer back to that of the float network, on
+            the calibration images; it helps networks without BatchNorm at few bits.
+        calibration_images: unlabelled training images for ranges and BatchNorm's correction.
+        valid_images: search-validation images that a search may use.
+        fine_tune: fine-tuning recipe (see `frameworks.Recipe`).
+        max_epochs: under ``paper``, the longest training of a found policy; papers train for up to
+            100 ImageNet epochs. 0: as published.
+        max_images: under ``paper``, images of an epoch; 0: all.
+        steering_runs: how many times a method that steers by a penalty may run.
+    """
+
+    name: str = "ptq"
+    quantizer: str = "mse"
+    weight_bits: list[int] = field(default_factory=lambda: [2, 3, 4, 5, 6, 8])
+    act_bits: list[int] = field(default_factory=lambda: [2, 3, 4, 5, 6, 8])
+    pinned_bits: int = 8
+    paired: bool = False
+    ties: list[list[str]] = field(default_factory=list)
+    float_share: float = 0.05
+    bn: str = "control"
+    bias_correction: bool = False
+    calibration_images: int = 512
+    valid_images: int = 1000
+    fine_tune: RecipeConfig = field(default_factory=RecipeConfig)
+    max_epochs: float = 0
+    max_images: int = 0
+    steering_runs: int = 6
+
+
+@dataclass
+class TrackerConfig:
+    """Where records are mirrored: ``none`` or ``wandb``.
+
+    Attributes:
+        name: the tracker.
+        project: W&B project.
+        mode: ``offline`` (default; upload later with ``wandb sync``), ``online`` or ``disabled``.
+        folder: where W&B keeps its files.
+    """
+
+    name: str = "none"
+    project: str = "juxtabit"
+    mode: str = "offline"
+    folder: str = "."
+
+
+@dataclass
+class Config:
+    """The whole configuration of ``juxtabit run``.
+
+    Attributes:
+        seed: seed of every random draw of the cell.
+        baselines: also run the baselines at the same budget, with as many evaluations or images
+            as the framework (see `benchmarks.suite.rivals`).
+        results: folder of the results; records go to ``RESULTS/NAME/records``.
+        workers: cells computed at the same time; 0: one a core.
+        threads: torch threads of a worker. Results depend on it in the last bits, so cells of other
+            threads are other cells.
+        rerun: compute cells again that are already there.
+        retrain: train float networks here, those that come with the project, too (see
+            ``model.retrain``); such cells are others.
+        suite: a named set of cells (``+suite=quick``).
+    """
+
+    framework: Any = REQUIRED
+    model: ModelConfig = REQUIRED
+    dataset: DatasetConfig = REQUIRED
+    hardware: Any = REQUIRED
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = REQUIRED
+    tracker: TrackerConfig = REQUIRED
+    seed: int = 0
+    baselines: bool = True
+    results: str = "results"
+    workers: int = 0
+    threads: int = 1
+    rerun: bool = False
+    retrain: bool = False
+    suite: Any = None
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML groups: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    return next(p for p in (here / "conf", here.parent / "conf") if (p / "config.yaml").exists())
+
+
+def _node(name: str, cls: type) -> Any:
+    """A structured config with the fields of a plugin's dataclass, after its ``name``."""
+    hints = typing.get_type_hints(cls)
+    entries: list[Any] = [("name", str, name)]
+    for f in fields(cls):
+        factory = f.default_factory
+        if factory is not MISSING:
+            default: Any = field(default_factory=factory)
+        else:
+            default = field(default=f.default if f.default is not MISSING else REQUIRED)
+        entries.append((f.name, hints[f.name], default))
+    made = make_dataclass(cls.__name__, entries)
+    try:
+        return OmegaConf.structured(made)
+    except Exception:  # a type that OmegaConf cannot check: its keys are still checked
+        untyped = [(n, Any, d) for n, _, d in entries]
+        return OmegaConf.structured(make_dataclass(cls.__name__, untyped))
+
+
+def register_configs() -> None:
+    """Put the schema and every registered framework and target into Hydra's store."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(name="lut_schema", node=LutConfig)
+    for group, node in (
+        ("model", ModelConfig),
+        ("dataset", DatasetConfig),
+        ("protocol", ProtocolConfig),
+        ("tracker", TrackerConfig),
+    ):
+        store.store(group=group, name="schema", node=node)
+    for name in registry.names():
+        store.store(group="framework", name=name, node=_node(name, registry.get(name)))
+    for name in targets.names():
+        store.store(group="hardware", name=name, node=_node(name, targets.get(name)))
+
+
+@contextmanager
+def hydra() -> Iterator[None]:
+    """Hydra, initialised on the shipped groups and the registered plugins."""
+    register_configs()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="juxtabit"):
+        yield
+
+
+def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
+    """The configuration of a list of Hydra overrides, starting from the file ``root``.
+
+    Raises:
+        ValueError: an option of a group is no name.
+    """
+    check_options(overrides)
+    with hydra():
+        return compose(root, list(overrides))
+
+
+Cell = dict[str, Any]
+
+
+def cell_of(config: DictConfig) -> Cell:
+    """The cell of a configuration, as plain data; images are prepared as its model expects."""
+    return resolved(_retrained(_plain_cell(config), config))
+
+
+def _retrained(cell: Cell, config: DictConfig) -> Cell:
+    """A cell that trains its network where that is asked for and its weights are not given."""
+    model = cell["model"]
+    if not config.retrain or ModelConfig(**model).given:
+        return cell
+    return {**cell, "model": {**model, "retrain": True}}
+
+
+def _plain_cell(config: DictConfig) -> Cell:
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    unknown = set(plain) - {f.name for f in fields(Config)}
+    if unknown:
+        known = ", ".join(f.name for f in fields(Config))
+        raise ValueError(f"unknown keys {sorted(unknown)}; the keys are {known}")
+    return {axis: plain[axis] for axis in (*AXES, "budget", "seed")}
+
+
+def check_options(overrides: Sequence[str]) -> None:
+    """Refuse options of groups that would be read from outside the groups' folders.
+
+    Raises:
+        ValueError: an option is no name.
+    """
+    for override in overrides:
+        group, _, option = override.partition("=")
+        inline = option.lstrip().startswith("{")
+        if group.lstrip("+~") in GROUPS and not inline and _leads_away(option):
+            raise ValueError(f"{override!a}: an option of a group is a name, not a path")
+
+
+def _leads_away(name: str) -> bool:
+    """Whether a name is none of a file or folder within another."""
+    return bool(set(name) & set("/\\")) or name.strip() in (".", "..") or not name.isprintable()
+
+
+def suite_name(suite: Any) -> str:
+    """The name of a suite: that of a folder within the results, and of nothing else.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name = suite.get("name") if isinstance(suite, Mapping) else None
+    if not isinstance(name, str) or not name.strip() or len(name.encode(errors="replace")) > 99:
+        raise ValueError(f"suite.name: {name!a}: give a name of 1 to 99 letters")
+    if _leads_away(name) or name != name.strip():
+        raise ValueError(
+            f"suite.name: {name!a}: it names a folder within the results; leave out separators, "
+            "control characters and blanks around it"
+        )
+    return name
+
+
+def results_folder(given: Any) -> Path:
+    """The folder of all results.
+
+    Raises:
+        ValueError: it is no path.
+    """
+    text = str(given)
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"results: {text!a}: give a folder, without control characters")
+    return Path(text).expanduser()
+
+
+def suite_cells(config: DictConfig) -> list[Cell]:
+    """All cells of a suite: for each of its blocks the product of the block's axes.
+
+    A block lists options by axis (``framework: [haq, hawq]``); an axis that it leaves out takes
+    the configuration's. ``overrides`` has entries by axis and option that replace defaults, for
+    instance ``overrides: {framework: {haq: {episodes: 60}}}``; a block may have its own.
+
+    Raises:
+        ValueError: an unknown axis or key; the message lists the valid ones.
+    """
+    suite: Any = OmegaConf.to_container(config.suite, resolve=True)
+    base = _plain_cell(config)
+    options = _Options(base)
+    cells: list[Cell] = []
+    for block in suite["cells"]:
+        unknown = set(block) - {*AXES, "budget", "seed", "overrides"}
+        if unknown:
+            raise ValueError(
+                f"suite {suite['name']}: unknown axes {sorted(unknown)}; "
+                f"choose from {[*AXES, 'budget', 'seed', 'overrides']}"
+            )
+        changes = _merged(suite.get("overrides", {}), block.get("overrides", {}))
+        axes = [
+            [options.get(axis, name, changes) for name in block[axis]]
+            if axis in block
+            else [options.changed(axis, base[axis], changes)]
+            for axis in AXES
+        ]
+        budgets = [{**_EMPTY_BUDGET, **b} for b in block.get("budget", [base["budget"]])]
+        seeds = block.get("seed", [base["seed"]])
+        for seed, budget, *parts in product(seeds, budgets, *axes):
+            cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
+            cells.append(resolved(_retrained(cell, config)))
+    return cells
+
+
+_EMPTY_BUDGET = {f.name: None for f in fields(BudgetConfig)}
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    merged: Any = OmegaConf.to_container(
+        OmegaConf.merge(OmegaConf.create(dict(first)), OmegaConf.create(dict(second)))
+    )
+    return typing.cast("dict[str, Any]", merged)
+
+
+class _Options:
+    """Group options as plain data, composed once each."""
+
+    def __init__(self, base: Cell) -> None:
+        self._base = base
+        self._plain: dict[tuple[str, str], DictConfig] = {}
+
+    def get(self, axis: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """An option of a group with the suite's changes."""
+        if (axis, name) not in self._plain:
+            self._plain[axis, name] = composed([f"{axis}={name}"])[axis]
+        return self._apply(self._plain[axis, name], changes.get(axis, {}).get(name, {}))
+
+    def changed(self, axis: str, plain: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration's own option with the suite's changes."""
+        return {**plain, **changes.get(axis, {}).get(plain["name"], {})}
+
+    @staticmethod
+    def _apply(node: DictConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(node, OmegaConf.create(dict(changes))))
+        return typing.cast("dict[str, Any]", merged)

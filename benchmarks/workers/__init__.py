@@ -1,0 +1,1 @@
+"""The processes that compute cells: what they keep, and what a plugin may not change there."""

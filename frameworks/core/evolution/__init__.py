@@ -1,0 +1,1 @@
+"""Evolutionary algorithms and their measures."""

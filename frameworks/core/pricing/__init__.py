@@ -1,0 +1,1 @@
+"""What hardware targets share: cost files, measured tables, supported bits."""

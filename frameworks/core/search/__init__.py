@@ -1,0 +1,1 @@
+"""What all searches share: draws and trials of policies, steering, whether they learned."""

@@ -1,0 +1,1 @@
+"""Super nets: relaxations, gates, and the decisions that they stand for."""

@@ -1,0 +1,5 @@
+"""AutoQ, and the parts that are its own."""
+
+from frameworks.reinforcement.autoq.framework import AutoQ
+
+__all__ = ["AutoQ"]

@@ -1,0 +1,214 @@
+"""Contract tests that the author of a framework subclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+from unittest import SkipTest
+
+import torch
+from torch import Tensor, nn
+
+from frameworks.core.budget import BudgetSpec
+from frameworks.core.card import NEEDS
+from frameworks.core.framework import Framework, ScoringFramework
+from frameworks.core.policy import Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import frameworks as registry
+from frameworks.core.registry import schemes
+from frameworks.core.search.steering import steer
+from frameworks.core.solution import Scores, Solution
+from frameworks.core.target import Target
+from frameworks.testing import toy
+from frameworks.testing.state import global_random_state, plain
+
+
+class FrameworkContract:
+    """What the suite relies on in every framework.
+
+    Attributes:
+        framework: an instance with hyper-parameters small enough for a test.
+        likes: budgets that are tried, as the bits of the uniform policy of equal cost.
+        steering_runs: how many searches a method that steers by a penalty may use.
+    """
+
+    framework: ClassVar[Framework]
+    likes: ClassVar[Sequence[float]] = (2.5, 4)
+    steering_runs: ClassVar[int] = 6
+
+    def problem(self, target: Target | str = "bops", **changes: Any) -> Problem:
+        """A toy problem with the data that the card names, and no other.
+
+        Raises:
+            SkipTest: the framework says that it cannot solve it.
+        """
+        needs = self.framework.card.needs & set(toy.DATA_NEEDS)
+        problem = toy.make_problem(target, **{"like": 3, "needs": needs, **changes})
+        reason = self.framework.skip(problem)
+        if reason is not None:
+            raise SkipTest(reason)
+        return problem
+
+    def search(self, problem: Problem) -> Solution:
+        """The search as the suite runs it."""
+        return steer(dataclasses.replace(self.framework), problem, self.steering_runs)  # type: ignore[type-var]
+
+    def check(self, problem: Problem, solution: Solution) -> None:
+        """The policy and all checkpoints belong to the space, and the budget is met.
+
+        A steered method whose penalty met it only by destroying the network must say so.
+        """
+        problem.space.validate(solution.policy)
+        for checkpoint in problem.checkpoints:
+            problem.space.validate(checkpoint.policy)
+        for point in solution.front:
+            problem.space.validate(point.policy)
+        cost = problem.cost(solution.policy)[problem.budget.metric]
+        destroyed = self.framework.strength is not None and solution.notes.get("collapsed") is True
+        assert destroyed or problem.within(solution.policy), f"{cost} is over {problem.budget}"
+
+    # --- facts -----------------------------------------------------------------------------
+
+    def test_is_registered(self) -> None:
+        cls = type(self.framework)
+        assert registry.get(cls.name) is cls
+
+    def test_card_is_complete(self) -> None:
+        card = self.framework.card
+        assert card.title.strip()
+        assert 1950 <= card.year <= 2100
+        assert card.searches
+        assert set(card.searches) <= {"weight", "act"}
+        assert card.needs
+        assert set(card.needs) <= set(NEEDS)
+        assert card.quantizer in schemes.names()
+        assert re.fullmatch(r"(\d{4}\.\d{4,5})?", card.arxiv)
+        assert card.category == "baseline" or card.arxiv or card.venue
+        assert all(text.strip() for text in card.deviations)
+        assert plain(card.to_json()) == card.to_json()
+
+    def test_hyperparameters_are_typed_fields_with_defaults(self) -> None:
+        cls = type(self.framework)
+        assert dataclasses.is_dataclass(cls)
+        for field in dataclasses.fields(cls):
+            missing = field.default is field.default_factory is dataclasses.MISSING
+            assert not missing, f"{field.name} has no default"
+            assert field.type not in (Any, "Any"), f"{field.name} has no type"
+        hyperparameters = cls().hyperparameters()
+        assert set(plain(hyperparameters)) == set(hyperparameters)
+        assert cls.strength is None or hyperparameters[cls.strength] > 0
+        cls().validate()
+        self.framework.validate()
+
+    def test_skip_gives_a_reason_or_none(self) -> None:
+        for target in ("bops", "size", toy.Peak()):
+            for kind in (toy.ToyConvNet, toy.ToyViT):
+                reason = self.framework.skip(toy.make_problem(target, kind=kind))
+                assert reason is None or reason.strip()
+
+    def test_refuses_costs_that_are_no_sum_if_it_needs_one(self) -> None:
+        reason = self.framework.skip(toy.make_problem(toy.Peak()))
+        assert reason or "separable_cost" not in self.framework.card.needs
+
+    def test_refuses_costs_that_fall_with_more_bits_if_it_lowers_them(self) -> None:
+        for metric, falls in (("time", True), ("size", False)):
+            budget = BudgetSpec(like=4, metric=metric)
+            reason = self.framework.skip(toy.make_problem(toy.Valley(), budget=budget)) or ""
+            if "per output channel" not in reason:
+                assert (f"raise {metric}" in reason) == (self.framework.lowers_bits and falls)
+
+    # --- the search ------------------------------------------------------------------------
+
+    def test_meets_budgets(self) -> None:
+        for target in ("bops", "size"):
+            for like in self.likes:
+                problem = self.problem(target, like=like)
+                self.check(problem, self.search(problem))
+
+    def test_meets_a_budget_that_is_no_sum_over_layers(self) -> None:
+        problem = self.problem(toy.Peak())
+        self.check(problem, self.search(problem))
+
+    def test_obeys_paired_bits_and_tied_layers(self) -> None:
+        groups = [("blocks.0.conv1", "blocks.0.conv2")]
+        problem = self.problem(paired=True, groups=groups)
+        self.check(problem, self.search(problem))
+
+    def test_works_on_attention(self) -> None:
+        problem = self.problem(kind=toy.ToyViT)
+        self.check(problem, self.search(problem))
+
+    def test_works_where_the_protocol_trains(self) -> None:
+        problem = self.problem(retrains="train" in self.framework.card.needs)
+        solution = self.search(problem)
+        self.check(problem, solution)
+        judge = toy.make_problem(retrains=True)
+        trained = self.framework.finish(judge, solution)
+        assert trained.policy == solution.policy
+        assert all(bool(torch.isfinite(p).all()) for p in trained.parameters())
+
+    def test_same_seed_gives_the_same_bytes(self) -> None:
+        outcomes = []
+        for _ in range(2):
+            problem = self.problem(seed=7)
+            solution = self.search(problem)
+            score = toy.make_problem(seed=7).evaluate(solution.policy)
+            outcomes.append(json.dumps([solution.policy.to_json(), solution.notes, vars(score)]))
+        assert outcomes[0] == outcomes[1]
+
+    def test_consumes_no_global_randomness(self) -> None:
+        problem = self.problem()
+        before = global_random_state()
+        self.search(problem)
+        assert global_random_state() == before
+
+    def test_leaves_the_float_network_as_it_was(self) -> None:
+        problem = self.problem()
+        before = _state(problem.network)
+        self.search(problem)
+        after = _state(problem.network)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_cost_is_metered_and_checkpoints_are_noted(self) -> None:
+        problem = self.problem()
+        self.search(problem)
+        spent = problem.meter.read()
+        assert spent.policies + spent.images_forward + spent.images_backward > 0
+        assert problem.checkpoints
+        for earlier, later in pairwise(c.spent for c in problem.checkpoints):
+            assert earlier.policies <= later.policies
+            assert earlier.images_forward <= later.images_forward
+
+    def test_solution_is_plain_data(self) -> None:
+        solution = self.search(self.problem())
+        assert plain(solution.notes) is not None
+        assert Policy.from_json(plain(solution.policy.to_json())) == solution.policy
+        assert pickle.loads(pickle.dumps(solution)).policy == solution.policy
+
+    def test_scores_are_plain_data_and_serve_every_budget(self) -> None:
+        method = self.framework
+        if not isinstance(method, ScoringFramework):
+            raise SkipTest("scores and solving are one")
+        problem = self.problem(like=3)
+        kept = plain(dict(method.score(problem).values))
+        assert kept == plain(dict(method.score(self.problem(like=4)).values))
+        fresh = self.problem(like=3)
+        assert method.solve(fresh, Scores(kept)).policy == method.search(problem).policy
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Weights, buffers, modes, hooks and gradients: all that a search could leave behind."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, module in model.named_modules():
+        marks = [module.training, len(module._forward_hooks), len(module._forward_pre_hooks)]
+        state[f"{name}:marks"] = torch.tensor([int(mark) for mark in marks])
+    for name, parameter in model.named_parameters():
+        marks = [parameter.requires_grad, parameter.grad is not None]
+        state[f"{name}:gradient"] = torch.tensor([int(mark) for mark in marks])
+    return state

@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.workers import memory
+
+STEPS = """
+import resource
+from benchmarks.workers.memory import keep_freed_memory
+import torch
+kept = {keep} and keep_freed_memory()
+def step():
+    blocks = [torch.ones(2**20) for _ in range(32)]
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(keep):
+    command = [sys.executable, "-c", STEPS.format(keep=keep)]
+    # The start value of a process; it may or may not grow by itself, depending on what is freed.
+    env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": str(128 * 1024)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    kept, count = done.stdout.split()
+    return kept == "True", int(count)
+
+
+def test_freed_memory_is_not_asked_for_again():
+    kept, count = faults(True)
+    if not kept:
+        pytest.skip("the C library is not glibc")
+    # 128 MiB in pages of at most 64 KiB, ten times.
+    assert count < 2000 < faults(False)[1]
+
+
+def test_another_system_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.keep_freed_memory() is False

@@ -1,0 +1,156 @@
+"""Computed weights become plain ones: values, states both ways, and the given network as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+
+from frameworks import (
+    BudgetSpec,
+    Data,
+    Policy,
+    Problem,
+    Recipe,
+    Space,
+    TensorSplit,
+    describe,
+    schemes,
+    targets,
+)
+from frameworks.core.networks.taking.bake import mask_of
+from frameworks.core.networks.taking.take import given_state, load_state, taken
+
+
+class Doubled(nn.Module):
+    """A parametrization without an inverse."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+def half(module):
+    return prune.l1_unstructured(module, "weight", 0.5)
+
+
+def doubled(module):
+    parametrize.register_parametrization(module, "weight", Doubled())
+    return module
+
+
+RULES = {
+    "weight_norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "spectral_norm": parametrizations.spectral_norm,
+    "old_weight_norm": weight_norm,
+    "old_weight_norm_whole": lambda m: weight_norm(m, dim=None),
+    "old_spectral_norm": spectral_norm,
+    "prune": half,
+    "prune_twice": lambda m: half(half(m)),
+    "doubled": doubled,
+}
+INVERTIBLE = {"weight_norm", "old_weight_norm", "old_weight_norm_whole", "prune", "prune_twice"}
+
+
+def network(rule):
+    torch.manual_seed(0)
+    middle = RULES[rule](nn.Conv2d(8, 8, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), middle, nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    ).eval()
+    with torch.no_grad():
+        net(torch.rand(2, 1, 8, 8))
+    return net
+
+
+def plain_entries(state):
+    return {key for key in state if key.startswith("2.") and key not in ("2.weight", "2.bias")}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_taken_network_computes_the_same_from_a_plain_weight(rule):
+    net, x = network(rule), torch.rand(4, 1, 8, 8)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    made = taken(net)
+    with torch.no_grad():
+        assert torch.allclose(made(x), net(x), atol=1e-5)
+    assert type(made[2]) is nn.Conv2d
+    assert isinstance(made[2]._parameters["weight"], nn.Parameter)
+    assert not made[2]._forward_pre_hooks
+    after = net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    with torch.no_grad():
+        net(x)  # the given network still computes its weight itself
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_states_come_back_in_the_names_of_the_given_network(rule):
+    net, x = network(rule), torch.rand(4, 1, 8, 8)
+    made = taken(net)
+    with torch.no_grad():
+        mask = mask_of(made[2])
+        moved = torch.randn_like(made[2].weight) * (1 if mask is None else mask)
+        made[2].weight.copy_(moved)
+    state = given_state(made, made.state_dict())
+    if rule not in INVERTIBLE:
+        assert not plain_entries(state)
+    else:
+        again = copy.deepcopy(net)
+        again.load_state_dict({k: state[k] for k in again.state_dict()})
+        with torch.no_grad():
+            assert torch.allclose(again.eval()(x), made(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_of_the_given_network_can_be_loaded(rule):
+    net, other, x = network(rule), network(rule), torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        other(x)
+    made = taken(net)
+    load_state(made, other.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(made(x), other(x), atol=1e-5)
+    load_state(made, given_state(taken(net), taken(net).state_dict()))
+    with torch.no_grad():
+        assert torch.allclose(made(x), net(x), atol=1e-5)
+
+
+def test_taking_twice_changes_nothing():
+    made = taken(network("weight_norm"))
+    assert taken(made) is made
+    plain = nn.Sequential(nn.Linear(2, 2))
+    assert taken(plain) is plain
+
+
+def test_pruned_weights_stay_pruned_through_fine_tuning():
+    net = network("prune")
+    x, y = torch.rand(64, 1, 8, 8), torch.randint(4, (64,))
+    layers = describe(net, (1, 8, 8))
+    space, target = Space.build(layers, (4,), (4,)), targets.get("size")()
+    problem = Problem(
+        network=net, space=space, target=target, budget=BudgetSpec(like=8).resolve(target, space),
+        scheme=schemes.get("mse")(), data=Data(TensorSplit(x, y), TensorSplit(x, y), x),
+        retrains=True,
+    )  # fmt: skip
+    recipe = Recipe(epochs=2, batch=16, lr=0.1)
+    state = problem.fine_tune(Policy.uniform(layers, 4, 4), recipe).float_state()
+    mask = net[2].weight_mask.bool()
+    before = net[2].weight_orig.detach()
+    assert not torch.equal(state["2.weight"][mask], before[mask])
+    assert not state["2.weight"][~mask].any()
+    assert torch.equal(state["2.weight_mask"], net[2].weight_mask)
+    assert problem.evaluator(state)(Policy.uniform(layers, 4, 4)).loss > 0
+
+
+def test_a_weight_computed_in_another_way_is_refused_by_name():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4))
+    weight = net[0].weight
+    del net[0]._parameters["weight"]
+    net[0].own = weight
+    net[0].register_forward_pre_hook(lambda m, _: setattr(m, "weight", m.own * 1))
+    with pytest.raises(ValueError, match="layer 0: its weight is computed on each call"):
+        describe(net, (1, 8, 8))
