@@ -155,7 +155,7 @@ class Registry(Generic[T]):
         self._loaded = True
         for package in self.packages:
             for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-                self._guarded(info.name, partial(importlib.import_module, f"{package}.{info.name}"))
+                self._guarded(info.name, partial(_import, f"{package}.{info.name}"))
         global _importing
         for point in importlib.metadata.entry_points(group=self.group):
             dist = point.dist
@@ -181,6 +181,13 @@ class Registry(Generic[T]):
                 if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
                     del self._entries[half_made]
             self._unavailable[name] = Unavailable(name, traceback.format_exc(), _importing)
+
+
+def _import(name: str) -> None:
+    """Import a module; of a method's folder, all files, as some register parts by name."""
+    module = importlib.import_module(name)
+    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        importlib.import_module(f"{name}.{info.name}")
 
 
 @contextmanager
