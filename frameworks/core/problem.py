@@ -384,6 +384,27 @@ class Problem:
         fresh: dict[str, Any] = {"meter": Meter(), "checkpoints": []}
         return replace(self, **{**fresh, **changes})
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is, and with it the data: searches compute there."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device) -> Problem:
+        """The same problem on a device, with a fresh meter and an empty history."""
+        if device == self.device:
+            return self
+        data, moved = self.data, copy.deepcopy(self.network).to(device)
+        if device.type != "cpu":
+            moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.at(
+            network=moved,
+            data=Data(
+                None if data.train is None else data.train.to(device),
+                None if data.valid is None else data.valid.to(device),
+                None if data.calibration is None else data.calibration.to(device),
+            ),
+        )
+
     def derive(self, *axes: str) -> int:
         """A seed for code that wants a number."""
         return derive(self.seed, *axes)

@@ -16,6 +16,7 @@ from frameworks.core.contents import CONTENT, Known, identify_dataset, transform
 from frameworks.core.randomness import seeded
 
 Batch = tuple[Tensor, Tensor]
+CPU = torch.device("cpu")
 
 
 class Split(ABC):
@@ -46,6 +47,10 @@ class Split(ABC):
         self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
     ) -> Iterator[Batch]:
         """Images ``[B, C, H, W]`` and labels ``[B]``, shuffled if a generator is given."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Split:
+        """The same images, handed out on a device. All draws are those of the CPU's generators."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -111,17 +116,23 @@ class TensorSplit(Split):
             x = self.x[index]
             yield (self._augmented(x, generator) if augment else x), self.y[index]
 
+    def to(self, device: torch.device) -> TensorSplit:
+        if self.x.device == device:
+            return self
+        return TensorSplit(self.x.to(device), self.y.to(device), pad=self.pad, flip=self.flip)
+
     def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.flip:
-            mirrored = torch.rand(len(x), generator=generator) < 0.5
+            mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
             x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         if self.pad:
             batch, _, height, width = x.shape
             padded = functional.pad(x, (self.pad,) * 4)
             shift = torch.randint(2 * self.pad + 1, (batch, 2), generator=generator)
-            rows = (shift[:, :1] + torch.arange(height)).view(batch, 1, height, 1)
-            columns = (shift[:, 1:] + torch.arange(width)).view(batch, 1, 1, width)
-            x = padded[torch.arange(batch).view(batch, 1, 1, 1), :, rows, columns]
+            rows = (shift[:, :1] + torch.arange(height)).view(batch, 1, height, 1).to(x.device)
+            columns = (shift[:, 1:] + torch.arange(width)).view(batch, 1, 1, width).to(x.device)
+            images = torch.arange(batch, device=x.device).view(batch, 1, 1, 1)
+            x = padded[images, :, rows, columns]
             x = x.squeeze(1).permute(0, 3, 1, 2)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -136,7 +147,7 @@ class DatasetSplit(Split):
     """Images that stay on disk: any torch dataset, read by worker processes.
 
     ``augmented`` is the same dataset under the training transform, if it has one; ``name`` is for
-    messages.
+    messages; ``device`` is where batches are handed out.
     """
 
     def __init__(
@@ -146,9 +157,10 @@ class DatasetSplit(Split):
         augmented: Dataset[Any] | None = None,
         name: str,
         workers: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         self.dataset, self.augmented = dataset, augmented
-        self.name, self.workers = name, workers
+        self.name, self.workers, self.device = name, workers, device
         if len(self) == 0:
             raise ValueError(f"split: {name} has no images")
 
@@ -157,12 +169,17 @@ class DatasetSplit(Split):
 
     def _take(self, index: list[int]) -> DatasetSplit:
         augmented = None if self.augmented is None else Subset(self.augmented, index)
+        return self._with(Subset(self.dataset, index), augmented, self.device)
+
+    def _with(
+        self, dataset: Dataset[Any], augmented: Dataset[Any] | None, device: torch.device
+    ) -> DatasetSplit:
         return DatasetSplit(
-            Subset(self.dataset, index),
-            augmented=augmented,
-            name=self.name,
-            workers=self.workers,
+            dataset, augmented=augmented, name=self.name, workers=self.workers, device=device
         )
+
+    def to(self, device: torch.device) -> DatasetSplit:
+        return self._with(self.dataset, self.augmented, device)
 
     def subset(self, count: int, generator: torch.Generator) -> DatasetSplit:
         if count >= len(self):
@@ -187,13 +204,16 @@ class DatasetSplit(Split):
             shuffle=shuffle,
             generator=generator,
             num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
         )
         batches = iter(loader)
         for number in range(len(loader)):
             # Transforms draw from the global generators, which only worker processes seed.
             with seeded(seed, "batch", str(number)):
                 x, y = next(batches)
-            yield x.contiguous(memory_format=torch.channels_last), torch.as_tensor(y)
+            x = x.contiguous(memory_format=torch.channels_last)
+            y = torch.as_tensor(y)
+            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
     def fingerprint(self) -> str:
         return self.known().digest

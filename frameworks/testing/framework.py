@@ -25,6 +25,7 @@ from frameworks.core.search.steering import steer
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.target import Target
 from frameworks.testing import toy
+from frameworks.testing.placement import pretended_gpu
 from frameworks.testing.state import global_random_state, plain
 
 
@@ -151,6 +152,19 @@ class FrameworkContract:
         trained = self.framework.finish(judge, solution)
         assert trained.policy == solution.policy
         assert all(bool(torch.isfinite(p).all()) for p in trained.parameters())
+
+    def test_computes_where_the_problem_is(self) -> None:
+        """Search, evaluation and training on a GPU, which is a pretended one; see `placement`."""
+        problem = self.problem(retrains="train" in self.framework.card.needs)
+        judge = toy.make_problem(retrains=True)
+        with pretended_gpu() as gpu:
+            problem, judge = problem.to(gpu), judge.to(gpu)
+            solution = self.search(problem)
+            self.check(problem, solution)
+            judge.evaluate(solution.policy)
+            trained = self.framework.finish(judge, solution)
+            places = {p.device for p in trained.parameters()}
+            assert places == {gpu}, f"finish returns a network on {places}, of a problem on {gpu}"
 
     def test_same_seed_gives_the_same_bytes(self) -> None:
         outcomes = []

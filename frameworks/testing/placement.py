@@ -1,0 +1,201 @@
+"""Tensors that pretend to lie on a GPU, so that code is placed right before it ever meets one.
+
+Within `pretended_gpu` a network or tensor moved to ``cuda`` has real values in main memory, but
+says that it is on ``cuda:0``, and an operation that mixes it with a tensor of the CPU raises
+`Misplaced`, as torch does on a machine with a GPU. So whole searches can be run and compared.
+
+torch's own ``FakeTensorMode`` has no values, which searches steer by, and without a GPU it cannot
+run a backward pass; it lies below here for one thing: under it, torch does not ask for the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map
+
+GPU = torch.device("cuda", 0)
+_aten = torch.ops.aten
+_ACROSS = {_aten.copy_.default, _aten._to_copy.default}
+"""Operations that bring data from one device to another."""
+_INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
+"""Operations whose indices may lie on the CPU wherever the data are."""
+_OF_CPU = ("numpy", "__array__")
+
+
+class Misplaced(RuntimeError):
+    """An operation met tensors, or a generator, of two devices."""
+
+
+class _Pretending(Tensor):
+    """A tensor with its values in main memory that says it is on the GPU."""
+
+    held: Tensor
+    device = property(lambda self: GPU)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> _Pretending:
+        made: _Pretending = Tensor._make_subclass(cls, held.detach(), False)
+        made.held = held
+        return made
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return f"{self.held} pretending to be on {GPU}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if id(self) not in memo:
+            with _disable_current_modes():
+                copy = _Pretending(self.held.detach().clone())
+            copy.requires_grad_(self.requires_grad)
+            if getattr(self, "_is_param", False):
+                copy._is_param = True
+            memo[id(self)] = copy
+        found: Tensor = memo[id(self)]
+        return found
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            if args and isinstance(args[0], _Pretending):
+                return _called(func, args, kwargs)
+            if getattr(func, "__name__", "") == "to" and isinstance(args[1], _Pretending):
+                return args[0].to(GPU, args[1].dtype)
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    """Sees the operations that have no pretending tensor among their arguments."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _called(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A method of a pretending tensor: those that ask for a device go by what it pretends."""
+    name, first, rest = getattr(func, "__name__", ""), args[0], list(args[1:])
+    if name in _OF_CPU:
+        raise Misplaced(f"{name}: can't convert a tensor on {GPU}; call .cpu() first")
+    if name == "tolist":
+        return first.held.tolist()
+    if name == "cpu":
+        return _moved(first, torch.device("cpu"))
+    if name != "to":
+        return func(*args, **kwargs)
+    if rest and isinstance(rest[0], Tensor):
+        rest[:1] = [rest[0].device, rest[0].dtype]
+    kwargs.pop("copy", None)
+    device, dtype, _, memory_format = torch._C._nn._parse_to(*rest, **kwargs)
+    moved = first if device is None or device.type == GPU.type else _moved(first, device)
+    if dtype in (None, moved.dtype) and memory_format is None:
+        return moved
+    # `to` itself would ask for the device that the values are on.
+    return _aten._to_copy.default(moved, dtype=dtype or moved.dtype, memory_format=memory_format)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    moved: Tensor = _aten._to_copy.default(tensor, device=device)
+    return moved
+
+
+def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An operation on the values, with what comes out placed where it would lie."""
+    tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
+    placed = any(isinstance(tensor, _Pretending) for tensor in tensors)
+    device = kwargs.get("device")
+    if func in _ACROSS and device is None:
+        on_gpu = isinstance(args[0], _Pretending)
+    else:
+        on_gpu = placed if device is None else torch.device(device).type == GPU.type
+    _check(func, args, kwargs, tensors, on_gpu)
+    if device is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    known = {id(t.held): t for t in tensors if isinstance(t, _Pretending)}
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) in known:  # an operation in place
+            return known[id(value)]
+        return _Pretending(value) if on_gpu else value
+
+    with _disable_current_modes():
+        out = func(*tree_map(_held, list(args)), **tree_map(_held, dict(kwargs)))
+        return tree_map(place, out)
+
+
+def _held(value: Any) -> Any:
+    return value.held if isinstance(value, _Pretending) else value
+
+
+def _check(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor], gpu: bool
+) -> None:
+    """Raise where torch would on a machine with a GPU."""
+    cpu = [t for t in tensors if not isinstance(t, _Pretending) and t.dim() > 0]
+    mixed = bool(cpu) and len(cpu) < len(tensors) and func not in _ACROSS
+    if func in _INDEXED:
+        values = [args[0], *args[2:]]
+        mixed = len({isinstance(v, _Pretending) for v in values if _counts(v)}) > 1
+        indices = [index for index in args[1] if isinstance(index, _Pretending)]
+        mixed = mixed or (bool(indices) and not isinstance(args[0], _Pretending))
+    if mixed:
+        shapes = ", ".join(
+            f"{'cuda' if isinstance(t, _Pretending) else 'cpu'} {list(t.shape)}" for t in tensors
+        )
+        raise Misplaced(f"{func}: tensors of two devices: {shapes}")
+    generator = kwargs.get("generator")
+    drawn = [*args, generator]
+    if gpu and any(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in drawn):
+        raise Misplaced(f"{func}: a generator of the CPU draws numbers on {GPU}; draw, then move")
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[torch.device]:
+    """Within the context ``tensor.to(device)`` and ``module.to(device)`` pretend a GPU."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            FakeTensorMode(),
+            _Mode(),
+        ):
+            yield GPU
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
