@@ -132,7 +132,8 @@ class EdMIPS(Framework):
 
     def search(self, problem: Problem) -> Solution:
         choices = Choices([len(c.bits) for c in problem.space.choices], start=ALPHA_START)
-        net, cost = CompositeNet(problem), complexity(problem)
+        choices, cost = choices.to(problem.device), complexity(problem).to(problem.device)
+        net = CompositeNet(problem)
         optimizers = self.optimizers(net, choices)
         decay = [torch.optim.lr_scheduler.StepLR(o, self.step, 0.1) for o in optimizers]
         objective, generator = "cross-entropy + eta * complexity", problem.generator(self.name)

@@ -28,6 +28,8 @@ _ACROSS = {_aten.copy_.default, _aten._to_copy.default}
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 """Operations whose indices may lie on the CPU wherever the data are."""
 _OF_CPU = ("numpy", "__array__")
+_calls: list[Callable[..., Any]] = []
+"""Functions of torch that are at work on pretending tensors."""
 
 
 class Misplaced(RuntimeError):
@@ -72,7 +74,11 @@ class _Pretending(Tensor):
         kwargs = dict(kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
             if args and isinstance(args[0], _Pretending):
-                return _called(func, args, kwargs)
+                _calls.append(func)
+                try:
+                    return _called(func, args, kwargs)
+                finally:
+                    _calls.pop()
             if getattr(func, "__name__", "") == "to" and isinstance(args[1], _Pretending):
                 return args[0].to(GPU, args[1].dtype)
             return func(*args, **kwargs)
@@ -108,6 +114,8 @@ def _called(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any
         raise Misplaced(f"{name}: can't convert a tensor on {GPU}; call .cpu() first")
     if name == "tolist":
         return first.held.tolist()
+    if name == "new_tensor":
+        return torch.tensor(rest[0], **{"dtype": first.dtype, "device": GPU, **kwargs})
     if name == "cpu":
         return _moved(first, torch.device("cpu"))
     if name != "to":
@@ -133,6 +141,11 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
     placed = any(isinstance(tensor, _Pretending) for tensor in tensors)
     device = kwargs.get("device")
+    name = func.__name__.partition(".")[0]
+    if name.startswith("new_") or name.endswith("_like"):
+        device = GPU if placed else device  # torch itself asks where the values are
+    elif not tensors and _calls and device is not None:
+        device = GPU  # made by torch on its way through an operation
     if func in _ACROSS and device is None:
         on_gpu = isinstance(args[0], _Pretending)
     else:
@@ -163,12 +176,13 @@ def _check(
 ) -> None:
     """Raise where torch would on a machine with a GPU."""
     cpu = [t for t in tensors if not isinstance(t, _Pretending) and t.dim() > 0]
-    mixed = bool(cpu) and len(cpu) < len(tensors) and func not in _ACROSS
-    if func in _INDEXED:
-        values = [args[0], *args[2:]]
-        mixed = len({isinstance(v, _Pretending) for v in values if _counts(v)}) > 1
-        indices = [index for index in args[1] if isinstance(index, _Pretending)]
-        mixed = mixed or (bool(indices) and not isinstance(args[0], _Pretending))
+    placed = [t for t in tensors if isinstance(t, _Pretending)]
+    if func in _INDEXED:  # indices may come from the CPU
+        given = {id(index) for index in args[1]}
+        cpu = [t for t in cpu if id(t) not in given]
+    if func is _aten.cat.default or func is _aten.stack.default:  # numbers do not join tensors
+        cpu = [t for t in tensors if not isinstance(t, _Pretending)]
+    mixed = bool(cpu and placed) and func not in _ACROSS
     if mixed:
         shapes = ", ".join(
             f"{'cuda' if isinstance(t, _Pretending) else 'cpu'} {list(t.shape)}" for t in tensors
@@ -178,10 +192,6 @@ def _check(
     drawn = [*args, generator]
     if gpu and any(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in drawn):
         raise Misplaced(f"{func}: a generator of the CPU draws numbers on {GPU}; draw, then move")
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def _noise(model: nn.Module, like: Tensor) -> Tensor:
     """Two images that have nothing in common, as large as the given ones."""
     parameter = next(model.parameters())
     drawn = torch.randn(2, *like.shape[1:], generator=torch.Generator().manual_seed(0))
-    drawn = drawn * like.float().std(correction=0) + like.float().mean()
+    drawn = drawn.to(like.device) * like.float().std(correction=0) + like.float().mean()
     return drawn.to(parameter.device, parameter.dtype)
 
 

@@ -116,7 +116,7 @@ class Zero(Quantizer):
 
     def codes(self, x: Tensor) -> Codes:
         zero = torch.zeros_like(x)
-        return Codes(zero, torch.ones(()), torch.zeros(()))
+        return Codes(zero, x.new_ones(()), x.new_zeros(()))
 
 
 class PerChannel(Quantizer):

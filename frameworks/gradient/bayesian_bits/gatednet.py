@@ -43,13 +43,14 @@ class GatedNet:
         self.qmodel = problem.quantized()
         self.rows = choice_rows(problem.space)
         self.levels = levels
-        self.bits = [HardConcrete(start) for start in starts]
+        self.bits = [HardConcrete(start).to(problem.device) for start in starts]
         self.channels: dict[str, HardConcrete] = {}
         for name, qlayer in self.qmodel.qlayers():
             qlayer.weight_quantizer = self._quantizer(name, "weight", self.rows[name][0])
             qlayer.act_quantizer = self._quantizer(name, "act", self.rows[name][1])
             if channels is not None and self.rows[name][0] is not None:
-                self.channels[name] = HardConcrete([channels] * qlayer.layer.out_channels)
+                gates = HardConcrete([channels] * qlayer.layer.out_channels)
+                self.channels[name] = gates.to(problem.device)
 
     def _quantizer(self, name: str, kind: Literal["weight", "act"], row: int | None) -> Quantizer:
         space = self.problem.space
@@ -86,13 +87,14 @@ class GatedNet:
 
         The first is that of the tensor's channels ``[C]``, or 1 where they have no gates.
         """
+        one = torch.ones(1, device=self.problem.device)
         for name, (weight, act) in self.rows.items():
             if weight is not None:
                 gate = self.channels.get(name)
-                first = torch.ones(1) if gate is None else gate.active()
+                first = one if gate is None else gate.active()
                 yield name, self.levels[weight], [first, *self.bits[weight].active().unbind()]
             if act is not None:
-                yield name, self.levels[act], [torch.ones(1), *self.bits[act].active().unbind()]
+                yield name, self.levels[act], [one, *self.bits[act].active().unbind()]
 
     @torch.no_grad()
     def decided(self, cut: float, threshold: float, sure: float = 0.9) -> float:

@@ -81,7 +81,9 @@ def level_shares(gates: Sequence[Tensor], count: int) -> Tensor:
 
     Levels beyond the gates that are given have no share.
     """
-    products = torch.stack([torch.ones(()), *gates]).cumprod(0)
+    if not gates:
+        return functional.pad(torch.ones(1), (0, count - 1))
+    products = torch.stack([torch.ones_like(gates[0]), *gates]).cumprod(0)
     shares = products - torch.cat([products[1:], products.new_zeros(1)])
     return functional.pad(shares, (0, count - len(shares)))
 
