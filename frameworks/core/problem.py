@@ -395,7 +395,7 @@ class Problem:
             return self
         data, moved = self.data, copy.deepcopy(self.network).to(device)
         if device.type != "cpu":
-            moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            moved = moved.to(memory_format=torch.channels_last)
         return self.at(
             network=moved,
             data=Data(

@@ -10,7 +10,7 @@ run a backward pass; it lies below here for one thing: under it, torch does not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.device("cuda", 0)
 _aten = torch.ops.aten
@@ -40,21 +39,21 @@ class _Pretending(Tensor):
     """A tensor with its values in main memory that says it is on the GPU."""
 
     held: Tensor
-    device = property(lambda self: GPU)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> _Pretending:
+    def __new__(cls: type[_Pretending], held: Tensor) -> _Pretending:
         made: _Pretending = Tensor._make_subclass(cls, held.detach(), False)
         made.held = held
         return made
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{self.held} pretending to be on {GPU}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) not in memo:
-            with _disable_current_modes():
+            with _plainly():
                 copy = _Pretending(self.held.detach().clone())
             copy.requires_grad_(self.requires_grad)
             if getattr(self, "_is_param", False):
@@ -84,7 +83,7 @@ class _Pretending(Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Sequence[type],
@@ -94,7 +93,7 @@ class _Pretending(Tensor):
         return _run(func, args, kwargs or {})
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the operations that have no pretending tensor among their arguments."""
 
     def __torch_dispatch__(
@@ -138,7 +137,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An operation on the values, with what comes out placed where it would lie."""
-    tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     placed = any(isinstance(tensor, _Pretending) for tensor in tensors)
     device = kwargs.get("device")
     name = func.__name__.partition(".")[0]
@@ -162,9 +161,36 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             return known[id(value)]
         return _Pretending(value) if on_gpu else value
 
-    with _disable_current_modes():
-        out = func(*tree_map(_held, list(args)), **tree_map(_held, dict(kwargs)))
-        return tree_map(place, out)
+    with _plainly():
+        held = {key: _each(_held, value) for key, value in kwargs.items()}
+        return _each(place, func(*_each(_held, args), **held))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments of an operation, which come alone or in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """A value, or all that is in a list or tuple, through a function."""
+    if isinstance(value, list | tuple):
+        return type(value)(_each(function, entry) for entry in value)
+    return function(value)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Within the context operations compute: torch's fake mode is off, as ours in its own call."""
+    fake = torch._C._unset_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    try:
+        yield
+    finally:
+        if fake is not None:
+            torch._C._set_dispatch_mode(fake)
 
 
 def _held(value: Any) -> Any:
@@ -204,7 +230,7 @@ def pretended_gpu() -> Iterator[torch.device]:
             torch.backends.cudnn.flags(enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             FakeTensorMode(),
-            _Mode(),
+            _Mode(),  # type: ignore[no-untyped-call]
         ):
             yield GPU
     finally:
