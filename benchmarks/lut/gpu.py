@@ -37,13 +37,13 @@ def facts() -> dict[str, Any]:
 
 def prepare(shape: dict[str, Any], arithmetic: str, threads: int) -> Prepared:
     """A layer on the GPU. ``threads`` means nothing here."""
+    reason = int8_reason(shape) if arithmetic == "int8" else None
+    if reason:
+        raise Unsupported(reason)
     # float32 is to mean float32, and cuDNN is to take its fastest kernel.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     if arithmetic == "int8":
-        reason = int8_reason(shape)
-        if reason:
-            raise Unsupported(reason)
         return _int8(shape)
     return _float(shape, torch.float16 if arithmetic == "float16" else torch.float32)
 

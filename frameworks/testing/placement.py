@@ -48,7 +48,7 @@ class _Pretending(Tensor):
         made.held = held
         return made
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.held} pretending to be on {GPU}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
