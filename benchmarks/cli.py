@@ -183,6 +183,8 @@ def execute(config: DictConfig) -> tuple[Outcome, Path]:
             folder,
             workers=int(config.workers),
             threads=int(config.threads),
+            device=str(config.device),
+            amp=config.amp,
             rerun=bool(config.rerun),
             tracker=tracker,
         )

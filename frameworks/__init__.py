@@ -13,7 +13,7 @@ from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
 from frameworks.core.evaluation.divergence import first_nonfinite
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
-from frameworks.core.evaluation.train import Recipe, fit
+from frameworks.core.evaluation.train import Recipe, fit, train_in
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.layers import Layer
 from frameworks.core.networks import batchnorm
@@ -28,7 +28,7 @@ from frameworks.core.networks.taking.take import taken
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.pricing.measured import MeasuredTable, shape_of
 from frameworks.core.pricing.support import supported_space
-from frameworks.core.problem import Data, DataForbidden, Problem
+from frameworks.core.problem import Data, DataForbidden, Problem, placed
 from frameworks.core.quantizers.base import Codes, Float, Grid, Quantizer, Scheme, Zero
 from frameworks.core.quantizers.kernels import kernels_in_force
 from frameworks.core.quantizers.uniform import UniformQuantizer
@@ -119,6 +119,7 @@ __all__ = [
     "numpy_rng",
     "observe",
     "place_of",
+    "placed",
     "reestimate_batchnorm",
     "register",
     "register_scheme",
@@ -135,5 +136,6 @@ __all__ = [
     "taken",
     "targets",
     "torch_rng",
+    "train_in",
     "twice_differentiable",
 ]

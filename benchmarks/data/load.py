@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -77,6 +77,11 @@ class Splits:
     test: Split
     classes: int
     input_shape: tuple[int, int, int]
+
+    def to(self, device: torch.device) -> Splits:
+        """The same images, handed out on a device."""
+        train, valid, test = (part.to(device) for part in (self.train, self.valid, self.test))
+        return replace(self, train=train, valid=valid, test=test)
 
     def fingerprint(self) -> str:
         """Digests of the three splits."""

@@ -6,6 +6,7 @@ the project (see `benchmarks.models.committed`), or from a training here, which 
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torch import nn
 from benchmarks.data.cache import cache_folder, locked, untrusted
 from benchmarks.data.load import DatasetConfig, Splits
 from benchmarks.data.recipes import RecipeConfig, recipe_of
+from benchmarks.identity.numerics import place
 from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
@@ -28,7 +30,7 @@ from benchmarks.models.network_check import PROBES, check_network
 from benchmarks.models.weights import contiguous, fill, fingerprint
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
-from frameworks import Recipe, fit, measure, seeded, torch_rng
+from frameworks import Recipe, fit, measure, placed, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
 Origin = Literal["file", "timm", "committed", "trained here"]
@@ -118,7 +120,9 @@ def pretrained(
     elif start.origin == "trained here":
         model = _trained(model, model_config, dataset_config, splits, progress)
     model.eval()
-    accuracy = measure(model, splits.valid).accuracy
+    device = place().device
+    here = model if device.type == "cpu" else placed(copy.deepcopy(model), device)
+    accuracy = measure(here, splits.valid.to(device)).accuracy
     return Checkpoint(model, accuracy, fingerprint(model), start.origin)
 
 
@@ -172,16 +176,18 @@ def _diverged(
 
 
 def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress) -> None:
+    device = place().device
     with seeded(SEED, "pretrain"):
         fit(
-            model,
-            splits.train,
+            placed(model, device),
+            splits.train.to(device),
             recipe,
             torch_rng(SEED, "pretrain"),
             on_epoch=lambda done, total, loss: progress(
                 done, total, f"pretraining, loss {loss:.3f}"
             ),
         )
+    model.to("cpu")
 
 
 def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe) -> Path:

@@ -5,6 +5,7 @@ Entries of a cell (``cell["dataset"]``, ``cell["model"]``) come as text, which c
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.identity.named_files import by_content
-from benchmarks.identity.numerics import numerics
+from benchmarks.identity.numerics import numerics, place
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.ingredients import data_of
 from benchmarks.models.pretrain import Checkpoint, Start, float_network, pretrained, start_of
@@ -27,6 +30,7 @@ from frameworks import (
     folder_state,
     measure,
     observe,
+    placed,
     schemes,
     torch_rng,
 )
@@ -60,6 +64,17 @@ def splits_of(text: str) -> Splits:
 @lru_cache(maxsize=2)
 def _splits(text: str, state: str) -> Splits:
     return load(DatasetConfig(**json.loads(text)))
+
+
+def splits_here(text: str) -> Splits:
+    """The splits of a dataset's `entry_text` where this process computes."""
+    device = place().device
+    return splits_of(text) if device.type == "cpu" else _splits_on(text, _state(text), device)
+
+
+@lru_cache(maxsize=2)
+def _splits_on(text: str, state: str, device: torch.device) -> Splits:
+    return _splits(text, state).to(device)
 
 
 def data_identity(text: str) -> dict[str, Any]:
@@ -105,7 +120,8 @@ def _checkpoint(
         splits,
         reporter.progress,
     )
-    return checkpoint, measure(checkpoint.model, splits.test).accuracy
+    here = placed(copy.deepcopy(checkpoint.model), place().device)
+    return checkpoint, measure(here, splits_here(dataset).test).accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,5 +169,5 @@ def _taken(
 
 def forget() -> None:
     """Empty the caches."""
-    for cached in (_splits, _data, _checkpoint, _taken):
+    for cached in (_splits, _splits_on, _data, _checkpoint, _taken):
         cached.cache_clear()

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.data.cache import cache_folder
+from benchmarks.identity.numerics import place
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
@@ -23,7 +24,7 @@ from benchmarks.suite.assets import (
     entry_text,
     fingerprint_of,
     forget,
-    splits_of,
+    splits_here,
 )
 from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import Cell
@@ -48,6 +49,7 @@ from frameworks import (
     finished,
     measure,
     place_of,
+    placed,
     registry,
     scored,
     seeded,
@@ -105,7 +107,7 @@ class Run:
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
         model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
-        self.splits = splits_of(dataset)
+        self.splits = splits_here(dataset)
         self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
         self.network: nn.Module = self.checkpoint.model
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
@@ -141,7 +143,7 @@ class Run:
 
         return Problem(
             # A copy for each: what a plugin does to it must not reach the final networks.
-            network=copy.deepcopy(self.network),
+            network=placed(copy.deepcopy(self.network), place().device),
             space=self.setting.space,
             target=self.setting.target,
             budget=self.budget,

@@ -117,6 +117,9 @@ class Config:
         workers: cells computed at the same time; 0: one a core.
         threads: torch threads of a worker. Results depend on it in the last bits, so cells of other
             threads are other cells.
+        device: where networks and data are: ``auto`` (an accelerator if there is one), ``cpu``,
+            ``cuda``, ``cuda:N`` or ``mps``. Cells of another type of device are other cells.
+        amp: ``off``, or ``bf16`` for training steps under torch's autocast; other cells, too.
         rerun: compute cells again that are already there.
         retrain: train float networks here, those that come with the project, too (see
             ``model.retrain``); such cells are others.
@@ -135,6 +138,8 @@ class Config:
     results: str = "results"
     workers: int = 0
     threads: int = 1
+    device: str = "auto"
+    amp: Any = "off"
     rerun: bool = False
     retrain: bool = False
     suite: Any = None

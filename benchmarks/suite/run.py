@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.cache import cache_folder
+from benchmarks.identity.numerics import Place, compute_on, place, place_of
 from benchmarks.records import escape
 from benchmarks.records.record import Record
 from benchmarks.records.schema import Misfit
@@ -59,6 +60,8 @@ def run(
     *,
     workers: int = 0,
     threads: int = 1,
+    device: str = "cpu",
+    amp: str = "off",
     rerun: bool = False,
     tracker: Tracker | None = None,
 ) -> Outcome:
@@ -67,8 +70,10 @@ def run(
     Args:
         cells: the cells; equal ones are computed once.
         folder: records go to ``folder/records``, shared scoring passes to ``folder/scores``.
-        workers: processes; 0 for one a core.
+        workers: processes; 0 for one a core, or one where they would share an accelerator.
         threads: torch threads of each.
+        device: where they compute; see `benchmarks.identity.numerics.DEVICES`.
+        amp: precision of training steps; see `benchmarks.identity.numerics.PRECISIONS`.
         rerun: compute what is already there, too.
         tracker: mirrors each new record.
 
@@ -79,6 +84,8 @@ def run(
     for name, count, least in (("workers", workers, 0), ("threads", threads, 1)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
+    chosen = place_of(device, amp)
+    compute_on(chosen)
     keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):
         _check(cell)
@@ -89,7 +96,8 @@ def run(
         warnings.warn(f"a corrupt record is computed again: {fault}", stacklevel=2)
     todo = {key: cell for key, cell in keyed.items() if key not in have}
     mirror = tracker or NoTracker()
-    count = min(workers or os.cpu_count() or 1, max(len(todo), 1))
+    every = (os.cpu_count() or 1) if chosen.device.type == "cpu" else 1
+    count = min(workers or every, max(len(todo), 1))
     display = Display(len(todo), count)
 
     def keep(record: Record) -> None:
@@ -186,7 +194,9 @@ def _pooled(
     """Compute cells in a pool until a worker dies: what was under way then, and what was not."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, messages))
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_begin, initargs=(threads, place(), messages)
+    )
     waiting, flying, dead = list(todo), dict[Future[Record], str](), list[str]()
     grace = BRIEF
     try:
@@ -254,7 +264,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin(threads: int, messages: Any) -> None:
+def _begin(threads: int, where: Place, messages: Any) -> None:
     import torch
 
     global _messages
@@ -264,6 +274,7 @@ def _begin(threads: int, messages: Any) -> None:
     # What a warning quotes may hold codes that steer the terminal.
     warnings.showwarning = escape.show_warning
     torch.set_num_threads(threads)
+    compute_on(where)
     # The table is on the standard output, and nothing that a plugin prints.
     with contextlib.suppress(OSError):
         os.dup2(2, 1)

@@ -393,11 +393,9 @@ class Problem:
         """The same problem on a device, with a fresh meter and an empty history."""
         if device == self.device:
             return self
-        data, moved = self.data, copy.deepcopy(self.network).to(device)
-        if device.type != "cpu":
-            moved = moved.to(memory_format=torch.channels_last)
+        data = self.data
         return self.at(
-            network=moved,
+            network=placed(copy.deepcopy(self.network), device),
             data=Data(
                 None if data.train is None else data.train.to(device),
                 None if data.valid is None else data.valid.to(device),
@@ -408,6 +406,13 @@ class Problem:
     def derive(self, *axes: str) -> int:
         """A seed for code that wants a number."""
         return derive(self.seed, *axes)
+
+
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network moved to a device, in place, and there in the layout that its images have."""
+    if device.type == "cpu":
+        return network.to(device)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def _granted(value: Granted | None, need: Need) -> Granted:

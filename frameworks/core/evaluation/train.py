@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +17,20 @@ from frameworks.core.evaluation.divergence import Steps
 from frameworks.core.split import Batch, Split
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+_precision: ContextVar[torch.dtype | None] = ContextVar("precision of training", default=None)
+
+
+def train_in(dtype: torch.dtype | None) -> None:
+    """Let training steps of this thread run under torch's autocast to a type; None: in float32.
+
+    Losses, gradients and weights stay in float32, and so do evaluations and estimators.
+    """
+    _precision.set(dtype)
+
+
+def _autocast(x: Tensor) -> AbstractContextManager[object]:
+    dtype = _precision.get()
+    return nullcontext() if dtype is None else torch.autocast(x.device.type, dtype)
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,8 @@ def train_epoch(
     for x, y in batches:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        value = loss(model, x, y)
+        with _autocast(x):
+            value = loss(model, x, y)
         value.backward()  # type: ignore[no-untyped-call]
         if before_step is not None:
             before_step()

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from benchmarks.data.load import DatasetConfig, MissingData, Splits, datasets
-from benchmarks.identity.numerics import REVISION
+from benchmarks.identity.numerics import REVISION, Place
 from benchmarks.models import ingredients
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.pretrain import recipe_for
@@ -163,7 +163,8 @@ def test_the_environment_names_the_kernels_in_force(monkeypatch):
         ("benchmarks.identity.numerics.REVISION", 99),
         ("torch.__version__", "99.1.0"),
         ("benchmarks.identity.numerics.kernels_in_force", lambda: "plain (no compiler)"),
-        ("torch.get_default_device", lambda: torch.device("cuda")),
+        ("benchmarks.identity.numerics._place", Place(torch.device("cuda"))),
+        ("benchmarks.identity.numerics._place", Place(torch.device("cpu"), "bf16")),
         ("torch.get_num_threads", lambda: 7),
     ],
 )

@@ -215,7 +215,8 @@ def test_a_count_that_means_nothing_is_refused_by_name(three, tmp_path, name, va
 def test_a_workers_warnings_cannot_steer_a_terminal():
     code = (
         "import os, warnings; from benchmarks.suite import run;"
-        "run.end_with_parent = lambda: None; run._begin(1, None); warnings.warn('a\\x1b[2Jb\\nc')"
+        "run.end_with_parent = lambda: None; run._begin(1, run.place(), None);"
+        "warnings.warn('a\\x1b[2Jb\\nc')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stderr.decode() == "juxtabit: warning: a\\x1b[2Jb c\n"
