@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import benchmarks
+from benchmarks.authors.new import CATEGORIES
 
 Action = Callable[[argparse.Namespace, list[str]], int]
 FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
@@ -57,6 +58,11 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=actions["lut"])
     _add_export(commands, actions["export"])
+    new = commands.add_parser("new", help="write a package with a method of your own to begin with")
+    new.add_argument("name", help="of the method, its module and the folder")
+    new.add_argument("--category", choices=CATEGORIES, required=True, help="of the survey")
+    new.add_argument("--into", default=".", help="the folder to write it into (default: this one)")
+    new.set_defaults(action=actions["new"])
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=actions["frameworks"])

@@ -1,4 +1,4 @@
-"""The command: ``juxtabit run``, ``table``, ``transfer``, ``export``, ``lut``, ``frameworks``."""
+"""The command ``juxtabit``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "transfer": _transfer,
             "export": _export,
             "lut": _lut,
+            "new": _new,
             "frameworks": _frameworks,
         }
     )
@@ -349,6 +350,17 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _new(options: argparse.Namespace, _: list[str]) -> int:
+    from benchmarks.authors.new import write_package
+
+    written = write_package(options.name, options.category, Path(options.into))
+    for path in written:
+        print(escape.lines(str(path)))
+    folder = written[0].parent
+    print(f"Install and test it: pip install -e {escape.lines(str(folder))}[test]; pytest {folder}")
+    return 0
 
 
 def _frameworks(options: argparse.Namespace, _: list[str]) -> int:

@@ -47,6 +47,7 @@ FLOORS = (
     ("benchmarks.report", "benchmarks.export"),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
+    ("benchmarks.authors",),
     ("benchmarks.arguments",),
     ("benchmarks.cli",),
     ("benchmarks.perf",),

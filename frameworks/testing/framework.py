@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from itertools import pairwise
 from typing import Any, ClassVar
 from unittest import SkipTest
@@ -77,32 +77,43 @@ class FrameworkContract:
 
     def test_is_registered(self) -> None:
         cls = type(self.framework)
-        assert registry.get(cls.name) is cls
+        assert cls.name in registry.names(), (
+            f"{cls.name}: no framework of this name is registered; put @register above the "
+            "dataclass decorator, and name the module in the entry points of the package"
+        )
+        assert registry.get(cls.name) is cls, (
+            f"{cls.name}: another class has this name, in {registry.get(cls.name).__module__}"
+        )
 
     def test_card_is_complete(self) -> None:
         card = self.framework.card
-        assert card.title.strip()
-        assert 1950 <= card.year <= 2100
-        assert card.searches
-        assert set(card.searches) <= {"weight", "act"}
-        assert card.needs
-        assert set(card.needs) <= set(NEEDS)
-        assert card.quantizer in schemes.names()
-        assert re.fullmatch(r"(\d{4}\.\d{4,5})?", card.arxiv)
-        assert card.category == "baseline" or card.arxiv or card.venue
-        assert all(text.strip() for text in card.deviations)
-        assert plain(card.to_json()) == card.to_json()
+        assert card.title.strip(), "card.title: give the paper's"
+        assert 1950 <= card.year <= 2100, f"card.year = {card.year}: give the paper's"
+        _subset("card.searches", card.searches, {"weight", "act"})
+        _subset("card.needs", card.needs, set(NEEDS))
+        _subset("card.quantizer", [card.quantizer], set(schemes.names()))
+        assert re.fullmatch(r"(\d{4}\.\d{4,5})?", card.arxiv), (
+            f"card.arxiv = {card.arxiv!r}: give a number such as 1811.08886, without a version"
+        )
+        assert card.category == "baseline" or card.arxiv or card.venue, (
+            "card: give arxiv or venue, so that readers find the paper"
+        )
+        assert all(text.strip() for text in card.deviations), "card.deviations: one is empty"
+        assert plain(card.to_json()) == card.to_json(), "card: it holds what is not plain data"
 
     def test_hyperparameters_are_typed_fields_with_defaults(self) -> None:
         cls = type(self.framework)
-        assert dataclasses.is_dataclass(cls)
+        assert dataclasses.is_dataclass(cls), f"{cls.__name__}: put @dataclass below @register"
         for field in dataclasses.fields(cls):
             missing = field.default is field.default_factory is dataclasses.MISSING
             assert not missing, f"{field.name} has no default"
             assert field.type not in (Any, "Any"), f"{field.name} has no type"
         hyperparameters = cls().hyperparameters()
         assert set(plain(hyperparameters)) == set(hyperparameters)
-        assert cls.strength is None or hyperparameters[cls.strength] > 0
+        assert cls.strength is None or hyperparameters[cls.strength] > 0, (
+            f"strength = {cls.strength!r} must name a field whose default is above 0: it is what "
+            "steering makes larger until the budget is met"
+        )
         cls().validate()
         self.framework.validate()
 
@@ -110,18 +121,26 @@ class FrameworkContract:
         for target in ("bops", "size", toy.Peak()):
             for kind in (toy.ToyConvNet, toy.ToyViT):
                 reason = self.framework.skip(toy.make_problem(target, kind=kind))
-                assert reason is None or reason.strip()
+                assert reason is None or reason.strip(), (
+                    "skip: give None where the problem can be solved, else a reason in words"
+                )
 
     def test_refuses_costs_that_are_no_sum_if_it_needs_one(self) -> None:
         reason = self.framework.skip(toy.make_problem(toy.Peak()))
-        assert reason or "separable_cost" not in self.framework.card.needs
+        assert reason or "separable_cost" not in self.framework.card.needs, (
+            "the card needs a separable cost, and skip lets a target pass whose cost is no sum "
+            "over layers: call super().skip(problem) first"
+        )
 
     def test_refuses_costs_that_fall_with_more_bits_if_it_lowers_them(self) -> None:
         for metric, falls in (("time", True), ("size", False)):
             budget = BudgetSpec(like=4, metric=metric)
             reason = self.framework.skip(toy.make_problem(toy.Valley(), budget=budget)) or ""
             if "per output channel" not in reason:
-                assert (f"raise {metric}" in reason) == (self.framework.lowers_bits and falls)
+                assert (f"raise {metric}" in reason) == (self.framework.lowers_bits and falls), (
+                    f"lowers_bits is {self.framework.lowers_bits}, and skip says {reason!r} where "
+                    f"more bits can cost less {metric}: call super().skip(problem) first"
+                )
 
     # --- the search ------------------------------------------------------------------------
 
@@ -150,8 +169,9 @@ class FrameworkContract:
         self.check(problem, solution)
         judge = toy.make_problem(retrains=True)
         trained = self.framework.finish(judge, solution)
-        assert trained.policy == solution.policy
-        assert all(bool(torch.isfinite(p).all()) for p in trained.parameters())
+        assert trained.policy == solution.policy, "finish: it trained at other bits than were found"
+        wrong = [n for n, p in trained.named_parameters() if not bool(torch.isfinite(p).all())]
+        assert not wrong, f"finish: not finite after training: {', '.join(wrong)}"
 
     def test_computes_where_the_problem_is(self) -> None:
         """Search, evaluation and training on a GPU, which is a pretended one; see `placement`."""
@@ -174,28 +194,43 @@ class FrameworkContract:
             solution = self.search(problem)
             score = toy.make_problem(seed=7).evaluate(solution.policy)
             outcomes.append(json.dumps([solution.policy.to_json(), solution.notes, vars(score)]))
-        assert outcomes[0] == outcomes[1]
+        assert outcomes[0] == outcomes[1], (
+            "two searches of one seed differ: draw from problem.rng or problem.generator alone, "
+            f"and iterate over no sets: {outcomes[0]} and {outcomes[1]}"
+        )
 
     def test_consumes_no_global_randomness(self) -> None:
         problem = self.problem()
         before = global_random_state()
         self.search(problem)
-        assert global_random_state() == before
+        assert global_random_state() == before, (
+            "the search drew from a global generator (random, numpy.random or torch): draw from "
+            "problem.rng(axis) or problem.generator(axis)"
+        )
 
     def test_leaves_the_float_network_as_it_was(self) -> None:
         problem = self.problem()
         before = _state(problem.network)
         self.search(problem)
         after = _state(problem.network)
-        assert before.keys() == after.keys()
-        assert all(torch.equal(before[name], after[name]) for name in before)
+        changed = [n for n in before | after if not _same(before.get(n), after.get(n))]
+        assert not changed, (
+            f"the search changed problem.network ({', '.join(changed)}): work on a copy, "
+            "problem.float_model() or problem.quantized()"
+        )
 
     def test_cost_is_metered_and_checkpoints_are_noted(self) -> None:
         problem = self.problem()
         self.search(problem)
         spent = problem.meter.read()
-        assert spent.policies + spent.images_forward + spent.images_backward > 0
-        assert problem.checkpoints
+        assert spent.policies + spent.images_forward + spent.images_backward > 0, (
+            "the search cost nothing: evaluate by problem.evaluate, take networks from "
+            "problem.float_model or problem.quantized, or watch your own with problem.meter.watch"
+        )
+        assert problem.checkpoints, (
+            "no checkpoint was noted: call problem.checkpoint(policy) as the search goes on, for "
+            "the convergence picture"
+        )
         for earlier, later in pairwise(c.spent for c in problem.checkpoints):
             assert earlier.policies <= later.policies
             assert earlier.images_forward <= later.images_forward
@@ -212,9 +247,24 @@ class FrameworkContract:
             raise SkipTest("scores and solving are one")
         problem = self.problem(like=3)
         kept = plain(dict(method.score(problem).values))
-        assert kept == plain(dict(method.score(self.problem(like=4)).values))
+        assert kept == plain(dict(method.score(self.problem(like=4)).values)), (
+            "score gives other scores at another budget: it must not look at problem.budget"
+        )
         fresh = self.problem(like=3)
-        assert method.solve(fresh, Scores(kept)).policy == method.search(problem).policy
+        assert method.solve(fresh, Scores(kept)).policy == method.search(problem).policy, (
+            "solve finds another policy by scores that come back from JSON: use plain data"
+        )
+
+
+def _subset(what: str, given: Collection[str], known: Set[str]) -> None:
+    wrong = set(given) - known
+    choices = ", ".join(sorted(known))
+    assert given, f"{what} is empty: choose from {choices}"
+    assert not wrong, f"{what}: {', '.join(sorted(wrong))} is none of {choices}"
+
+
+def _same(before: Tensor | None, after: Tensor | None) -> bool:
+    return before is not None and after is not None and torch.equal(before, after)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

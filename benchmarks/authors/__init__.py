@@ -1,0 +1,1 @@
+"""For authors of methods: a package of one's own to begin with."""
