@@ -379,8 +379,8 @@ def _frameworks(options: argparse.Namespace, _: list[str]) -> int:
             f"{card['granularity']:<7} {'+'.join(card['searches']):<11} {card['title']}{plugin}"
         )
     for broken in found["unavailable"]:
-        reason = broken["error"].strip().splitlines()[-1]
-        _row(f"{broken['name']:<16} unavailable    {reason}  [{broken['distribution']}]")
+        fault, source = broken["fault"], broken["distribution"]
+        _row(f"{broken['name']:<16} unavailable    {fault}  [{source}]")
     return 0
 
 

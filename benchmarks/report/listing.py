@@ -77,7 +77,7 @@ def read() -> Listing:
             }
         )
     missing = [
-        {"name": u.name, "distribution": u.origin.distribution, "error": u.error}
+        {"name": u.name, "distribution": u.origin.distribution, "error": u.error, "fault": u.fault}
         for u in registry.unavailable()
     ]
     return {"frameworks": entries, "unavailable": missing}

@@ -14,6 +14,8 @@ twice differentiable network; ``separable_cost``: a cost that is a sum over laye
 a network with BatchNorm statistics."""
 
 CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baseline")
+GRANULARITIES = ("layer", "block", "kernel")
+KINDS = ("weight", "act")
 NEEDS = ("calibration", "train", "valid", "second_order", "separable_cost", "batchnorm")
 
 
@@ -38,9 +40,16 @@ class Card:
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
             raise ValueError(f"card: category {self.category!r} is none of {list(CATEGORIES)}")
-        unknown = set(self.needs) - set(NEEDS)
-        if unknown:
-            raise ValueError(f"card: needs {sorted(unknown)} are none of {list(NEEDS)}")
+        if self.granularity not in GRANULARITIES:
+            raise ValueError(
+                f"card: granularity {self.granularity!r} is none of {list(GRANULARITIES)}"
+            )
+        for name, given, known in (
+            ("needs", self.needs, NEEDS),
+            ("searches", self.searches, KINDS),
+        ):
+            if unknown := set(given) - set(known):
+                raise ValueError(f"card: {name} {sorted(unknown)} are none of {list(known)}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import os
 import pkgutil
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from frameworks.core.card import Card
@@ -36,6 +38,14 @@ class UnknownName(ValueError):
     """Nothing is registered under a name; the message lists what is."""
 
 
+class NothingRegistered(TypeError):
+    """A plugin's module was imported, and nothing of it is known now; ``file`` is where it is."""
+
+    def __init__(self, message: str, file: str) -> None:
+        super().__init__(message)
+        self.file = file
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where an entry comes from."""
@@ -51,6 +61,14 @@ class Unavailable:
     name: str
     error: str
     origin: Origin
+    where: str = ""
+    """``FILE:LINE`` of the fault, if it is known."""
+
+    @property
+    def fault(self) -> str:
+        """The fault in one line: file, line, and what is wrong."""
+        reason = self.error.strip().splitlines()[-1]
+        return f"{self.where}: {reason}" if self.where else reason
 
 
 def installed_version(distribution: str) -> str:
@@ -81,6 +99,8 @@ class Registry(Generic[T]):
         packages: built-in packages whose modules register themselves on import.
         check: raises if something cannot be an entry, before it can break a listing.
         beside: registries whose modules may register entries here as well.
+        decorator: what a plugin's module must use; one that registers nothing is at fault.
+        whole: looks at an entry once all are there; raises if it cannot be used.
     """
 
     def __init__(
@@ -90,9 +110,12 @@ class Registry(Generic[T]):
         packages: Sequence[str],
         check: Callable[[T], None] = lambda entry: None,
         beside: Sequence[Registry[Any]] = (),
+        decorator: str = "",
+        whole: Callable[[T], None] = lambda entry: None,
     ) -> None:
         self.kind, self.group, self.packages = kind, group, tuple(packages)
         self._check, self._beside = check, tuple(beside)
+        self._decorator, self._whole = decorator, whole
         self._entries: dict[str, T] = {}
         self._origins: dict[str, Origin] = {}
         self._unavailable: dict[str, Unavailable] = {}
@@ -135,8 +158,8 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         if name in self._unavailable:
-            reason = self._unavailable[name].error.strip().splitlines()[-1]
-            raise UnknownName(f"{self.kind} {name!r} is installed but unavailable: {reason}")
+            fault = self._unavailable[name].fault
+            raise UnknownName(f"{self.kind} {name!r} is installed but unavailable: {fault}")
         raise UnknownName(f"unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
 
     def origin(self, name: str) -> Origin:
@@ -164,23 +187,41 @@ class Registry(Generic[T]):
             _importing = _OWN
         for registry in self._beside:
             registry.names()
+        for name, entry in list(self._entries.items()):
+            try:
+                self._whole(entry)
+            except ValueError as error:
+                del self._entries[name]
+                text, where = f"{type(error).__name__}: {error}", _place_of(entry)
+                self._unavailable[name] = Unavailable(name, text, self._origins[name], where)
 
     def _adopt(self, point: importlib.metadata.EntryPoint) -> None:
         loaded: Any = point.load()
         if not hasattr(loaded, "__path__") and not hasattr(loaded, "__file__"):
             self.add(getattr(loaded, "name", point.name), loaded)
+            return
+        # One package may have many entry points, and register all that it has at the first.
+        homes = [getattr(entry, "__module__", "") for entry in self._entries.values()]
+        package = loaded.__name__.partition(".")[0]
+        if self._decorator and not any(home.partition(".")[0] == package for home in homes):
+            raise NothingRegistered(
+                f"module {loaded.__name__} registers no {self.kind}: put @{self._decorator} above "
+                "its class",
+                getattr(loaded, "__file__", None) or loaded.__name__,
+            )
 
     def _guarded(self, name: str, load: Callable[[], object]) -> None:
         known = set(self._entries)
         try:
             with _as_before():
                 load()
-        except (Exception, SystemExit):  # a plugin that exits must not end the command
+        except (Exception, SystemExit) as error:  # a plugin that exits must not end the command
             for half_made in set(self._entries) - known:
                 # A module that failed is gone; whole ones that it imported on its way stay.
                 if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
                     del self._entries[half_made]
-            self._unavailable[name] = Unavailable(name, traceback.format_exc(), _importing)
+            text, where = traceback.format_exc(), _where(error)
+            self._unavailable[name] = Unavailable(name, text, _importing, where)
 
 
 def _import(name: str) -> None:
@@ -227,6 +268,28 @@ def _read(read: Callable[[], Any]) -> Any:
         return None
 
 
+def _where(error: BaseException) -> str:
+    """``FILE:LINE`` of what an import failed at: the last line of a plugin's own."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    if isinstance(error, NothingRegistered):
+        return error.file
+    own = (str(Path(__file__).parents[2]), "<frozen", os.path.dirname(os.__file__))
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    theirs = [f for f in frames if "site-packages" in f[0] or not f[0].startswith(own)]
+    file, line = (theirs or frames)[-1]
+    return f"{file}:{line}"
+
+
+def _place_of(entry: object) -> str:
+    """``FILE:LINE`` where a class is written."""
+    try:
+        source, line = inspect.getsourcefile(entry), inspect.getsourcelines(entry)[1]  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+    return f"{source}:{line}"
+
+
 def _qualified(entry: object) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
@@ -234,6 +297,14 @@ def _qualified(entry: object) -> str:
 def _check_framework(cls: type[Framework]) -> None:
     if not is_dataclass(cls) or not isinstance(getattr(cls, "card", None), Card):
         raise TypeError(f"framework {_qualified(cls)} must be a dataclass with a card")
+
+
+def _check_quantizer(cls: type[Framework]) -> None:
+    """A card names a quantizer that there is; looked at late, as plugins bring their own."""
+    if cls.card.quantizer not in schemes.names():
+        raise ValueError(
+            f"card.quantizer = {cls.card.quantizer!r}: choose from {', '.join(schemes.names())}"
+        )
 
 
 frameworks: Registry[type[Framework]] = Registry(
@@ -244,10 +315,18 @@ frameworks: Registry[type[Framework]] = Registry(
         for p in ("baselines", "gradient", "reinforcement", "heuristic", "metaheuristic")
     ],
     _check_framework,
+    decorator="register",
+    whole=lambda cls: _check_quantizer(cls),
 )
-targets: Registry[type[Target]] = Registry("hardware", "juxtabit.hardware", ["frameworks.hardware"])
+targets: Registry[type[Target]] = Registry(
+    "hardware", "juxtabit.hardware", ["frameworks.hardware"], decorator="register_target"
+)
 schemes: Registry[type[Scheme]] = Registry(
-    "quantizer", "juxtabit.quantizers", ["frameworks.core.quantizers"], beside=[frameworks]
+    "quantizer",
+    "juxtabit.quantizers",
+    ["frameworks.core.quantizers"],
+    beside=[frameworks],
+    decorator="register_scheme",
 )
 
 

@@ -32,7 +32,7 @@ def packages(tmp_path, monkeypatch):
             return found if group == "some.group" else []
 
         monkeypatch.setattr(registry.importlib.metadata, "entry_points", points_of)
-        made = Registry("thing", "some.group", [HOME])
+        made = Registry("thing", "some.group", [HOME], decorator="add")
         # What the modules of the package register in.
         sys.modules[HOME + "_registry"] = SimpleNamespace(add=made.add)
         return made
@@ -147,6 +147,49 @@ def test_entry_points_that_fail_are_listed(packages, value, reason):
     assert (broken.name, broken.origin) == ("fox", Origin("extra", "1.2"))
     with pytest.raises(UnknownName, match=reason):
         things.get("fox")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "fault"),
+    [
+        ("x = 1\ny = = 2\n", 2, "SyntaxError: invalid syntax"),
+        ("x = 1\n\nimport not_a_package\n", 3, "ModuleNotFoundError: No module named"),
+        ("import json\njson.loads('{')\n", 2, "json.decoder.JSONDecodeError: "),
+    ],
+)
+def test_a_fault_is_one_line_with_file_and_line(packages, tmp_path, text, line, fault):
+    things = packages({"bad": text, "good": module("cat")})
+    (broken,) = things.unavailable()
+    assert broken.fault.startswith(f"{tmp_path / HOME / 'bad.py'}:{line}: {fault}")
+    assert "\n" not in broken.fault
+    with pytest.raises(UnknownName, match=f"'bad' is installed but unavailable: .*:{line}: "):
+        things.get("bad")
+
+
+def test_a_module_that_registers_nothing_does_not_vanish(packages, monkeypatch, tmp_path):
+    (tmp_path / "forgetful.py").write_text("class Fox:\n    name = 'fox'\n")
+    (tmp_path / "mindful.py").write_text("from mindful_fox import Fox\n")
+    (tmp_path / "mindful_fox.py").write_text(module("fox"))
+    things = packages({"one": module("cat")}, [("fox", "forgetful"), ("elk", f"{HOME}.one")])
+    assert things.names() == ["cat"]
+    (broken,) = things.unavailable()
+    assert broken.name == "fox"
+    assert broken.fault.startswith(f"{tmp_path / 'forgetful.py'}: ")
+    assert broken.fault.endswith("module forgetful registers no thing: put @add above its class")
+
+
+def test_a_framework_with_an_unknown_quantizer_is_listed_with_its_place():
+    class Fox:
+        card = SimpleNamespace(quantizer="best")
+
+    with pytest.raises(ValueError, match=r"card\.quantizer = 'best': choose from autoq, "):
+        registry._check_quantizer(Fox)
+    things = Registry("thing", "no.group", [], whole=registry._check_quantizer)
+    things.add("fox", Fox)
+    assert things.names() == []
+    (broken,) = things.unavailable()
+    assert broken.fault.startswith(f"{__file__}:")
+    assert "card.quantizer = 'best'" in broken.fault
 
 
 def test_a_plugin_cannot_take_a_name(packages):

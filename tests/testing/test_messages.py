@@ -54,7 +54,7 @@ def unnoted(self, problem):
     ("held", "test", "message"),
     [
         (contract(), "is_registered", "put @register above"),
-        (contract(dataclasses.replace(CARD, quantizer="best")), "card_is_complete", "best is none of autoq"),
+        (contract(dataclasses.replace(CARD, quantizer="best")), "card_is_complete", "best is none"),
         (contract(dataclasses.replace(CARD, arxiv="1811.08886v3")), "card_is_complete", "1811.088"),
         (contract(dataclasses.replace(CARD, venue="")), "card_is_complete", "arxiv or venue"),
         (contract(search=by_chance), "consumes_no_global_randomness", r"problem\.rng\(axis\)"),
