@@ -58,6 +58,14 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=actions["lut"])
     _add_export(commands, actions["export"])
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="what each layer alone loses at few bits: table and picture",
+        description="Quantize each layer's weights, and inputs, alone, and say how far they and "
+        "the network's answers move. Arguments are Hydra overrides: 'model=resnet20'.",
+    )
+    diagnose.add_argument("--out", help="write picture, table and JSON into this folder, too")
+    diagnose.set_defaults(action=actions["diagnose"])
     new = commands.add_parser("new", help="write a package with a method of your own to begin with")
     new.add_argument("name", help="of the method, its module and the folder")
     new.add_argument("--category", choices=CATEGORIES, required=True, help="of the survey")

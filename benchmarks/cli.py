@@ -46,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "transfer": _transfer,
             "export": _export,
             "lut": _lut,
+            "diagnose": _diagnose,
             "new": _new,
             "frameworks": _frameworks,
         }
     )
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "lut"):
+    if rest and options.command not in ("run", "lut", "diagnose"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.action(options, rest))
@@ -350,6 +351,33 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _diagnose(options: argparse.Namespace, overrides: list[str]) -> int:
+    from benchmarks.records.store import write_json, write_text
+    from benchmarks.studies import diagnose
+    from benchmarks.suite.config import cell_of, composed
+
+    priced = any(override.startswith("hardware=") for override in overrides)
+    # Bit operations have a price for activations, which are then among what is looked at.
+    cell = cell_of(composed([*overrides, *([] if priced else ["hardware=bops"])]))
+    found = diagnose.diagnosed(cell, _stage)
+    title = f"{cell['model']['name']} on {cell['dataset']['name']}"
+    shown = f"{title}: one layer alone quantized\n{diagnose.table(found)}"
+    print(escape.lines(shown))
+    if options.out:
+        folder = Path(options.out)
+        write_text(folder / "diagnosis.txt", f"{shown}\n")
+        write_text(folder / "diagnosis.svg", diagnose.picture(found, title))
+        write_json(folder / "diagnosis.json", diagnose.as_rows(found))
+        print(f"Picture, table and JSON: {escape.lines(str(folder))}")
+    return 0
+
+
+def _stage(done: int, total: int, text: str) -> None:
+    """A line of progress that the next one takes the place of, for people alone."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K[{done}/{total}] {escape.lines(text)[:60]}", end="", file=sys.stderr)
 
 
 def _new(options: argparse.Namespace, _: list[str]) -> int:
