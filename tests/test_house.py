@@ -37,7 +37,7 @@ FLOORS = (
     ("frameworks",),
     ("frameworks.testing",),
     ("benchmarks.records", "benchmarks.workers"),
-    ("benchmarks.identity",),
+    ("benchmarks.fingerprints",),
     ("benchmarks.data",),
     ("benchmarks.models",),
     ("benchmarks.suite",),

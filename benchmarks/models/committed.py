@@ -21,7 +21,7 @@ from typing import Any
 from safetensors.torch import load
 from torch import nn
 
-from benchmarks.identity.named_files import by_content
+from benchmarks.fingerprints.named_files import by_content
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.ingredients import model_code
 from benchmarks.models.weights import fill, fingerprint

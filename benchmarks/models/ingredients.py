@@ -1,7 +1,7 @@
 """The ingredients of a cell's identity: the data, the code and the files that make its numbers.
 
 One notion for all: a cell's key, its record, a float checkpoint's file and shared scores are made
-of these and of `benchmarks.identity.numerics`, and differ where one of them does.
+of these and of `benchmarks.fingerprints.numerics`, and differ where one of them does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import timm.models
 
 from benchmarks.data.load import DatasetConfig, Splits, datasets
-from benchmarks.identity.named_files import by_content
-from benchmarks.identity.numerics import library, numerics
-from benchmarks.identity.sources import code_of_entry
+from benchmarks.fingerprints.named_files import by_content
+from benchmarks.fingerprints.numerics import library, numerics
+from benchmarks.fingerprints.sources import code_of_entry
 from benchmarks.models.build import ModelConfig, models
 from frameworks import (
     DatasetSplit,

@@ -19,15 +19,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmarks.data.cache import cache_folder, locked, untrusted
 from benchmarks.data.load import DatasetConfig, Splits
 from benchmarks.data.recipes import RecipeConfig, recipe_of
-from benchmarks.identity.numerics import place
+from benchmarks.fingerprints.numerics import place
 from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
 from benchmarks.models.network_check import PROBES, check_network
 from benchmarks.models.weights import contiguous, fill, fingerprint
+from benchmarks.records.cache import cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
 from frameworks import Recipe, fit, measure, placed, seeded, torch_rng

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks
-from benchmarks.data.cache import cache_folder, trusted_file
+from benchmarks.records.cache import cache_folder, trusted_file
 from benchmarks.records.record import digest
 from benchmarks.records.store import read_json, write_json
 

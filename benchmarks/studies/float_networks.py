@@ -22,14 +22,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from benchmarks.data.cache import cache_folder, locked
 from benchmarks.data.load import DatasetConfig, Splits
-from benchmarks.identity.numerics import library, numerics
+from benchmarks.fingerprints.numerics import library, numerics
 from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.committed import Entry
 from benchmarks.models.pretrain import SEED, pretrained, recipe_for
 from benchmarks.models.weights import contiguous
+from benchmarks.records.cache import cache_folder, locked
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes, write_json
 from benchmarks.suite.assets import data_identity, entry_text, splits_of

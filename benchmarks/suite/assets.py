@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks.data.load import DatasetConfig, Splits, load
-from benchmarks.identity.named_files import by_content
-from benchmarks.identity.numerics import numerics, place
+from benchmarks.fingerprints.named_files import by_content
+from benchmarks.fingerprints.numerics import numerics, place
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.ingredients import data_of
 from benchmarks.models.pretrain import Checkpoint, Start, float_network, pretrained, start_of

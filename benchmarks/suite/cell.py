@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.data.cache import cache_folder
-from benchmarks.identity.numerics import place
+from benchmarks.fingerprints.numerics import place
+from benchmarks.records.cache import cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite

@@ -15,8 +15,8 @@ import torch
 
 import benchmarks
 from benchmarks.data.load import CorruptData, MissingData
-from benchmarks.identity.named_files import UnreadableFile, by_content
-from benchmarks.identity.numerics import numerics
+from benchmarks.fingerprints.named_files import UnreadableFile, by_content
+from benchmarks.fingerprints.numerics import numerics
 from benchmarks.models.ingredients import codes_of
 from benchmarks.models.pretrain import Start
 from benchmarks.records.record import digest

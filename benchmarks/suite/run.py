@@ -16,9 +16,9 @@ from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.cache import cache_folder
-from benchmarks.identity.numerics import Place, compute_on, place, place_of
+from benchmarks.fingerprints.numerics import Place, compute_on, place, place_of
 from benchmarks.records import escape
+from benchmarks.records.cache import cache_folder
 from benchmarks.records.record import Record
 from benchmarks.records.schema import Misfit
 from benchmarks.records.shapes import FIELDS
@@ -72,8 +72,8 @@ def run(
         folder: records go to ``folder/records``, shared scoring passes to ``folder/scores``.
         workers: processes; 0 for one a core, or one where they would share an accelerator.
         threads: torch threads of each.
-        device: where they compute; see `benchmarks.identity.numerics.DEVICES`.
-        amp: precision of training steps; see `benchmarks.identity.numerics.PRECISIONS`.
+        device: where they compute; see `benchmarks.fingerprints.numerics.DEVICES`.
+        amp: precision of training steps; see `benchmarks.fingerprints.numerics.PRECISIONS`.
         rerun: compute what is already there, too.
         tracker: mirrors each new record.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load
 from safetensors.torch import save as as_safetensors
 
-from benchmarks.data.cache import locked
+from benchmarks.records.cache import locked
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import digest
 from benchmarks.records.store import read_json, write_bytes, write_json

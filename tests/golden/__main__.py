@@ -1,7 +1,7 @@
 """``python -m tests.golden``: compute the golden cells and keep their numbers.
 
-Numbers that changed are refused while REVISION in benchmarks/identity/numerics.py is that of the
-file.
+Numbers that changed are refused while REVISION in benchmarks/fingerprints/numerics.py is that of
+the file.
 """
 
 import sys

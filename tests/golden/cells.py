@@ -18,7 +18,7 @@ import torch
 from timm.models import register_model
 
 from benchmarks.data.load import Splits, register_dataset
-from benchmarks.identity.numerics import numerics
+from benchmarks.fingerprints.numerics import numerics
 from benchmarks.records.record import digest
 from benchmarks.suite import assets
 from benchmarks.suite.cell import compute

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
-from benchmarks.identity.numerics import REVISION
+from benchmarks.fingerprints.numerics import REVISION
 from benchmarks.records.store import write_json
 
 FILE = Path(__file__).parent / "cells.json"
 COMMAND = "python -m tests.golden"
-RAISE = f"raise REVISION in benchmarks/identity/numerics.py and make the file anew with '{COMMAND}'"
+RAISE = (
+    f"raise REVISION in benchmarks/fingerprints/numerics.py and make the file anew with '{COMMAND}'"
+)
 
 
 def read(path=FILE):

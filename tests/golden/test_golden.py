@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.identity.numerics import REVISION
+from benchmarks.fingerprints.numerics import REVISION
 from benchmarks.suite.config import PROTOCOLS
 from frameworks import registry, targets
 from tests.golden.cells import built_in, compute_all, signature

@@ -13,7 +13,7 @@ from frameworks.gradient.bayesian_bits.framework import (
     penalty,
     relative_costs,
 )
-from frameworks.gradient.bayesian_bits.quantizer import GatedResidual, RangeQuantizer
+from frameworks.gradient.bayesian_bits.residual import GatedResidual, RangeQuantizer
 from frameworks.testing import toy
 
 FAST = BayesianBits(epochs=3, images=128, batch=32, step=2, gate_lr=0.3, start=1.5, mu=0.05)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frameworks import schemes
-from frameworks.gradient.bayesian_bits.quantizer import (
+from frameworks.gradient.bayesian_bits.residual import (
     LEVELS,
     GatedResidual,
     RangeQuantizer,

@@ -8,8 +8,8 @@ from frameworks.core.agents.ddpg import DDPG
 from frameworks.core.evaluation.evaluate import Score
 from frameworks.core.policy import PRUNED
 from frameworks.core.search.wall import affordable
-from frameworks.reinforcement.autoq.agent import TwoLevels
 from frameworks.reinforcement.autoq.framework import COLUMNS, FLAG, GOAL, KERNEL, PREVIOUS, AutoQ
+from frameworks.reinforcement.autoq.hiro import TwoLevels
 from frameworks.testing import toy
 
 SHORT = {"explore": 3, "exploit": 3, "correct": 8, "updates": 2}

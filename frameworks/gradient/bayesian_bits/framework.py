@@ -44,7 +44,7 @@ from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.gates import HardConcrete, nested_cost
 from frameworks.gradient.bayesian_bits.gatednet import GatedNet
-from frameworks.gradient.bayesian_bits.quantizer import LEVELS, RangeQuantizer
+from frameworks.gradient.bayesian_bits.residual import LEVELS, RangeQuantizer
 
 SHUT = -6.0
 """First logit of the 32-bit gate."""

@@ -19,7 +19,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.supernets.gates import HardConcrete
 from frameworks.core.supernets.relaxations import choice_rows
-from frameworks.gradient.bayesian_bits.quantizer import GatedResidual
+from frameworks.gradient.bayesian_bits.residual import GatedResidual
 
 
 class GatedNet:

@@ -23,7 +23,7 @@ Intrinsic reward of the LLC (equation 3), here per kernel (divided by the number
 where zeta grows from 0.1 to 0.8 so that reaching the goals is learned first.
 
 Off-policy correction (HIRO, arXiv 1805.08296): the HLC learns from goals that the present LLC would
-have turned into the recorded actions (`frameworks.reinforcement.autoq.agent`): of the goal set, the
+have turned into the recorded actions (`frameworks.reinforcement.autoq.hiro`): of the goal set, the
 mean reached and eight draws around it, the one with the greatest -1/2 sum_j (a_ij - mu_LLC(s_ij,
 g))^2.
 
@@ -64,7 +64,7 @@ from frameworks.core.search.draws import kernels_of
 from frameworks.core.search.wall import action_wall, affordable, assign, nearest_bits
 from frameworks.core.solution import Solution
 from frameworks.core.space import Choice
-from frameworks.reinforcement.autoq.agent import GoalMemory, LowSteps, TwoLevels
+from frameworks.reinforcement.autoq.hiro import GoalMemory, LowSteps, TwoLevels
 
 SMALLEST_ACCURACY = 1e-3  # stands in for an accuracy of 0 in the logarithm
 STATIC = ("index", "in_channels", "out_channels", "kernel", "stride", "in_size", "depthwise")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.identity.numerics import Place, compute_on
+from benchmarks.fingerprints.numerics import Place, compute_on
 from benchmarks.suite import assets
 from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed

@@ -6,8 +6,8 @@ import stat
 import pytest
 import torch
 
-from benchmarks.data import cache
-from benchmarks.data.cache import (
+from benchmarks.records import cache
+from benchmarks.records.cache import (
     cache_folder,
     locked,
     private_folder,

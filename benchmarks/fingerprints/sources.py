@@ -16,13 +16,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.identity.imports import code_digest, imports, installed, place, place_below
+from benchmarks.fingerprints.imports import code_digest, imports, installed, place, place_below
 from frameworks import Known, Origin, files_under, folder_state, identify_files
 
 OWN = ("frameworks", "benchmarks")
 LIBRARIES = ("timm", "torchvision", "torch")
 _ELSEWHERE = {*OWN, "torch", *sys.stdlib_module_names}
-"""What a plugin imports and every cell has: see `benchmarks.identity.numerics`."""
+"""What a plugin imports and every cell has: see `benchmarks.fingerprints.numerics`."""
 _LOGS = ("outputs", "multirun", "wandb")
 """Folders that Hydra and trackers write."""
 _RECORD = re.compile(r"(.+)/records/[0-9a-f]{20}\.json")

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from benchmarks.data.load import DatasetConfig, MissingData, Splits, datasets
-from benchmarks.identity.numerics import REVISION, Place
+from benchmarks.fingerprints.numerics import REVISION, Place
 from benchmarks.models import ingredients
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.pretrain import recipe_for
@@ -160,11 +160,11 @@ def test_the_environment_names_the_kernels_in_force(monkeypatch):
     ("place", "value"),
     [
         ("benchmarks.__version__", "99.0"),
-        ("benchmarks.identity.numerics.REVISION", 99),
+        ("benchmarks.fingerprints.numerics.REVISION", 99),
         ("torch.__version__", "99.1.0"),
-        ("benchmarks.identity.numerics.kernels_in_force", lambda: "plain (no compiler)"),
-        ("benchmarks.identity.numerics._place", Place(torch.device("cuda"))),
-        ("benchmarks.identity.numerics._place", Place(torch.device("cpu"), "bf16")),
+        ("benchmarks.fingerprints.numerics.kernels_in_force", lambda: "plain (no compiler)"),
+        ("benchmarks.fingerprints.numerics._place", Place(torch.device("cuda"))),
+        ("benchmarks.fingerprints.numerics._place", Place(torch.device("cpu"), "bf16")),
         ("torch.get_num_threads", lambda: 7),
     ],
 )
@@ -179,7 +179,7 @@ def test_what_does_not_change_numbers_does_not_count(base, monkeypatch):
     monkeypatch.setattr("torch.__version__", torch.__version__.split("+")[0] + "+cu999")
     kernels = identity.kernels_in_force().partition(" ")[0]
     monkeypatch.setattr(
-        "benchmarks.identity.numerics.kernels_in_force", lambda: f"{kernels} (other words)"
+        "benchmarks.fingerprints.numerics.kernels_in_force", lambda: f"{kernels} (other words)"
     )
     monkeypatch.setattr("benchmarks.suite.identity._processor", lambda: "another processor")
     assert key_of(base) == key
@@ -473,7 +473,7 @@ def test_a_float_checkpoint_has_an_identity_of_its_own(monkeypatch):
         facts(recipe=Recipe(epochs=9)),
     }
     for place, value in (
-        ("benchmarks.identity.numerics.REVISION", 99),
+        ("benchmarks.fingerprints.numerics.REVISION", 99),
         ("torch.get_num_threads", lambda: 7),
         ("benchmarks.models.ingredients.model_code", lambda name: {"source": "2"}),
     ):

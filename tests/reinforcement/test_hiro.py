@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from frameworks.core.agents.ddpg import DDPG, Settings
-from frameworks.reinforcement.autoq.agent import DRAWS, SPREAD, GoalMemory, LowSteps, TwoLevels
+from frameworks.reinforcement.autoq.hiro import DRAWS, SPREAD, GoalMemory, LowSteps, TwoLevels
 
 STATES, COLUMN = 3, 1
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.identity import imports, sources
-from benchmarks.identity.sources import code_of_entry
+from benchmarks.fingerprints import imports, sources
+from benchmarks.fingerprints.sources import code_of_entry
 from frameworks import Origin, registry
 
 METHOD = '''

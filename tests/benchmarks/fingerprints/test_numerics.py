@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.identity.numerics import Place, compute_on, numerics, place, place_of
+from benchmarks.fingerprints.numerics import Place, compute_on, numerics, place, place_of
 from frameworks.core.evaluation.train import cross_entropy, train_epoch
 
 CPU = Place(torch.device("cpu"))
