@@ -332,10 +332,14 @@ def test_whatever_a_search_raises_is_a_failed_record(act, message, tmp_path):
 
 
 def test_a_real_interrupt_ends_the_run():
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run(lambda problem: signal.raise_signal(signal.SIGINT))
-    assert signal.getsignal(signal.SIGINT) is handler
+    # What starts the tests in the background may have told them to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(lambda problem: signal.raise_signal(signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_reason_to_skip_is_text(monkeypatch):
