@@ -56,13 +56,14 @@ def compute_on(chosen: Place) -> None:
     train_in(PRECISIONS[chosen.amp])
 
 
-def place_of(device: str, amp: Any = "off") -> Place:
+def place_named(device: str, amp: Any = "off") -> Place:
     """The place that configuration names; ``auto`` is the accelerator that is there, or the CPU.
 
     Raises:
         ValueError: there is no such device here, or no such precision; the message lists them.
     """
-    amp = {True: "bf16", False: "off"}.get(amp, amp) if isinstance(amp, bool) else str(amp)
+    if isinstance(amp, bool):  # as YAML reads on and off
+        amp = "bf16" if amp else "off"
     if amp not in PRECISIONS:
         raise ValueError(f"amp = {amp!a}: choose from {', '.join(PRECISIONS)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

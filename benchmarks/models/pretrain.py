@@ -30,7 +30,7 @@ from benchmarks.models.weights import contiguous, fill, fingerprint
 from benchmarks.records.cache import cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
-from frameworks import Recipe, fit, measure, placed, seeded, torch_rng
+from frameworks import Recipe, Split, fit, measure, placed, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
 Origin = Literal["file", "timm", "committed", "trained here"]
@@ -120,10 +120,14 @@ def pretrained(
     elif start.origin == "trained here":
         model = _trained(model, model_config, dataset_config, splits, progress)
     model.eval()
-    device = place().device
-    here = model if device.type == "cpu" else placed(copy.deepcopy(model), device)
-    accuracy = measure(here, splits.valid.to(device)).accuracy
+    accuracy = accuracy_here(model, splits.valid)
     return Checkpoint(model, accuracy, fingerprint(model), start.origin)
+
+
+def accuracy_here(model: nn.Module, split: Split) -> float:
+    """Top-1 of a network in percent, where this process computes; the network stays where it is."""
+    device = place().device
+    return measure(placed(copy.deepcopy(model), device), split.to(device)).accuracy
 
 
 def _trained(

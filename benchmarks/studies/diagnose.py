@@ -17,9 +17,9 @@ does not fit it. Nothing is trained, and labels are not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ from torch.nn import functional
 
 from benchmarks.report.pictures.plot import clipped, number, svg, text
 from benchmarks.suite.cell import Run
-from frameworks import LayerBits, Policy, Problem
+from frameworks import Policy, Problem
 
 FLOAT = 32
-KINDS = ("weight", "act")
+KINDS: tuple[Literal["weight", "act"], ...] = ("weight", "act")
 ROW, CELL, LEFT, TOP = 20, 54, 190, 62
 """Sizes of the picture, in pixels."""
 HUE = (178, 60, 23)
@@ -52,7 +52,7 @@ class Finding:
     """
 
     layer: str
-    kind: str
+    kind: Literal["weight", "act"]
     bits: int
     signal: float
     agreement: float
@@ -66,29 +66,32 @@ def diagnose(problem: Problem, progress: Progress = lambda *_: None) -> list[Fin
         problem: with calibration and search-validation images; its space has the candidates.
         progress: called with (done, total, text).
     """
-    space, layers = problem.space, problem.layers
-    tables = {"weight": space.weight_bits, "act": space.act_bits}
-    every = sorted({b for table in tables.values() for bits in table.values() for b in bits})
+    space, whole = problem.space, Policy.uniform(problem.layers, FLOAT, FLOAT)
+    choices = {"weight": _choices(space.weight_bits), "act": _choices(space.act_bits)}
     wanted = [
         (layer.name, kind, bits)
-        for layer in layers
+        for layer in problem.layers
         for kind in KINDS
-        for bits in every
-        if bits < FLOAT and len({b for t in tables[kind].values() for b in t if b < FLOAT}) > 1
+        for bits in choices[kind]
     ]
-    whole = Policy.uniform(layers, FLOAT, FLOAT)
     reference = list(_outputs(problem, whole))
     calibration, found = problem.observe(), list[Finding]()
     for done, (name, kind, bits) in enumerate(wanted):
         progress(done, len(wanted), f"{name}, {kind} {bits} bit")
-        alone = LayerBits(bits, FLOAT) if kind == "weight" else LayerBits(FLOAT, bits)
-        tensor = _weight(problem, name) if kind == "weight" else calibration.samples[name]
-        quantized = problem.quantizer(name, kind, bits)(tensor)  # type: ignore[arg-type]
-        agreement, divergence = _compared(
-            reference, _outputs(problem, whole.replace(name, weight=alone.weight, act=alone.act))
-        )
+        if kind == "weight":
+            tensor, policy = _weight(problem, name), whole.replace(name, weight=bits)
+        else:
+            tensor, policy = calibration.samples[name], whole.replace(name, act=bits)
+        quantized = problem.quantizer(name, kind, bits)(tensor)
+        agreement, divergence = _compared(reference, _outputs(problem, policy))
         found.append(Finding(name, kind, bits, signal(tensor, quantized), agreement, divergence))
     return found
+
+
+def _choices(table: Mapping[str, Sequence[int]]) -> list[int]:
+    """All bit widths that layers may have, pinned ones too; none where there is but one."""
+    every = sorted({bits for candidates in table.values() for bits in candidates} - {FLOAT})
+    return every if len(every) > 1 else []
 
 
 def signal(tensor: Tensor, quantized: Tensor) -> float:

@@ -5,7 +5,6 @@ Entries of a cell (``cell["dataset"]``, ``cell["model"]``) come as text, which c
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,14 @@ from benchmarks.fingerprints.named_files import by_content
 from benchmarks.fingerprints.numerics import numerics, place
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.ingredients import data_of
-from benchmarks.models.pretrain import Checkpoint, Start, float_network, pretrained, start_of
+from benchmarks.models.pretrain import (
+    Checkpoint,
+    Start,
+    accuracy_here,
+    float_network,
+    pretrained,
+    start_of,
+)
 from frameworks import (
     Accounting,
     Layer,
@@ -28,9 +34,7 @@ from frameworks import (
     account,
     describe,
     folder_state,
-    measure,
     observe,
-    placed,
     schemes,
     torch_rng,
 )
@@ -120,8 +124,7 @@ def _checkpoint(
         splits,
         reporter.progress,
     )
-    here = placed(copy.deepcopy(checkpoint.model), place().device)
-    return checkpoint, measure(here, splits_here(dataset).test).accuracy
+    return checkpoint, accuracy_here(checkpoint.model, splits_here(dataset).test)
 
 
 @dataclass(frozen=True, eq=False)

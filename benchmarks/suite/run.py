@@ -16,7 +16,7 @@ from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fingerprints.numerics import Place, compute_on, place, place_of
+from benchmarks.fingerprints.numerics import Place, compute_on, place, place_named
 from benchmarks.records import escape
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.record import Record
@@ -84,7 +84,7 @@ def run(
     for name, count, least in (("workers", workers, 0), ("threads", threads, 1)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
-    chosen = place_of(device, amp)
+    chosen = place_named(device, amp)
     compute_on(chosen)
     keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):

@@ -316,7 +316,7 @@ frameworks: Registry[type[Framework]] = Registry(
     ],
     _check_framework,
     decorator="register",
-    whole=lambda cls: _check_quantizer(cls),
+    whole=_check_quantizer,
 )
 targets: Registry[type[Target]] = Registry(
     "hardware", "juxtabit.hardware", ["frameworks.hardware"], decorator="register_target"
