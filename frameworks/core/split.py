@@ -48,9 +48,15 @@ class Split(ABC):
     ) -> Iterator[Batch]:
         """Images ``[B, C, H, W]`` and labels ``[B]``, shuffled if a generator is given."""
 
-    @abstractmethod
     def to(self, device: torch.device) -> Split:
-        """The same images, handed out on a device. All draws are those of the CPU's generators."""
+        """The same images, handed out on a device. All draws are those of the CPU's generators.
+
+        Raises:
+            TypeError: a split of a plugin's own knows the CPU alone.
+        """
+        if device.type == "cpu":
+            return self
+        raise TypeError(f"{type(self).__name__} cannot hand out images on {device}: write its `to`")
 
     @abstractmethod
     def fingerprint(self) -> str:

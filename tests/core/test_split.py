@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from frameworks.core.randomness import torch_rng
-from frameworks.core.split import DatasetSplit, TensorSplit
+from frameworks.core.split import DatasetSplit, Split, TensorSplit
 
 
 def tensors(count, size=(3, 4, 5), **options):
@@ -230,3 +230,26 @@ def test_parts_are_disjoint_and_make_up_the_whole(count, sizes):
     labels = [int(y) for part in found for _, ys in part.batches(4) for y in ys]
     assert sorted(labels) == list(range(10))
     assert count == 1 or labels != list(range(10))
+
+
+def test_a_split_of_a_plugin_s_own_needs_no_device_but_the_cpu():
+    class Own(Split):
+        def __len__(self):
+            return 1
+
+        def subset(self, count, generator):
+            return self
+
+        def halves(self, share, generator):
+            return self, self
+
+        def batches(self, size, generator=None, *, augment=False):
+            yield torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64)
+
+        def fingerprint(self):
+            return "own"
+
+    own = Own()
+    assert own.to(torch.device("cpu")) is own
+    with pytest.raises(TypeError, match="Own cannot hand out images on cuda: write its `to`"):
+        own.to(torch.device("cuda"))
