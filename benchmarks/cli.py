@@ -354,13 +354,16 @@ def _no_collection() -> Iterator[None]:
 
 
 def _diagnose(options: argparse.Namespace, overrides: list[str]) -> int:
+    from benchmarks.fingerprints.numerics import compute_on, place_named
     from benchmarks.records.store import write_json, write_text
     from benchmarks.studies import diagnose
     from benchmarks.suite.config import cell_of, composed
 
     priced = any(override.startswith("hardware=") for override in overrides)
     # Bit operations have a price for activations, which are then among what is looked at.
-    cell = cell_of(composed([*overrides, *([] if priced else ["hardware=bops"])]))
+    config = composed([*overrides, *([] if priced else ["hardware=bops"])])
+    compute_on(place_named(str(config.device), config.amp))
+    cell = cell_of(config)
     found = diagnose.diagnosed(cell, _stage)
     title = f"{cell['model']['name']} on {cell['dataset']['name']}"
     shown = f"{title}: one layer alone quantized\n{diagnose.table(found)}"

@@ -85,3 +85,8 @@ def test_the_command_writes_table_picture_and_data(tmp_path, capsys):
 def test_a_mistyped_key_is_refused(capsys):
     assert main(["diagnose", "modle=resnet8"]) == 2
     assert "modle" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(capsys):
+    assert main(["diagnose", "model=resnet8", "device=gpu"]) == 2
+    assert "device = 'gpu': choose from auto, cpu" in capsys.readouterr().err
