@@ -6,12 +6,14 @@ layer, or of tied layers) to its next lower candidate: the one with the least
     harm_i / saved_i,    harm_i = L(policy with i lowered) - L(policy),
                          saved_i = cost(policy) - cost(policy with i lowered)
 
-where L is the search-validation loss without training. The plain algorithm evaluates every decision
-again in every round. The lazy one (Minoux, "Accelerated greedy algorithms for maximizing submodular
-set functions", 1978) keeps the ratios of earlier rounds in a priority queue and evaluates only its
-top again, until the top is one that was evaluated in the current round. Both make the same choices
-where harms never shrink as other decisions are lowered; where they do, the lazy one may overlook
-the shrunk ones.
+where L is the search-validation loss without training. With limits on several metrics, the cost is
+the mean of those that are still exceeded, each as a share of its limit.
+
+The plain algorithm evaluates every decision again in every round. The lazy one (Minoux,
+"Accelerated greedy algorithms for maximizing submodular set functions", 1978) keeps the ratios of
+earlier rounds in a priority queue and evaluates only its top again, until the top is one that was
+evaluated in the current round. Both make the same choices where harms never shrink as other
+decisions are lowered; where they do, the lazy one may overlook the shrunk ones.
 """
 
 from __future__ import annotations
@@ -64,13 +66,14 @@ class Greedy(Framework):
     def search(self, problem: Problem) -> Solution:
         values = [choice.bits[-1] for choice in problem.space.choices]
         harms, known = Harms(), set[Policy]()
-        start, limit = _cost(problem, values), problem.budget.limit
+        start, limit = _load(problem, values), problem.budget.limit
         while not problem.within(problem.space.decode(values)):
-            cost = _cost(problem, values)
-            done = (start - cost) / max(start - limit, 1e-12)
+            done = (start - _load(problem, values)) / max(start - limit, 1e-12)
             problem.progress(min(int(1000 * done), 1000), 1000, "greedy")
             lowered = dict(_steps(problem, values))
-            saved = {i: cost - _cost(problem, trial) for i, trial in lowered.items()}
+            over = problem.budget.exceeded(problem.cost(problem.space.decode(values)))
+            cost = _price(problem, values, over)
+            saved = {i: cost - _price(problem, trial, over) for i, trial in lowered.items()}
             # Where no single step saves anything (a cost that is a maximum, say), harm decides.
             saving = {i: amount for i, amount in saved.items() if amount > 0}
             saved = saving or dict.fromkeys(lowered, 1.0)
@@ -152,8 +155,12 @@ class Harms:
         return sum(self.known.values()) / len(self.known) if self.known else 1.0
 
 
-def _cost(problem: Problem, values: Sequence[int]) -> float:
-    return problem.cost(problem.space.decode(values))[problem.budget.metric]
+def _load(problem: Problem, values: Sequence[int]) -> float:
+    return problem.budget.load(problem.cost(problem.space.decode(values)))
+
+
+def _price(problem: Problem, values: Sequence[int], metrics: Sequence[str]) -> float:
+    return problem.budget.price(problem.cost(problem.space.decode(values)), metrics)
 
 
 def _lowered(problem: Problem, values: Values, i: int) -> Values:

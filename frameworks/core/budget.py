@@ -1,14 +1,17 @@
-"""Budgets: a metric of the target and its limit."""
+"""Budgets: metrics of the target and their limits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.space import Space
 from frameworks.core.target import Target
+
+Price = Callable[[Mapping[str, float]], float]
 
 TOLERANCE = 1e-9
 """Relative slack of a limit, for sums in another order."""
@@ -20,7 +23,7 @@ class InfeasibleBudget(ValueError):
 
 @dataclass(frozen=True)
 class BudgetSpec:
-    """How a budget is asked for; exactly one of the first three is set.
+    """How a budget is asked for; exactly one of like, ratio, limit and metrics is set.
 
     Attributes:
         like: no costlier than the uniform policy with this many weight and activation bits (what
@@ -28,18 +31,31 @@ class BudgetSpec:
         ratio: this share of the cost of uniform 8-bit.
         limit: an absolute number, in the metric's unit.
         metric: which metric of the target; None for its default.
+        metrics: several limits at once, all to be met: for each metric one of like, ratio and
+            limit, as in ``{"size": {"like": 4}, "latency": {"ratio": 0.5}}``. The first metric is
+            the one that is reported and drawn.
     """
 
     like: float | None = None
     ratio: float | None = None
     limit: float | None = None
     metric: str | None = None
+    metrics: Mapping[str, Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         given = {k: v for k in ("like", "ratio", "limit") if (v := getattr(self, k)) is not None}
+        if self.metrics is not None:
+            if given or self.metric:
+                raise ValueError(
+                    "budget.metrics has the limits of several metrics: give each its own in there, "
+                    "and none of like, ratio, limit and metric beside it"
+                )
+            self._check_parts(self.metrics)
+            return
         if len(given) != 1:
             raise ValueError(
-                f"budget: give exactly one of like, ratio and limit, not {given or 'none'}"
+                "budget: give exactly one of like, ratio and limit (or metrics, for several "
+                f"limits), not {given or 'none'}"
             )
         name, value = next(iter(given.items()))
         if not (math.isfinite(value) and value > 0):
@@ -47,20 +63,71 @@ class BudgetSpec:
         if self.like is not None and not 1 <= self.like <= 8:
             raise ValueError(f"budget.like = {self.like} lies outside 1..8 bits")
 
+    @staticmethod
+    def _check_parts(metrics: Any) -> None:
+        example = "{size: {like: 4}, latency: {ratio: 0.5}}"
+        if not isinstance(metrics, Mapping) or not metrics:
+            raise ValueError(f"budget.metrics = {metrics!r}: give metrics such as {example}")
+        for metric, part in metrics.items():
+            if not isinstance(part, Mapping) or part.keys() - {"like", "ratio", "limit"}:
+                raise ValueError(
+                    f"budget.metrics.{metric} = {part!r}: give one of like, ratio and limit, as in "
+                    f"{example}"
+                )
+            try:
+                BudgetSpec(**part)
+            except ValueError as error:
+                raise ValueError(f"budget.metrics.{metric}: {error}") from error
+
+    @property
+    def parts(self) -> tuple[BudgetSpec, ...]:
+        """The request for each metric."""
+        if self.metrics is None:
+            return (self,)
+        return tuple(
+            BudgetSpec(part.get("like"), part.get("ratio"), part.get("limit"), metric)
+            for metric, part in self.metrics.items()
+        )
+
     @property
     def label(self) -> str:
         """Short text such as ``like=4``, as the table shows it."""
+        if self.metrics is not None:
+            return " and ".join(part.label for part in self.parts)
         name = next(k for k in ("like", "ratio", "limit") if getattr(self, k) is not None)
         text = f"{name}={getattr(self, name):g}"
         return f"{text} {self.metric}" if self.metric else text
 
     def resolve(self, target: Target, space: Space) -> Budget:
-        """The number behind the request.
+        """The numbers behind the request.
 
         Raises:
             ValueError: the target has no such metric.
             InfeasibleBudget: no policy can meet it; the message gives the smallest cost.
         """
+        bounds = [part._bound(target, space) for part in self.parts]
+        budget = Budget(
+            bounds[0].metric, bounds[0].limit, bounds[0].unit, self.label, tuple(bounds[1:])
+        )
+        for part, bound in zip(self.parts, bounds, strict=True):
+            smallest = target.cost(space.layers, cheapest(target, space, bound.metric))
+            if not bound.allows(smallest):
+                raise InfeasibleBudget(
+                    f"budget {part.label}: no policy costs at most {bound.limit:.6g} {bound.unit}; "
+                    f"the smallest cost of this space on {target.name} is "
+                    f"{smallest[bound.metric]:.6g}"
+                )
+        found = target.cost(space.layers, least(target, space, budget))
+        if not budget.allows(found):
+            met = ", ".join(f"{found[b.metric]:.6g} {b.unit} of {b.limit:.6g}" for b in bounds)
+            raise InfeasibleBudget(
+                f"budget {self.label}: no policy was found that meets all limits at once on "
+                f"{target.name}; the nearest has {met}"
+            )
+        return budget
+
+    def _bound(self, target: Target, space: Space) -> Bound:
+        """The limit of a request for one metric."""
         metric = self.metric or target.metric
         if metric not in target.metrics:
             raise ValueError(
@@ -81,14 +148,7 @@ class BudgetSpec:
         else:
             assert self.limit is not None
             limit = self.limit
-        budget = Budget(metric, limit, target.metrics[metric], self.label)
-        smallest = target.cost(space.layers, cheapest(target, space, metric))[metric]
-        if not budget.allows({metric: smallest}):
-            raise InfeasibleBudget(
-                f"budget {self.label}: no policy costs at most {limit:.6g} {budget.unit}; "
-                f"the smallest cost of this space on {target.name} is {smallest:.6g}"
-            )
-        return budget
+        return Bound(metric, limit, target.metrics[metric])
 
     def _neighbours(self, target: Target, space: Space) -> tuple[int, int]:
         """The nearest bits to either side of ``like`` at which the hardware runs all layers."""
@@ -116,6 +176,98 @@ def _pair(bits: LayerBits) -> tuple[int, int]:
     return bits.weight, bits.act
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A metric, its limit and its unit."""
+
+    metric: str
+    limit: float
+    unit: str = ""
+
+    def allows(self, costs: Mapping[str, float]) -> bool:
+        """Whether a policy with these costs is within the limit."""
+        return costs[self.metric] <= self.limit * (1 + TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits that a policy must meet: of one metric, or of several.
+
+    Attributes:
+        metric, limit, unit: the first limit.
+        label: how it was asked for.
+        others: further limits.
+    """
+
+    metric: str
+    limit: float
+    unit: str = ""
+    label: str = ""
+    others: tuple[Bound, ...] = ()
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """All limits, the first one first."""
+        return (Bound(self.metric, self.limit, self.unit), *self.others)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each metric."""
+        return {bound.metric: bound.limit for bound in self.bounds}
+
+    def allows(self, costs: Mapping[str, float]) -> bool:
+        """Whether a policy with these costs is within all limits."""
+        return all(bound.allows(costs) for bound in self.bounds)
+
+    def load(self, costs: Mapping[str, float]) -> float:
+        """What a policy costs by the metric that is nearest to (or farthest over) its limit.
+
+        In the first metric's unit, as if all had its limit: the policy is within the budget where
+        this is at most ``limit``. With one metric it is the cost.
+        """
+        return max(self._scaled(costs))
+
+    def price(self, costs: Mapping[str, float], metrics: Iterable[str] | None = None) -> float:
+        """One additive price for methods that know a single cost: the mean over the metrics.
+
+        In the first metric's unit, each scaled as if it had the first one's limit, so that what is
+        within the budget costs at most ``limit`` (not the other way round: use `allows`). With one
+        metric it is the cost.
+
+        Args:
+            costs: of a policy, or of a part of the network.
+            metrics: the mean is taken over these alone; all by default.
+        """
+        chosen = None if metrics is None else set(metrics)
+        scaled = self._scaled(costs, chosen)
+        return sum(scaled) / len(scaled)
+
+    def exceeded(self, costs: Mapping[str, float]) -> list[str]:
+        """The metrics whose limits a policy with these costs passes."""
+        return [bound.metric for bound in self.bounds if not bound.allows(costs)]
+
+    def _scaled(self, costs: Mapping[str, float], only: set[str] | None = None) -> list[float]:
+        found = [costs[self.metric]] if only is None or self.metric in only else []
+        return found + [
+            costs[bound.metric] * (self.limit / bound.limit)
+            for bound in self.others
+            if only is None or bound.metric in only
+        ]
+
+
+def least(target: Target, space: Space, budget: Budget) -> Policy:
+    """A policy that meets the budget if any of those tried does; else the one nearest to it.
+
+    With one metric that is a cheapest policy, which meets any budget that can be met. With several,
+    the cheapest by `Budget.price` and by each metric are tried; where more bits never cost less,
+    they are the same in every metric.
+    """
+    tried = [cheapest(target, space, bound.metric) for bound in budget.bounds]
+    if budget.others:
+        tried.insert(0, _cheapest(target, space, budget.price))
+    return min(tried, key=lambda policy: budget.load(target.cost(space.layers, policy)))
+
+
 def cheapest(target: Target, space: Space, metric: str) -> Policy:
     """A policy of the space of least cost, and of such policies one to which no bits can be added.
 
@@ -123,8 +275,12 @@ def cheapest(target: Target, space: Space, metric: str) -> Policy:
     cheaper. Where a layer costs the same at several bits, it takes the most: what is free is not
     left unused. If the cost is no sum over layers, it starts from the fewest bits.
     """
+    return _cheapest(target, space, lambda costs: costs[metric])
+
+
+def _cheapest(target: Target, space: Space, price: Price) -> Policy:
     if not target.separable:
-        return _raised_freely(target, space, metric)
+        return _raised_freely(target, space, price)
     tied = {name: group for group in space.groups for name in group}
     layers = {layer.name: layer for layer in space.layers}
     best: dict[str, tuple[int, int]] = {}
@@ -138,37 +294,23 @@ def cheapest(target: Target, space: Space, metric: str) -> Policy:
         ]
         pairs = [pair for pair in every if all(target.supports(x, *pair) for x in members)]
         costs = {
-            pair: target.cost(members, Policy(dict.fromkeys(names, pair)))[metric]
+            pair: price(target.cost(members, Policy(dict.fromkeys(names, pair))))
             for pair in pairs or every  # a target names what it lacks when asked for its cost
         }
-        least = min(costs.values()) * (1 + TOLERANCE)
-        chosen = max((p for p in costs if costs[p] <= least), key=lambda p: (sum(p), p))
+        lowest = min(costs.values()) * (1 + TOLERANCE)
+        chosen = max((p for p in costs if costs[p] <= lowest), key=lambda p: (sum(p), p))
         best.update(dict.fromkeys(names, chosen))
     return Policy({name: best[name] for name in space.names})
 
 
-def _raised_freely(target: Target, space: Space, metric: str) -> Policy:
+def _raised_freely(target: Target, space: Space, price: Price) -> Policy:
     """The policy of the fewest bits with each decision in turn at the most that cost no more."""
     values = [choice.bits[0] for choice in space.choices]
-    least = target.cost(space.layers, space.decode(values))[metric] * (1 + TOLERANCE)
+    fewest = price(target.cost(space.layers, space.decode(values))) * (1 + TOLERANCE)
     for i, choice in enumerate(space.choices):
         for bits in reversed(choice.bits):
             raised = [*values[:i], bits, *values[i + 1 :]]
-            if target.cost(space.layers, space.decode(raised))[metric] <= least:
+            if price(target.cost(space.layers, space.decode(raised))) <= fewest:
                 values = raised
                 break
     return space.decode(values)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A metric and its limit."""
-
-    metric: str
-    limit: float
-    unit: str = ""
-    label: str = ""
-
-    def allows(self, costs: Mapping[str, float]) -> bool:
-        """Whether a policy with these costs is within the limit."""
-        return costs[self.metric] <= self.limit * (1 + TOLERANCE)

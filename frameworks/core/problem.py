@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.budget import Budget, cheapest
+from frameworks.core.budget import Budget, least
 from frameworks.core.card import Need
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
 from frameworks.core.evaluation.train import Recipe, fit
 from frameworks.core.layers import Layer
+from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.networks.calibrate import Calibration, observe
-from frameworks.core.networks.correction import Correction
+from frameworks.core.networks.correction import (
+    Correction,
+    images_at_once,
+    reestimate_batchnorm,
+)
 from frameworks.core.networks.meter import Meter, Spent
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.take import load_state, taken
@@ -30,6 +36,12 @@ from frameworks.core.split import Split
 from frameworks.core.target import Target
 
 Granted = TypeVar("Granted")
+
+STATISTICS_IMAGES = 512, 4096
+"""Training images that a trained network's BatchNorm takes its statistics from.
+
+The most, if one pass holds them; where it holds fewer, these, but not less than the first number.
+"""
 
 
 class DataForbidden(RuntimeError):
@@ -118,15 +130,18 @@ class Problem:
         return self.budget.allows(self.cost(policy))
 
     def cheapest(self) -> Policy:
-        """A policy of the space that costs least, so that it meets any budget that can be met."""
-        return cheapest(self.target, self.space, self.budget.metric)
+        """A policy of the space that costs least, so that it meets any budget that can be met.
+
+        With limits on several metrics: one that meets them all (`frameworks.core.budget.least`).
+        """
+        return least(self.target, self.space, self.budget)
 
     @property
     def monotone(self) -> bool:
-        """Whether more bits never cost less of the budget's metric."""
+        """Whether more bits never cost less of any of the budget's metrics."""
         if self.target.monotone or not self.target.separable:
             return self.target.monotone
-        tables = self.layer_costs().values()
+        tables = [t for m in self.budget.limits for t in self.layer_costs(m).values()]
         return not any(
             w <= w2 and a <= a2 and cost > cost2
             for costs in tables
@@ -140,22 +155,35 @@ class Problem:
         The costs of a policy's entries add up to its cost. Pairs that the hardware does not
         support, and unequal pairs of a paired space, are left out.
 
+        Args:
+            metric: by default the budget's; with limits on several metrics their common price
+                (`frameworks.core.budget.Budget.price`), for methods that know one cost.
+
         Raises:
             ValueError: the target's cost is not a sum over layers.
         """
+        return {
+            name: {
+                pair: costs[metric] if metric else self.budget.price(costs)
+                for pair, costs in entries.items()
+            }
+            for name, entries in self.layer_entries().items()
+        }
+
+    def layer_entries(self) -> dict[str, dict[tuple[int, int], dict[str, float]]]:
+        """As `layer_costs`, but the cost of each entry in every metric of the target."""
         if not self.target.separable:
             raise ValueError(f"the cost of {self.target.name} is not a sum over layers")
-        metric = metric or self.budget.metric
         base = self.space.lowest()
-        table: dict[str, dict[tuple[int, int], float]] = {}
-        for layer in self.layers:
-            table[layer.name] = {
-                (w, a): self.target.cost([layer], base.replace(layer.name, weight=w, act=a))[metric]
+        return {
+            layer.name: {
+                (w, a): self.target.cost([layer], base.replace(layer.name, weight=w, act=a))
                 for w in self.space.weight_bits[layer.name]
                 for a in self.space.act_bits[layer.name]
                 if (not self.space.paired or w == a) and self.target.supports(layer, w, a)
             }
-        return table
+            for layer in self.layers
+        }
 
     # --- randomness ------------------------------------------------------------------------
 
@@ -358,16 +386,32 @@ class Problem:
     def train_model(
         self, qmodel: QModel, recipe: Recipe | None = None, *, axis: str = "fine-tune"
     ) -> QModel:
-        """Train a quantized network in place by a recipe (the protocol's by default)."""
+        """Train a quantized network in place by a recipe (the protocol's by default).
+
+        While it trains, every BatchNorm normalises a batch by the batch's own statistics, so that
+        the running ones are of inputs that eval mode does not show; at few bits that costs points.
+        They are taken anew in execution order afterwards, over plain training images, as many as
+        it was trained on but at most `STATISTICS_IMAGES` (unless the protocol says ``stored``).
+        """
+        recipe = recipe or self.recipe
         fit(
             qmodel,
             self.train,
-            recipe or self.recipe,
+            recipe,
             self.generator(axis),
             weights=qmodel.weight_parameters(),
             ranges=qmodel.range_parameters(),
         )
+        if recipe.epochs and self.bn != "stored" and next(batchnorms(qmodel), None) is not None:
+            self._take_statistics(qmodel, recipe)
         return qmodel
+
+    def _take_statistics(self, qmodel: QModel, recipe: Recipe) -> None:
+        fewest, most = STATISTICS_IMAGES
+        most = min(most, max(fewest, images_at_once(qmodel, self.train.images(2))))
+        seen = math.ceil(recipe.epochs * min(recipe.images or math.inf, len(self.train)))
+        drawn = self.train.subset(min(most, seen), self.generator("statistics"))
+        reestimate_batchnorm(qmodel, drawn.images())
 
     # --- reporting -------------------------------------------------------------------------
 

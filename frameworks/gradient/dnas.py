@@ -243,7 +243,7 @@ class _Search:
                 score = problem.evaluate(policy)
                 rank = (True, score.accuracy, -score.loss)
             else:
-                rank = (False, -problem.cost(policy)[problem.budget.metric], 0.0)
+                rank = (False, -problem.budget.load(problem.cost(policy)), 0.0)
             if self.best is None or rank > self.best[0]:
                 self.best = (rank, policy)
         assert self.best is not None

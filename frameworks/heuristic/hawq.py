@@ -38,7 +38,7 @@ from frameworks.core.supernets.decisions import tied_blocks
 
 Blocks = dict[str, list[str]]
 """Block name to the names of its layers with free weight bits, both in execution order."""
-LayerCosts = Mapping[str, Mapping[tuple[int, int], float]]
+LayerCosts = Mapping[str, Mapping[tuple[int, int], Mapping[str, float]]]
 
 
 @register
@@ -133,7 +133,7 @@ class HAWQ(ScoringFramework):
         """The assignment for each uniform activation bit width that leaves room for the weights."""
         found: dict[Policy, None] = {}
         error: InfeasibleBudget | None = None
-        costs = problem.layer_costs()
+        costs = problem.layer_entries()
         for act in self._act_candidates(problem.space):
             try:
                 found[self._assignment(problem, values, costs, act)] = None
@@ -153,7 +153,7 @@ class HAWQ(ScoringFramework):
         self, problem: Problem, values: Mapping[str, Any], costs: LayerCosts, act: int
     ) -> Policy:
         """The bits of least total Omega that fall along S, within the budget."""
-        space, metric = problem.space, problem.budget.metric
+        space, limits = problem.space, problem.budget.limits
         blocks: Blocks = values["blocks"]
 
         def pair(name: str, weight: int) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class HAWQ(ScoringFramework):
 
         def options(names: Sequence[str], omegas: Mapping[int, float]) -> dict[int, Entry]:
             return {
-                w: (value, {metric: sum(costs[n][pair(n, w)] for n in names)})
+                w: (value, {m: sum(costs[n][pair(n, w)][m] for n in names) for m in limits})
                 for w, value in omegas.items()
                 if all(pair(n, w) in costs[n] for n in names)
             }
@@ -175,7 +175,6 @@ class HAWQ(ScoringFramework):
         table |= {f"pinned {name}": options([name], {w: 0.0}) for name, w in pinned.items()}
         if not all(table.values()):
             raise InfeasibleBudget(f"the target does not support {act}-bit activations everywhere")
-        limits = {metric: problem.budget.limit}
         bits = multiple_choice(table, limits, descending=ranking(values))
         weights = {
             name: pinned[name] if name in pinned else bits[home[name]] for name in space.names

@@ -69,7 +69,7 @@ class FrameworkContract:
             problem.space.validate(checkpoint.policy)
         for point in solution.front:
             problem.space.validate(point.policy)
-        cost = problem.cost(solution.policy)[problem.budget.metric]
+        cost = problem.cost(solution.policy)
         destroyed = self.framework.strength is not None and solution.notes.get("collapsed") is True
         assert destroyed or problem.within(solution.policy), f"{cost} is over {problem.budget}"
 
@@ -152,6 +152,12 @@ class FrameworkContract:
 
     def test_meets_a_budget_that_is_no_sum_over_layers(self) -> None:
         problem = self.problem(toy.Peak())
+        self.check(problem, self.search(problem))
+
+    def test_meets_limits_on_several_metrics_at_once(self) -> None:
+        """Size binds the large layers, bit operations those of many positions."""
+        limits = {"size": {"like": 3.0}, "bops": {"like": 3.0}}
+        problem = self.problem(budget=BudgetSpec(metrics=limits))
         self.check(problem, self.search(problem))
 
     def test_obeys_paired_bits_and_tied_layers(self) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frameworks.core.budget import TOLERANCE, Budget, BudgetSpec, InfeasibleBudget, cheapest
+from frameworks.core.budget import (
+    TOLERANCE,
+    Bound,
+    Budget,
+    BudgetSpec,
+    InfeasibleBudget,
+    cheapest,
+    least,
+)
 from frameworks.core.networks.taking.describe import describe
 from frameworks.core.policy import Policy
 from frameworks.core.space import Space
@@ -238,6 +246,91 @@ def test_labels():
     assert BudgetSpec(like=4).label == "like=4"
     assert BudgetSpec(ratio=0.25, metric="size").label == "ratio=0.25 size"
     assert BudgetSpec(limit=1.5e9).label == "limit=1.5e+09"
+
+
+BOTH = {"bops": {"like": 4}, "size": {"ratio": 0.5}}
+
+
+def test_several_limits():
+    budget = BudgetSpec(metrics=BOTH).resolve(Bops(), SPACE)
+    bops, size = 972 * 64 + 1356 * 16, 0.5 * 123
+    assert budget.limits == {"bops": bops, "size": size}
+    assert (budget.metric, budget.limit, budget.unit) == ("bops", bops, "bit operations")
+    assert budget.label == "like=4 bops and ratio=0.5 size"
+    assert budget.allows({"bops": bops, "size": size})
+    for costs, over in (
+        ({"bops": bops * 1.01, "size": size}, ["bops"]),
+        ({"bops": bops, "size": size * 1.01}, ["size"]),
+        ({"bops": bops * 2, "size": size * 2}, ["bops", "size"]),
+    ):
+        assert not budget.allows(costs)
+        assert budget.exceeded(costs) == over
+        assert budget.load(costs) > budget.limit
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(1, 1e6), st.floats(1, 1e6))
+def test_load_and_price_are_in_the_first_metrics_unit(x, y, most_x, most_y):
+    budget = Budget("x", most_x, others=(Bound("y", most_y),))
+    costs = {"x": x, "y": y}
+    assert budget.load(costs) == pytest.approx(most_x * max(x / most_x, y / most_y))
+    assert budget.price(costs) == pytest.approx(most_x * (x / most_x + y / most_y) / 2)
+    assert budget.price(costs, ["y"]) == pytest.approx(most_x * y / most_y)
+    assert budget.price(costs) <= budget.load(costs) * (1 + TOLERANCE)
+    one = Budget("x", most_x)
+    assert one.load(costs) == one.price(costs) == x
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({}, "budget.metrics = {}"),
+        ({"size": 4}, "budget.metrics.size = 4: give one of like, ratio and limit"),
+        ({"size": {"like": 4, "ratio": 1}}, r"budget.metrics.size: budget: give exactly one"),
+        ({"size": {"metric": "x"}}, "budget.metrics.size = "),
+        ({"size": {"like": -1}}, "budget.metrics.size: budget.like = -1"),
+    ],
+)
+def test_odd_requests_for_several_limits_are_named(metrics, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetSpec(metrics=metrics)
+
+
+def test_several_limits_stand_alone():
+    for other in ({"like": 4}, {"metric": "size"}):
+        with pytest.raises(ValueError, match="give each its own in there"):
+            BudgetSpec(metrics=BOTH, **other)
+    with pytest.raises(ValueError, match=r"bops has no 'latency'"):
+        BudgetSpec(metrics={"size": {"like": 4}, "latency": {"like": 4}}).resolve(Bops(), SPACE)
+
+
+def test_limits_that_exclude_each_other_are_refused():
+    """Alone each can be met: a core made for four bits is slow at two, which size would need."""
+    space = Space.build(LAYERS, BITS, (8,))
+    small, fast = (toy.Valley().cost(LAYERS, space.reference(b, 8)) for b in (2, 4))
+    metrics = {"time": {"limit": fast["time"]}, "size": {"limit": small["size"]}}
+    for metric, part in metrics.items():
+        BudgetSpec(**part, metric=metric).resolve(toy.Valley(), space)
+    with pytest.raises(InfeasibleBudget, match="meets all limits at once on valley"):
+        BudgetSpec(metrics=metrics).resolve(toy.Valley(), space)
+
+
+def test_the_least_of_several_limits_lies_between_the_cheapest_of_each():
+    """Neither the fastest nor the smallest policy meets both, some policy in between does."""
+    space = Space.build(LAYERS, (2, 4), (8,))
+    found = [
+        policy
+        for bits in product((2, 4), repeat=len(LAYERS))
+        if (policy := Policy({x.name: (b, 8) for x, b in zip(LAYERS, bits, strict=True)}))
+    ]
+    costs = [toy.Valley().cost(LAYERS, policy) for policy in found]
+    middle = toy.Valley().cost(
+        LAYERS, Policy({LAYERS[0].name: (4, 8), LAYERS[1].name: (4, 8), LAYERS[2].name: (2, 8)})
+    )
+    metrics = {m: {"limit": middle[m]} for m in ("time", "size")}
+    budget = BudgetSpec(metrics=metrics).resolve(toy.Valley(), space)
+    assert any(budget.allows(each) for each in costs)
+    policy = least(toy.Valley(), space, budget)
+    assert budget.allows(toy.Valley().cost(LAYERS, policy))
 
 
 @given(

@@ -138,13 +138,54 @@ def test_fine_tuning(problem):
     assert not tuned.training
     assert equal(state(problem.network), before)
     assert problem.meter.images_backward == 4 * 256
-    assert problem.meter.images_forward == 64 + 64 + 64 + 4 * 256
+    assert problem.meter.images_forward == 64 + 64 + 64 + 4 * 256 + len(problem.train)  # statistics
     start = problem.quantized().free(policy)
     for name, layer in tuned.qlayers():
         assert not torch.equal(layer.inner.weight, start.qlayer(name).inner.weight)
         assert not torch.equal(layer.act_quantizer.step, start.qlayer(name).act_quantizer.step)
     untuned = problem.evaluator().apply(policy)
     assert measure(tuned, problem.train).loss < measure(untuned, problem.train).loss
+
+
+def test_statistics_after_training_are_those_of_eval_mode(problem):
+    """Not the running averages over batches that were normalised by their own statistics."""
+    policy, recipe = problem.space.reference(2, 2), Recipe(epochs=2, batch=32, lr=0.05)
+    tuned = problem.fine_tune(policy, recipe)
+    inputs = {}
+    norms = [(n, m) for n, m in tuned.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    for name, norm in norms:
+        norm.register_forward_hook(lambda _, x, out, name=name: inputs.update({name: x[0]}))
+    with torch.no_grad():
+        tuned(problem.train.images())
+    for name, norm in norms:
+        x = inputs[name].double()
+        torch.testing.assert_close(norm.running_mean.double(), x.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var.double(), x.var((0, 2, 3)))
+    as_trained = problem.at(bn="stored").fine_tune(policy, recipe)
+    assert not torch.allclose(as_trained.model.bn.running_mean, tuned.model.bn.running_mean)
+    assert as_trained.model.bn.num_batches_tracked > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "held", "images"),
+    [
+        (Recipe(epochs=0.5, batch=32), 10**6, 128),  # no more than were trained on
+        (Recipe(epochs=3, batch=32), 10**6, 200),  # the most
+        (Recipe(epochs=3, batch=32), 150, 150),  # what one pass holds
+        (Recipe(epochs=3, batch=32), 3, 100),  # the fewest
+        (Recipe(epochs=3, batch=32, images=64), 10**6, 192),
+        (Recipe(epochs=0), 10**6, 0),
+    ],
+)
+def test_images_of_statistics_after_training(problem, monkeypatch, recipe, held, images):
+    monkeypatch.setattr("frameworks.core.problem.STATISTICS_IMAGES", (100, 200))
+    monkeypatch.setattr("frameworks.core.problem.images_at_once", lambda *_: held)
+    seen = []
+    monkeypatch.setattr(
+        "frameworks.core.problem.reestimate_batchnorm", lambda model, x: seen.append(len(x))
+    )
+    problem.fine_tune(problem.space.lowest(), recipe)
+    assert sum(seen) == images
 
 
 def test_fine_tuning_repeats_and_axes_differ(problem):

@@ -74,7 +74,8 @@ def test_assignment_equals_brute_force_with_ties(seed):
             if bits["a"] == bits["c"] == bits["d"]
             and sum(costs[n][bits[n]] for n in names) <= limit * (1 + 1e-9)
         ]
-        found = assign(scores, costs, "bops", limit, ties)
+        priced = {n: {pair: {"bops": c} for pair, c in costs[n].items()} for n in names}
+        found = assign(scores, priced, {"bops": limit}, ties)
         assert found in allowed
         assert total(found) == pytest.approx(min(map(total, allowed)), rel=1e-9)
         assert total(found) <= previous  # a larger budget never harms

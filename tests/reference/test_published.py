@@ -80,10 +80,13 @@ def test_the_ties_are_found_from_the_layers():
 @pytest.mark.parametrize("case", CASES)
 def test_the_integer_programme_gives_the_published_bits(case):
     table = notebook_costs(case.split("_")[0])
-    costs = {n: {(4, 4): c4, (8, 8): c8} for n, (c4, c8) in zip(NAMES, table, strict=True)}
+    costs = {
+        n: {(4, 4): {"cost": c4}, (8, 8): {"cost": c8}}
+        for n, (c4, c8) in zip(NAMES, table, strict=True)
+    }
     limit = limit_of(sum(c for c, _ in table), sum(c for _, c in table), case)
     ties = [[NAMES[i] for i in tie] for tie in HAWQ["ties"]]
-    bits = assign(published_scores(), costs, "cost", limit, ties)
+    bits = assign(published_scores(), costs, {"cost": limit}, ties)
     assert [bits[name] for name in NAMES] == [(b, b) for b in HAWQ["published_bits"][case]]
 
 

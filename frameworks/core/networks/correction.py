@@ -109,9 +109,11 @@ class Correction:
         chunk = max(1, min(len(images), limit // _bytes_per_image(network, every, images[:2])))
         if rule == "reestimate":
             every = [place for place in every if place.layer]
+        if not every:
+            return cls(images, rule, (), {}, stored, chunk)
         found: dict[Key, tuple[Moments, ...]] = {}
         parts = [_moments(network, every, part) for part in torch.split(images, chunk)]
-        for key in parts[0] if every else ():
+        for key in parts[0]:
             calls = zip(*(part[key] for part in parts), strict=True)
             found[key] = tuple(Moments.joined(call) for call in calls)
         return cls(images, rule, tuple(layers), found, stored, chunk)
@@ -230,6 +232,12 @@ def reestimate_batchnorm(model: nn.Module, images: Tensor) -> None:
     left alone.
     """
     Correction.of(model, images, "reestimate")(model)
+
+
+@torch.no_grad()
+def images_at_once(model: nn.Module, images: Tensor, limit: int = LIMIT) -> int:
+    """How many images like these a pass that watches all BatchNorms holds, by a limit in bytes."""
+    return max(1, limit // _bytes_per_image(model, places(model, ()), images))
 
 
 def _moments(network: nn.Module, every: Sequence[Place], x: Tensor) -> dict[Key, list[Moments]]:

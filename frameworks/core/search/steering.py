@@ -94,7 +94,7 @@ def steer(framework: Framework, problem: Problem, max_runs: int = 6) -> Solution
 
 
 def _tried(strength: float, solution: Solution, problem: Problem) -> Trial:
-    cost = problem.cost(solution.policy)[problem.budget.metric]
+    cost = problem.budget.load(problem.cost(solution.policy))
     loss = solution.cross_entropy
     # By the negation, as a loss that is no number is no sound network's.
     collapsed = loss is not None and not loss < CHANCE * math.log(outputs(problem))

@@ -62,11 +62,11 @@ def affordable(problem: Problem, policy: Policy, choice: Choice) -> float:
     For weights a real number, the mean over channels: between two candidates the cost is taken as
     linear. The fewest bits where nothing fits.
     """
-    limit, metric = problem.budget.limit, problem.budget.metric
+    limit = problem.budget.limit
     above: tuple[int, float] | None = None
     for bits in reversed(choice.bits):
         trial = assign(policy, choice, bits)
-        cost = problem.cost(trial)[metric]
+        cost = problem.budget.load(problem.cost(trial))
         if problem.within(trial):
             if above is None or choice.kind == "act":
                 return bits

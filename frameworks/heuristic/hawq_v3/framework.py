@@ -43,7 +43,7 @@ from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
 
 Pair = tuple[int, int]
 """Weight and activation bits of a layer."""
-Menu = Mapping[str, Mapping[Pair, float]]
+Menu = Mapping[str, Mapping[Pair, Mapping[str, float]]]
 """What each layer may take, and its cost."""
 
 
@@ -174,7 +174,7 @@ class HAWQV3(ScoringFramework):
 
     def _menus(self, problem: Problem) -> list[Menu]:
         """What each layer may take at what cost: first with `bits`, then with all there are."""
-        whole: Menu = problem.layer_costs()
+        whole: Menu = problem.layer_entries()
         if self.paired:
             whole = matched(whole, problem.space.groups)
         free = [layer.name for layer in problem.space.free_layers]
@@ -197,7 +197,7 @@ class HAWQV3(ScoringFramework):
                 for first, shortcut in downsample_ties(problem.layers)
                 if menu[first].keys() == menu[shortcut].keys()
             ]
-        return assign(scores.values, menu, problem.budget.metric, problem.budget.limit, ties)
+        return assign(scores.values, menu, problem.budget.limits, ties)
 
 
 def matched(costs: Menu, groups: Sequence[Sequence[str]]) -> Menu:
@@ -207,7 +207,7 @@ def matched(costs: Menu, groups: Sequence[Sequence[str]]) -> Menu:
     among the pairs that all of them have.
     """
     tied = {name: group for group in groups for name in group}
-    found: dict[str, dict[Pair, float]] = {}
+    found: dict[str, dict[Pair, Mapping[str, float]]] = {}
     for name, options in costs.items():
         shared = [p for p in options if all(p in costs[n] for n in tied.get(name, ()))]
         nearest: dict[int, int] = {}
@@ -229,21 +229,17 @@ def sensitivity(scores: Mapping[str, Any], name: str, weight: int, act: int) -> 
 
 def assign(
     scores: Mapping[str, Any],
-    costs: Mapping[str, Mapping[Pair, float]],
-    metric: str,
-    limit: float,
+    costs: Menu,
+    limits: Mapping[str, float],
     ties: Sequence[Sequence[str]],
 ) -> dict[str, Pair]:
-    """The integer programme: the bits of least total Omega within the limit.
+    """The integer programme: the bits of least total Omega within the limits.
 
     Raises:
-        InfeasibleBudget: no bits are within the limit.
+        InfeasibleBudget: no bits are within the limits.
     """
     table = {
-        name: {
-            pair: (sensitivity(scores, name, *pair), {metric: cost})
-            for pair, cost in options.items()
-        }
+        name: {pair: (sensitivity(scores, name, *pair), cost) for pair, cost in options.items()}
         for name, options in costs.items()
     }
-    return multiple_choice(table, {metric: limit}, ties=ties)
+    return multiple_choice(table, limits, ties=ties)

@@ -79,7 +79,7 @@ class Candidates:
         if self.within(genes):
             error = self.error(policy)
         else:
-            error, over = 100.0, self.problem.cost(policy)[budget.metric] / budget.limit - 1
+            error, over = 100.0, budget.load(self.problem.cost(policy)) / budget.limit - 1
         violation = max(error / self.limit - 1, 0.0) + over
         return Member(genes, tuple(self.objectives(policy, error).values()), violation)
 

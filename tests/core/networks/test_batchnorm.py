@@ -18,6 +18,7 @@ from frameworks.core.networks.batchnorm import (
     shrunk_slope,
     slope,
 )
+from frameworks.core.networks.correction import images_at_once
 from frameworks.core.quantizers.uniform import MinMax
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.testing import toy
@@ -103,6 +104,17 @@ def shrunk_by_hand(y, x):
     return np.array(
         [common + w * (fit.slope - common) for w, fit in zip(weights, fits, strict=True)]
     )
+
+
+def test_images_that_a_pass_holds():
+    """Four copies of the largest BatchNorm input: 8 channels of 6 by 6, and then 4 of 12 by 12."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1, stride=2), nn.BatchNorm2d(8), nn.Upsample(scale_factor=2),
+        nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4),
+    )  # fmt: skip
+    largest = 4 * 4 * (4 * 12 * 12)
+    assert images_at_once(net.eval(), torch.zeros(2, 3, 12, 12), limit=10 * largest + 1) == 10
+    assert images_at_once(net.eval(), torch.zeros(2, 3, 12, 12), limit=1) == 1
 
 
 def test_slopes_of_few_images_are_drawn_together_and_those_of_many_are_not():
