@@ -59,7 +59,7 @@ def in_training_mode(count: int, augment: bool = False) -> Way:
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain mean
         model.train()
-        for batch in drawn(train, count, seed, augment).split(BATCH):
+        for batch in torch.split(drawn(train, count, seed, augment), BATCH):
             model(batch)
         model.eval()
 
@@ -112,7 +112,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _best(row: Mapping[str, Any]) -> float:
-    return max(row["accuracy"].values())
+    return max(map(float, row["accuracy"].values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
