@@ -18,7 +18,7 @@ from benchmarks.lut.worker import backend_of
 from benchmarks.models.preprocessing import resolved
 from benchmarks.records.store import write_json
 from benchmarks.suite.assets import entry_text, layers_of
-from benchmarks.suite.lut_options import LIMIT, LutConfig, check_options
+from benchmarks.suite.options.lut import LIMIT, LutConfig, check_options
 from benchmarks.suite.progress import duration
 from frameworks import Layer, targets
 

@@ -26,10 +26,10 @@ from benchmarks.suite.assets import (
     forget,
     splits_here,
 )
-from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import accounted, setting_of
 from benchmarks.workers.isolation import unharmed

@@ -8,8 +8,8 @@ from typing import TextIO
 
 from benchmarks.records import escape
 from benchmarks.records.record import Record
-from benchmarks.suite.budgets import label_of
 from benchmarks.suite.config import Cell
+from benchmarks.suite.options.budgets import label_of
 
 QUIET_SECONDS = 30
 """Where the stream is no terminal, what is under way is shown after this long without a line."""
