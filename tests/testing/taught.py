@@ -56,7 +56,7 @@ class Taught(Framework):
     rounds: int = 4
     tries: int = 8
     batch: int = 16
-    lr: float = 0.01
+    lr: float = 0.002
     noise: float = 0.3
     temperature: float = 2.0
 

@@ -65,8 +65,7 @@ class _OfLoader:
             )
         self.loader, self.generator, self.device = loader, generator, device
         self.seed = _peeked(generator)
-        self.passes = self.taken = self.of_pass = 0
-        self.steps = 0
+        self.passes = self.taken = self.of_pass = self.steps = 0
         self.length = self._begin()
 
     def bounded(self, images: int | None, size: int, split: Split | None) -> _OfLoader:
@@ -98,12 +97,14 @@ class _OfLoader:
                 raise TypeError(f"loader: the function gave {_a(found)}: give batches (x, y)")
             length = _length(found)
             self.iterator = iter(found)
-        self.passes, self.of_pass = self.passes + 1, 0
+        self.passes, self.of_pass, self.grad = self.passes + 1, 0, torch.is_grad_enabled()
         return length
 
     def _next(self) -> Batch:
-        with seeded(self.seed, "batch", str(self.taken)):
+        # A generator that stops within `no_grad` would leave the training without gradients.
+        with seeded(self.seed, "batch", str(self.taken)), torch.set_grad_enabled(self.grad):
             batch: Any = next(self.iterator, _END)
+            self.grad = torch.is_grad_enabled()
         if batch is not _END:
             self.taken, self.of_pass = self.taken + 1, self.of_pass + 1
             return self._checked(batch)

@@ -153,6 +153,21 @@ def test_batches_are_moved_to_where_the_network_is(split):
         assert places[1][:2] == (GPU, GPU)
 
 
+def test_a_loader_may_stop_within_no_grad(split):
+    modes = []
+
+    def labelled(generator):
+        with torch.no_grad():
+            for batch in split.batches(8, generator):
+                modes.append(torch.is_grad_enabled())
+                yield batch
+        modes.append(torch.is_grad_enabled())
+
+    assert same(trained(split), trained(split, loader=labelled))
+    assert modes == [False] * 3 + [True] + [False] * 3
+    assert torch.is_grad_enabled()
+
+
 X, Y = torch.zeros(4, 3, 2, 2), torch.zeros(4).long()
 
 
