@@ -276,7 +276,7 @@ def test_what_is_no_transform(split, changed, error, message):
     ("loss", "error", "message"),
     [
         (lambda m, x, y: m(x).sum(1), ValueError, r"loss: it gives \[8\]: give a scalar tensor"),
-        (lambda m, x, y: float(m(x).sum()), ValueError, "loss: it gives float"),
+        (lambda m, x, y: m(x).sum().item(), ValueError, "loss: it gives float"),
         (lambda m, x, y: m(x).sum().detach(), ValueError, "loss: no gradient leads from it"),
         ("mse", TypeError, "loss: a str: give a function"),
     ],
