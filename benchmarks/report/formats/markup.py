@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.blocks import Block
 
+EMPTY = re.compile("<td[^>]*></td>")
+"""A cell that shows nothing."""
+
 
 def anchor(*parts: str) -> str:
     """A name for links."""

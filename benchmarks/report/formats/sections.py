@@ -7,7 +7,7 @@ from itertools import compress
 
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.blocks import marked_name, used
-from benchmarks.report.formats.markup import anchor, cell, raw_cell, sortable
+from benchmarks.report.formats.markup import EMPTY, anchor, cell, raw_cell, sortable
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import Difference
 from benchmarks.report.numbers.groups import Group
@@ -97,7 +97,7 @@ def _table(group: Group, looks: Styles) -> str:
         drawn = strips.interval(row, looks[row.label], scale, marks) if scale else ""
         lines.append([*_result(group, row, looks, drawn), *_facts(row)])
     filled = [
-        any(not line[i][2].endswith("></td>") for line in lines) for i in range(len(lines[0]))
+        any(EMPTY.fullmatch(line[i][2]) is None for line in lines) for i in range(len(lines[0]))
     ]
     classes = [" ".join(["baseline"] * r.baseline + ["over"] * r.over) for r in group.rows]
     rows = (

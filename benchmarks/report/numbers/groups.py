@@ -185,7 +185,9 @@ def _group(
     verdict = compare(rows)
     budgets = [cell.record.budget for cell in cells if cell.record.budget]
     budget = next((b for b in budgets if b.get("limit") is not None), {})
-    asked = json.loads(axes[4])
+    # The axes have sorted keys, and of several metrics the first counts.
+    given = cells[0].record.cell.get("budget")
+    asked = given if isinstance(given, Mapping) else json.loads(axes[4])
     model, dataset, hardware, protocol = (names[axis][axes[i]] for i, axis in enumerate(AXES[:-1]))
     return Group(
         model=model,

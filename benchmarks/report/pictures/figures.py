@@ -99,7 +99,9 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
     )
     last = {x: max((c, a.mean) for row, c, a in found if row.label == x) for x in labels}
     ends = {x: (axes.x(cost), axes.y(max(value, floor))) for x, (cost, value) in last.items()}
-    heights = dict(zip(labels, plot.spread([ends[x][1] for x in labels], 13), strict=True))
+    placed = plot.spread([ends[x][1] for x in labels], 13)
+    lower = max(0.0, 6 - min(placed))  # the names of many would not fit above the first ones' ends
+    heights = {x: y + lower for x, y in zip(labels, placed, strict=True)}
     for label in labels:
         mine = [(row, cost, a) for row, cost, a in found if row.label == label]
         name = _leader(ends[label], (axes.x.end, heights[label]), label)
