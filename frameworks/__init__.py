@@ -51,7 +51,8 @@ from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
-from frameworks.core.split import DatasetSplit, Split, TensorSplit
+from frameworks.core.split import Split, TensorSplit
+from frameworks.core.streaming import DatasetSplit, Room
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "Registry",
+    "Room",
     "Scheme",
     "Score",
     "Scores",

@@ -24,7 +24,12 @@ FLOORS = (
     ("frameworks.core.layers", "frameworks.core.card", "frameworks.core.randomness"),
     ("frameworks.core.contents", "frameworks.core.policy"),
     ("frameworks.core.split", "frameworks.core.space", "frameworks.core.target"),
-    ("frameworks.core.solution", "frameworks.core.registry", "frameworks.core.budget"),
+    (
+        "frameworks.core.solution",
+        "frameworks.core.registry",
+        "frameworks.core.budget",
+        "frameworks.core.streaming",
+    ),
     ("frameworks.core.pricing", "frameworks.core.quantizers", "frameworks.core.solvers"),
     ("frameworks.core.networks.taking",),
     ("frameworks.core.networks",),
