@@ -252,6 +252,8 @@ class Run:
         method = "solve" if isinstance(framework, ScoringFramework) else "search"
         where = f"{place_of(framework, method)}: notes"
         self.record.notes = finite(as_plain(dict(solution.notes), where))
+        if solution.weights is not None and self.protocol["name"] != "paper":
+            self.record.weights["dropped"] = True
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""
