@@ -19,9 +19,9 @@ NOTES = (
     "PTQ is that before the protocol's training.",
     BEST_NOTE,
     "A difference (vs) is the mean over equal seeds, in points, ± half the interval of the paired "
-    "t test (vs best, where seeds differ: Welch's) at 5 %, after Holm's correction for the "
-    f"comparisons of its column; * marks one that excludes zero. Below {FEWEST} seeds there is no "
-    "interval, and nothing is told apart; the more rows there are, the more seeds it takes.",
+    "t test (vs best, where seeds differ: Welch's) at 5 %, its variance moderated by those of its "
+    "column (Smyth 2004), after Holm's correction for the comparisons of the column; * marks one "
+    f"that excludes zero. Below {FEWEST} seeds there is no interval, and nothing is told apart.",
     "Of budget: the mean share of the limit that is used; of several limits, of the one named, "
     "which is nearest.",
     "Front: points of the Pareto front that the search found, mean over seeds; the policy measured "

@@ -1,10 +1,11 @@
 """Who is told apart from whom: the one place that decides it, for every table and picture.
 
-Frameworks of a group are compared by pairs of equal seeds, with Student's t test, which is also
-what the intervals are made of: a difference is told apart exactly where its interval excludes
-zero. All comparisons with one rival are a family, and Holm's correction keeps the chance of any
-false difference in it at 5 %: ordered by p, the i-th of m is tested at 5 % / (m - i + 1), up to
-the first that is not told apart. Each interval is that of the level at which its step tests.
+Frameworks of a group are compared by pairs of equal seeds, with a t test, which is also what the
+intervals are made of: a difference is told apart exactly where its interval excludes zero. As seeds
+are few, each variance is moderated by those of the family (`benchmarks.report.numbers.moderation`).
+All comparisons with one rival are a family, and Holm's correction keeps the chance of any false
+difference in it near 5 %: ordered by p, the i-th of m is tested at 5 % / (m - i + 1), up to the
+first that is not told apart. Each interval is that of the level at which its step tests.
 
 With fewer than `FEWEST` seeds in common nothing is tested: there is a mean, and no interval.
 
@@ -17,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from benchmarks.report.numbers.moderation import prior
 from benchmarks.report.numbers.statistics import LEVEL, Estimate
 
 FEWEST = 3
@@ -112,14 +114,32 @@ def _welch(ours: Sequence[float], theirs: Sequence[float]) -> _Sample:
     return _Sample(a - b, math.sqrt(va + vb), freedom, n, False)
 
 
+def _moderated(samples: Mapping[str, _Sample]) -> dict[str, _Sample]:
+    """Samples of pairs with their variances helped by each other's, where they are enough."""
+    pairs = {name: s for name, s in samples.items() if s.paired and s.tested}
+    variances = [s.error**2 * s.n for s in pairs.values()]
+    freedoms = [s.freedom for s in pairs.values()]
+    known = prior(variances, freedoms)
+    found = dict(samples)
+    if known is not None:
+        for (name, s), variance in zip(pairs.items(), variances, strict=True):
+            mixed, freedom = known.moderated(variance, s.freedom)
+            found[name] = replace(s, error=math.sqrt(mixed / s.n), freedom=freedom)
+    return found
+
+
 def compared(
-    sides: Mapping[str, tuple[Values[Key], Values[Key]]], unpaired: bool = False
+    sides: Mapping[str, tuple[Values[Key], Values[Key]]],
+    unpaired: bool = False,
+    *,
+    moderate: bool = True,
 ) -> dict[str, Difference]:
     """Each framework minus its rival, as one family of comparisons.
 
     Args:
         sides: by framework its values and its rival's, both by what pairs them (seeds, say).
         unpaired: compare as independent samples where there are too few pairs.
+        moderate: let the family's variances help each other.
 
     Returns:
         By framework; one that shares nothing with its rival is left out.
@@ -129,6 +149,7 @@ def compared(
         for name, (ours, theirs) in sides.items()
         if (sample := _sample(ours, theirs, unpaired)) is not None
     }
+    samples = _moderated(samples) if moderate else samples
     found = {
         name: Difference(s.mean, None, None, s.n, paired=s.paired)
         for name, s in samples.items()
