@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _answered(lambda: int(options.action(options, rest)), stop)
         except KeyboardInterrupt:
-            stop.say()
-            return stop.code
+            return stop.finish()
 
 
 def _answered(action: Callable[[], int], stop: stopping.Stop) -> int:

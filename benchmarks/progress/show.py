@@ -45,14 +45,14 @@ def showing() -> Iterator[Board]:
     stop = stopping.current()
     with Held() as held:
         board = _active = board_for(held.stream)
-        board.printed, stop.leave = held.read, board.abandon
+        board.printed, stop.leave, stop.stream = held.read, board.abandon, held.stream
         before, warnings.showwarning = warnings.showwarning, board.warn
         try:
             yield board
         finally:
             _active, warnings.showwarning = None, before
-            stop.leave = lambda: None
             board.close()
+            stop.leave, stop.stream = lambda: None, None
             if rest := escape.lines(held.read()):
                 print(rest, file=held.stream)
 
@@ -105,6 +105,10 @@ class _Sized(Console):
             if columns > 0 and lines > 0:
                 return ConsoleDimensions(columns, lines)
         return ConsoleDimensions(80, 25)
+
+    @size.setter
+    def size(self, _: tuple[int, int]) -> None:
+        """It is the stream's, whatever rich takes it to be."""
 
 
 class Foot(Board):

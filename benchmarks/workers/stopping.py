@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -38,12 +38,14 @@ class Stop:
         number: the signal that came; None before.
         kept: says what is kept and how to go on, in a line or two.
         leave: brings the terminal back to what it was, from whatever state.
+        stream: where it is said; by default the standard error.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.kept: Callable[[], str] = lambda: AGAIN
         self.leave: Callable[[], None] = lambda: None
+        self.stream: TextIO | None = None
         self._said = False
         self._waits = 0
         self._before: dict[int, Any] = {}
@@ -74,7 +76,17 @@ class Stop:
         if not self._said:
             self._said = True
             with contextlib.suppress(Exception):
-                print(f"juxtabit: {self.kept()}", file=sys.stderr, flush=True)
+                print(f"juxtabit: {self.kept()}", file=self.stream or sys.stderr, flush=True)
+
+    def finish(self) -> int:
+        """Say what is kept; after a signal the process ends here, else the exit code is given.
+
+        What else is done when an interpreter ends takes seconds, and is of no use to anybody then.
+        """
+        if self.number is not None:
+            self._end()
+        self.say()
+        return self.code
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         again, self.number = self.number is not None, self.number or number
