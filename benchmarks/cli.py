@@ -148,7 +148,8 @@ def _unavailable(group: str, name: str) -> str | None:
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     if options.multirun:
-        return _multirun(overrides)
+        with showing():
+            return _multirun(overrides)
     with showing():
         from benchmarks.suite.config import composed
 
@@ -167,7 +168,7 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.suite.config import check_options, conf_folder, register_configs
+    from benchmarks.suite.config import check_options, conf_folder, register_configs, unquoted
 
     check_options(overrides)
     register_configs()
@@ -180,9 +181,8 @@ def _multirun(overrides: list[str]) -> int:
         outcome, _ = execute(config)
         failed += len(outcome.failed)
 
-    sys.argv = ["juxtabit run", "-m", *overrides]
-    with showing():
-        job()
+    sys.argv = ["juxtabit run", "-m", *unquoted(overrides)]
+    job()
     return 1 if failed else 0
 
 

@@ -46,11 +46,13 @@ from frameworks.core.registry import (
 from frameworks.core.registry import frameworks as registry
 from frameworks.core.search.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.search.learning import Learning
+from frameworks.core.search.sensitivities import Sensitivity, SensitivityFramework, assign
 from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
-from frameworks.core.split import DatasetSplit, Split, TensorSplit
+from frameworks.core.split import Split, TensorSplit
+from frameworks.core.streaming import DatasetSplit, Room
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 
 __all__ = [
@@ -85,10 +87,13 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "Registry",
+    "Room",
     "Scheme",
     "Score",
     "Scores",
     "ScoringFramework",
+    "Sensitivity",
+    "SensitivityFramework",
     "SeparableTarget",
     "Solution",
     "Space",
@@ -102,6 +107,7 @@ __all__ = [
     "WrongAnswer",
     "Zero",
     "account",
+    "assign",
     "batchnorm",
     "derive",
     "describe",

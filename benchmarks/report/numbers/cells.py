@@ -14,7 +14,7 @@ from benchmarks.records.record import Record, digest
 
 AXES = ("model", "dataset", "hardware", "protocol", "budget")
 """What the cells of a group share; they differ in framework and seed."""
-_NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
+_NO_INFLUENCE = {"dataset": ("root", "workers", "memory", "download")}
 PREPARED = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 """Keys of how images that stay on disk are prepared; on others they have no influence."""
 RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
@@ -23,6 +23,7 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"retrain": False},
     "protocol": {"float_share": 0.05, "bn": "batches", "bias_correction": False},
     "dataset": dict.fromkeys(PREPARED[1:]),
+    "budget": {"metrics": None},
 }
 """Keys that earlier records lack, with the defaults that stand for what was done then."""
 
