@@ -145,9 +145,6 @@ class Board:
     def close(self) -> None:
         """Nothing more will be shown."""
 
-    def abandon(self) -> None:
-        """As `close`, from whatever state and without waiting for anything."""
-
     # What is drawn by another thread asks for the lock while it holds that of the terminal, so
     # that nothing may be written while this one is held.
 

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
@@ -44,8 +45,9 @@ def showing() -> Iterator[Board]:
     global _active
     stop = stopping.current()
     with Held() as held:
+        stop.leave, stop.stream = partial(restore, held.stream), held.stream
         board = _active = board_for(held.stream)
-        board.printed, stop.leave, stop.stream = held.read, board.abandon, held.stream
+        board.printed = held.read
         before, warnings.showwarning = warnings.showwarning, board.warn
         try:
             yield board
@@ -68,6 +70,13 @@ def joined() -> Iterator[Board]:
         yield board
     finally:
         board.close()
+
+
+def restore(stream: TextIO) -> None:
+    """Bring a terminal back to what it was, from whatever state and without waiting for it."""
+    with contextlib.suppress(OSError, ValueError):
+        if stream.isatty():
+            os.write(stream.fileno(), RESTORED.encode())
 
 
 def board_for(stream: TextIO) -> Board:
@@ -154,7 +163,3 @@ class Foot(Board):
 
     def close(self) -> None:
         self._live.stop()
-
-    def abandon(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            os.write(self.stream.fileno(), RESTORED.encode())

@@ -1,5 +1,6 @@
 import io
 import os
+import pty
 import re
 
 import pytest
@@ -150,10 +151,12 @@ def test_what_stays_is_above_the_foot_and_the_cursor_is_given_back(clock):
     assert shown.index("?25l") < shown.index("[1/3]") < shown.rindex("?25h")
 
 
-def test_a_foot_is_left_from_whatever_state():
-    read, write = os.pipe()
-    with os.fdopen(write, "w") as stream:
-        board = boards.Board(stream)
-        Foot.abandon(board)
-    with os.fdopen(read) as result:
-        assert result.read().endswith("\x1b[?25h")
+def test_a_terminal_is_restored_and_a_file_left_alone(tmp_path):
+    main, child = pty.openpty()
+    with os.fdopen(child, "w") as stream:
+        show.restore(stream)
+        assert os.read(main, 99).endswith(b"\x1b[?25h")
+    os.close(main)
+    with (tmp_path / "x").open("w") as stream:
+        show.restore(stream)
+    assert (tmp_path / "x").read_text() == ""
