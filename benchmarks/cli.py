@@ -168,7 +168,8 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.suite.config import check_options, conf_folder, register_configs, unquoted
+    from benchmarks.suite.config import check_options, conf_folder, register_configs
+    from benchmarks.suite.options.overrides import unquoted
 
     check_options(overrides)
     register_configs()

@@ -19,7 +19,7 @@ from benchmarks.models.preprocessing import resolved
 from benchmarks.progress.times import duration
 from benchmarks.records.store import write_json
 from benchmarks.suite.assets import entry_text, layers_of
-from benchmarks.suite.lut_options import LIMIT, LutConfig, check_options
+from benchmarks.suite.options.lut import LIMIT, LutConfig, check_options
 from frameworks import Layer, targets
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.lut.plan import Unit
 from benchmarks.lut.worker import IDLE, work
-from benchmarks.suite.lut_options import AGREEING, LIMIT
+from benchmarks.suite.options.lut import AGREEING, LIMIT
 from benchmarks.workers import stopping
 
 Numbered = list[tuple[int, Unit]]

@@ -26,10 +26,10 @@ from benchmarks.suite.assets import (
     forget,
     splits_here,
 )
-from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import accounted, setting_of
 from benchmarks.workers.isolation import unharmed
@@ -254,6 +254,8 @@ class Run:
         method = "solve" if isinstance(framework, ScoringFramework) else "search"
         where = f"{place_of(framework, method)}: notes"
         self.record.notes = finite(as_plain(dict(solution.notes), where))
+        if solution.weights is not None and self.protocol["name"] != "paper":
+            self.record.weights["dropped"] = True
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""

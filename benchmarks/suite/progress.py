@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.progress.times import duration
 from benchmarks.records.record import Record
-from benchmarks.suite.budgets import label_of
 from benchmarks.suite.config import Cell
+from benchmarks.suite.options.budgets import label_of
 
 
 def title(cell: Cell) -> str:
