@@ -42,6 +42,7 @@ FLOORS = (
     ("frameworks",),
     ("frameworks.testing",),
     ("benchmarks.records", "benchmarks.workers"),
+    ("benchmarks.progress",),
     ("benchmarks.fingerprints",),
     ("benchmarks.data",),
     ("benchmarks.models",),

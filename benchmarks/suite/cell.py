@@ -102,12 +102,14 @@ class Run:
 
     def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
         self.cell, self.record, self.scores = cell, record, scores
-        self.progress = progress
+        self.progress, self.stage = progress, ""
         self.left_behind: list[str] = []
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
         model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
+        progress(0, 1, "loading the data")
         self.splits = splits_here(dataset)
+        progress(0, 1, "loading the float network")
         self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
         self.network: nn.Module = self.checkpoint.model
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
@@ -161,7 +163,7 @@ class Run:
             bias_correction=self.protocol.get("bias_correction", False),
             retrains=retrains,
             recipe=self.setting.recipe,
-            progress=self.progress,
+            progress=self._within,
             input_shape=self.splits.input_shape,
         )
 
@@ -174,7 +176,7 @@ class Run:
         if reason:
             self.record.status, self.record.reason = "skipped", reason
             return
-        with self.guarded(framework, "search", problem), self._timed("search"):
+        with self.guarded(framework, "search", problem), self._timed("search", "search"):
             problem.meter = Meter()
             solution, scoring = self.search(framework, problem)
             spent = problem.meter.read()
@@ -184,9 +186,9 @@ class Run:
         if solution.images is not None:
             # The curve is that of the policies as the search would have returned them.
             referee.data.calibration = solution.images
-        with self._timed("curve"):
+        with self._timed("curve", "curve"):
             self._note_curve(problem, referee, scoring)
-        with self._timed("measure"):
+        with self._timed("measure", "measuring"):
             self._measure(framework, solution)
         if self.left_behind:
             self.record.notes["left_behind"] = self.left_behind
@@ -280,7 +282,6 @@ class Run:
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
         judge = self.judge(solution)
-        self.progress(0, 1, "measuring")
         ptq = self.untrained(solution, judge)
         fine_tuned = None
         test = self.splits.test
@@ -291,7 +292,9 @@ class Run:
             "fine_tuned": None,
         }
         if self.trains:
-            with self._timed("fine_tune"):
+            controlled = self.protocol["name"] == "controlled"
+            stage = "fine-tuning" if controlled else "training as published"
+            with self._timed("fine_tune", stage):
                 fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
         self.record.accuracy["fine_tuned"] = fine_tuned
         self.record.accuracy["final"] = (
@@ -313,14 +316,12 @@ class Run:
     def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy, trained as the protocol says."""
         if self.protocol["name"] == "controlled":
-            self.progress(0, 1, "fine-tuning")
             try:
                 return judge.fine_tune(solution.policy)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"fine-tuning the found policy: {error}: lower protocol.fine_tune.lr"
                 ) from error
-        self.progress(0, 1, "training as published")
         recipe = framework.recipe or self.setting.recipe
         most, images = self.protocol["max_epochs"], self.protocol["max_images"]
         if most:
@@ -331,19 +332,20 @@ class Run:
         with self.guarded(framework, "finish", judge):
             return finished(framework, judge, solution)
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.record.timings, stage)
+    @contextmanager
+    def _timed(self, name: str, stage: str) -> Iterator[None]:
+        """Within the context a stage runs, which is told and timed."""
+        self.stage = stage
+        self.progress(0, 1, stage)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record.timings[name] = time.perf_counter() - started
 
-
-class _Timer:
-    def __init__(self, timings: dict[str, float], stage: str) -> None:
-        self.timings, self.stage = timings, stage
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.timings[self.stage] = time.perf_counter() - self.started
+    def _within(self, done: int, total: int, text: str) -> None:
+        """How far the stage is."""
+        self.progress(done, total, f"{self.stage}: {text}" if self.stage else text)
 
 
 def _costs(problem: Problem, policy: Policy) -> dict[str, float]:
