@@ -144,7 +144,7 @@ class Run:
         return Problem(
             # A copy for each: what a plugin does to it must not reach the final networks.
             network=placed(copy.deepcopy(self.network), place().device),
-            space=self.setting.space,
+            space=self.setting.admitted,
             target=self.setting.target,
             budget=self.budget,
             scheme=self.setting.scheme,
@@ -250,6 +250,8 @@ class Run:
         method = "solve" if isinstance(framework, ScoringFramework) else "search"
         where = f"{place_of(framework, method)}: notes"
         self.record.notes = finite(as_plain(dict(solution.notes), where))
+        if outside := self.setting.outside(policy):
+            self.record.notes["outside"] = outside
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""

@@ -19,6 +19,7 @@ from frameworks import (
     Accounting,
     Framework,
     Layer,
+    Policy,
     Recipe,
     Scheme,
     Space,
@@ -33,13 +34,27 @@ from frameworks import (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a cell's configuration stands for, before any training."""
+    """What a cell's configuration stands for, before any training.
+
+    Attributes:
+        space: the protocol's, which budgets are relative to.
+        admitted: the policies that the framework may return; see `frameworks.Framework.widened`.
+    """
 
     framework: Framework
     target: Target
     scheme: Scheme
     space: Space
+    admitted: Space
     recipe: Recipe
+
+    def outside(self, policy: Policy) -> str | None:
+        """Where a policy leaves the protocol's space, in words; None for one of that space."""
+        try:
+            self.space.validate(policy)
+        except ValueError as error:
+            return str(error).removeprefix("policy: ")
+        return None
 
 
 _said: set[tuple[str, str]] = set()
@@ -66,7 +81,12 @@ def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
     paper = protocol["name"] == "paper"
     scheme = schemes.get(cls.card.quantizer if paper else protocol["quantizer"])()
     recipe = recipe_of(protocol["fine_tune"], "protocol.fine_tune")
-    return Setting(framework, target, scheme, _space(protocol, target, layers), recipe)
+    space = _space(protocol, target, layers)
+    try:
+        admitted = framework.widened(space, target)
+    except ValueError as error:
+        raise BadCell(f"framework={cls.name}: framework.{error}") from error
+    return Setting(framework, target, scheme, space, admitted, recipe)
 
 
 def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:
