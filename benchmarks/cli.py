@@ -147,7 +147,7 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.suite.config import check_options, conf_folder, register_configs
+    from benchmarks.suite.config import check_options, conf_folder, register_configs, unquoted
 
     check_options(overrides)
     register_configs()
@@ -160,7 +160,7 @@ def _multirun(overrides: list[str]) -> int:
         outcome, _ = execute(config)
         failed += len(outcome.failed)
 
-    sys.argv = ["juxtabit run", "-m", *overrides]
+    sys.argv = ["juxtabit run", "-m", *unquoted(overrides)]
     job()
     return 1 if failed else 0
 

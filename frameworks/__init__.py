@@ -46,6 +46,7 @@ from frameworks.core.registry import (
 from frameworks.core.registry import frameworks as registry
 from frameworks.core.search.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.search.learning import Learning
+from frameworks.core.search.sensitivities import Sensitivity, SensitivityFramework, assign
 from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
@@ -89,6 +90,8 @@ __all__ = [
     "Score",
     "Scores",
     "ScoringFramework",
+    "Sensitivity",
+    "SensitivityFramework",
     "SeparableTarget",
     "Solution",
     "Space",
@@ -102,6 +105,7 @@ __all__ = [
     "WrongAnswer",
     "Zero",
     "account",
+    "assign",
     "batchnorm",
     "derive",
     "describe",

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,8 @@ class Run:
             "label": self.budget.label,
             "kind": self.setting.target.kind,
         }
+        if self.budget.others:
+            record.budget["bounds"] = [asdict(bound) for bound in self.budget.bounds]
         record.data = {
             "dataset": fingerprint_of(dataset),
             "checkpoint": self.checkpoint.fingerprint,

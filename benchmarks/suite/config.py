@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import MISSING as REQUIRED
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +23,7 @@ from benchmarks.data.recipes import RecipeConfig
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.preprocessing import resolved
 from benchmarks.suite.lut_options import LutConfig
+from benchmarks.suite.spaces import SpaceConfig, narrowing
 from frameworks import registry, targets
 
 PROTOCOLS = ("ptq", "controlled", "paper")
@@ -37,6 +40,7 @@ class BudgetConfig:
     ratio: float | None = None
     limit: float | None = None
     metric: str | None = None
+    metrics: Any = None
 
 
 @dataclass
@@ -110,6 +114,8 @@ class Config:
     """The whole configuration of ``juxtabit run``.
 
     Attributes:
+        space: which layers are searched, and candidates of single layers (see
+            `benchmarks.suite.spaces.SpaceConfig`); a part of the cell's protocol.
         seed: seed of every random draw of the cell.
         baselines: also run the baselines at the same budget, with as many evaluations or images
             as the framework (see `benchmarks.suite.rivals`).
@@ -131,6 +137,7 @@ class Config:
     dataset: DatasetConfig = REQUIRED
     hardware: Any = REQUIRED
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
     protocol: ProtocolConfig = REQUIRED
     tracker: TrackerConfig = REQUIRED
     seed: int = 0
@@ -197,9 +204,13 @@ def register_configs() -> None:
 def hydra() -> Iterator[None]:
     """Hydra, initialised on the shipped groups and the registered plugins."""
     register_configs()
+    before = get_gh_backup()  # of a program that uses Hydra itself and calls this one
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="juxtabit"):
-        yield
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="juxtabit"):
+            yield
+    finally:
+        restore_gh_from_backup(before)
 
 
 def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
@@ -210,7 +221,26 @@ def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
     """
     check_options(overrides)
     with hydra():
-        return compose(root, list(overrides))
+        return compose(root, unquoted(overrides))
+
+
+def unquoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the quotes of dictionary keys resolved, which Hydra's grammar lacks.
+
+    ``space.layers={'head*': [8]}`` is ``space.layers={head*: [8]}``; what Hydra would not read
+    without quotes is escaped.
+    """
+    return [
+        _QUOTED_KEY.sub(lambda found: _escaped(found[2]) + ":", text) if "={" in text else text
+        for text in overrides
+    ]
+
+
+_QUOTED_KEY = re.compile(r"""(?<=[{,\s])(['"])((?:(?!\1).)*)\1\s*:""")
+
+
+def _escaped(key: str) -> str:
+    return re.sub(r"""([\\()\[\]{}:=, \t'"])""", r"\\\1", key)
 
 
 Cell = dict[str, Any]
@@ -218,7 +248,11 @@ Cell = dict[str, Any]
 
 def cell_of(config: DictConfig) -> Cell:
     """The cell of a configuration, as plain data; images are prepared as its model expects."""
-    return resolved(labelled(_retrained(_plain_cell(config), config)))
+    return _completed(_plain_cell(config), config)
+
+
+def _completed(cell: Cell, config: DictConfig) -> Cell:
+    return resolved(labelled(_retrained(cell, config)))
 
 
 def labelled(cell: Cell) -> Cell:
@@ -247,7 +281,13 @@ def _plain_cell(config: DictConfig) -> Cell:
     if unknown:
         known = ", ".join(f.name for f in fields(Config))
         raise ValueError(f"unknown keys {sorted(unknown)}; the keys are {known}")
-    return {axis: plain[axis] for axis in (*AXES, "budget", "seed")}
+    return _narrowed({axis: plain[axis] for axis in (*AXES, "budget", "seed")}, plain["space"])
+
+
+def _narrowed(cell: Cell, space: Mapping[str, Any]) -> Cell:
+    """A cell whose protocol says what of its space is searched, if that is not all of it."""
+    changes = narrowing(space)
+    return {**cell, "protocol": {**cell["protocol"], "space": changes}} if changes else cell
 
 
 def check_options(overrides: Sequence[str]) -> None:
@@ -309,6 +349,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
     """
     suite: Any = OmegaConf.to_container(config.suite, resolve=True)
     base = _plain_cell(config)
+    space: Any = OmegaConf.to_container(config.space, resolve=True)
     options = _Options(base)
     cells: list[Cell] = []
     for block in suite["cells"]:
@@ -329,7 +370,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         seeds = block.get("seed", [base["seed"]])
         for seed, budget, *parts in product(seeds, budgets, *axes):
             cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
-            cells.append(resolved(labelled(_retrained(cell, config))))
+            cells.append(_completed(_narrowed(cell, space), config))
     return cells
 
 

@@ -139,6 +139,8 @@ def _plain(cell: Cell) -> dict[str, Any]:
     for axis, entry in cell.items():
         skipped = _NOT_IDENTITY.get(axis, ())
         kept = {k: v for k, v in entry.items() if k not in skipped} if skipped else entry
+        if axis == "budget":  # one limit, as most have; those that were asked for before this key
+            kept = {k: v for k, v in kept.items() if k != "metrics" or v is not None}
         plain[axis] = _whole(_by_content(kept, axis, {}))
     return plain
 

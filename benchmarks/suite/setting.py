@@ -15,6 +15,7 @@ from benchmarks.suite.assets import entry_text, layers_of, taken_of
 from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.suite.identity import BadCell
+from benchmarks.suite.spaces import space_of
 from frameworks import (
     Accounting,
     Framework,
@@ -27,7 +28,6 @@ from frameworks import (
     batchnorm,
     registry,
     schemes,
-    supported_space,
     targets,
 )
 
@@ -81,36 +81,15 @@ def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
     paper = protocol["name"] == "paper"
     scheme = schemes.get(cls.card.quantizer if paper else protocol["quantizer"])()
     recipe = recipe_of(protocol["fine_tune"], "protocol.fine_tune")
-    space = _space(protocol, target, layers)
+    try:
+        space = space_of(protocol, target, layers)
+    except ValueError as error:
+        raise BadCell(str(error)) from error
     try:
         admitted = framework.widened(space, target)
     except ValueError as error:
         raise BadCell(f"framework={cls.name}: framework.{error}") from error
     return Setting(framework, target, scheme, space, admitted, recipe)
-
-
-def _space(protocol: dict[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:
-    for key in ("weight_bits", "act_bits"):
-        bits = protocol[key]
-        if not bits or any(not 1 <= b <= 8 for b in bits):
-            raise BadCell(f"protocol.{key} = {bits}: bits must lie within 1..8")
-    pinned_bits = protocol["pinned_bits"]
-    if pinned_bits and not 1 <= pinned_bits <= 8:
-        raise BadCell(f"protocol.pinned_bits = {pinned_bits}: must lie within 1..8, or be 0")
-    ends = {layers[0].name, layers[-1].name} if pinned_bits else set()
-    weights, acts = (sorted({*protocol[key], *target.wide}) for key in ("weight_bits", "act_bits"))
-    try:
-        return supported_space(
-            target,
-            layers,
-            weights,
-            acts if target.prices_activations else protocol["act_bits"],
-            pinned=dict.fromkeys(ends, (pinned_bits, pinned_bits)),
-            groups=protocol["ties"],
-            paired=protocol["paired"],
-        )
-    except ValueError as error:
-        raise BadCell(f"protocol: {error}") from error
 
 
 def accounted(cell: Cell) -> Accounting:

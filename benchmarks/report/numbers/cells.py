@@ -23,6 +23,7 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"retrain": False},
     "protocol": {"float_share": 0.05, "bn": "batches", "bias_correction": False},
     "dataset": dict.fromkeys(PREPARED[1:]),
+    "budget": {"metrics": None},
 }
 """Keys that earlier records lack, with the defaults that stand for what was done then."""
 

@@ -16,6 +16,8 @@ from frameworks.core.space import Space, spread, with_shared
 from frameworks.core.target import Target
 
 Pairs = set[tuple[int, int]]
+Candidates = tuple[Sequence[int], Sequence[int]]
+"""Weight and activation bits of a layer."""
 
 
 def supported_space(
@@ -27,19 +29,28 @@ def supported_space(
     pinned: Mapping[str, tuple[int, int]] | None = None,
     groups: Sequence[Sequence[str]] = (),
     paired: bool = False,
+    own: Mapping[str, Candidates] | None = None,
 ) -> Space:
     """The space of the candidates that the hardware runs; arguments are those of `Space.build`.
 
     Where the target does not price activations they are pinned at their most bits: searching what
     costs nothing is no search. Tied layers get what all of them can run.
 
+    Args:
+        own: weight and activation bits of layers that have candidates of their own, in place of
+            the common ones and of being pinned; one candidate pins. Tied layers have them
+            together.
+
     Raises:
         ValueError: the hardware runs a layer at none of the candidates, or not at its pinned bits.
     """
     groups = with_shared(layers, groups)
+    own = _together(own or {}, groups)
     pinned = spread(pinned or {}, with_shared(layers, ()))
+    pinned = {name: bits for name, bits in pinned.items() if name not in own}
     if not target.prices_activations:
         act, paired = [max(act)], False
+        own = {name: (weights, [max(acts)]) for name, (weights, acts) in own.items()}
     by_name = {layer.name: layer for layer in layers}
     for name in pinned.keys() & by_name:
         if not target.supports(by_name[name], *pinned[name]):
@@ -52,7 +63,7 @@ def supported_space(
             members = [by_name[n] for n in tied.get(layer.name, (layer.name,)) if n in by_name]
             pairs = {
                 pair
-                for pair in product(weight, act)
+                for pair in product(*own.get(layer.name, (weight, act)))
                 if all(target.supports(member, *pair) for member in members)
             }
             grids[layer.name] = _Grid.largest(pairs)
@@ -61,9 +72,10 @@ def supported_space(
     for name, grid in kept.items():
         if not len(grid):
             equal = "equal ones of " if paired else ""
+            weights, acts = (list(bits) for bits in own.get(name, (weight, act)))
             raise ValueError(
                 f"hardware {target.name} runs layer {name} at none of {equal}the weight bits "
-                f"{list(weight)} and activation bits {list(act)}"
+                f"{weights} and activation bits {acts}"
             )
     space = Space.build(layers, weight, act, pinned=pinned, groups=groups)
     return Space(
@@ -73,6 +85,23 @@ def supported_space(
         groups=space.groups,
         paired=paired,
     )
+
+
+def _together(
+    own: Mapping[str, Candidates], groups: Sequence[Sequence[str]]
+) -> dict[str, Candidates]:
+    """Candidates of layers, and of those that are tied to them.
+
+    Raises:
+        ValueError: tied layers have different ones.
+    """
+    found = dict(own)
+    for group in groups:
+        given = {(tuple(own[n][0]), tuple(own[n][1])) for n in group if n in own}
+        if len(given) > 1:
+            raise ValueError(f"tied layers {tuple(group)} are given different candidates")
+        found.update({name: next(iter(given)) for name in group if given})
+    return found
 
 
 @dataclass(frozen=True)

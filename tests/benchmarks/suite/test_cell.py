@@ -270,3 +270,25 @@ def test_what_stays_float_is_said_once_for_a_network(monkeypatch):
         check(cell("framework=uniform", "model=resnet20"))
     texts = [str(warning.message) for warning in seen]
     assert texts == [f"model {name}: half of it stays float" for name in ("resnet8", "resnet20")]
+
+
+def test_limits_on_two_metrics_and_a_restricted_space():
+    wanted = cell(
+        "framework=haq", "framework.episodes=6", "framework.warmup=2", "hardware=bops",
+        "budget.metrics={size: {ratio: 0.6}, bops: {ratio: 0.5}}",
+        "space.restrict=['layer2*', 'layer3*']", "space.layers={'layer3*': [3, 5]}",
+    )  # fmt: skip
+    record = done(wanted)
+    size, bops = record.budget["bounds"]
+    assert record.budget["within"]
+    assert (record.budget["metric"], record.budget["limit"]) == ("size", size["limit"])
+    for bound in (size, bops):
+        assert record.costs[bound["metric"]] <= bound["limit"] * (1 + 1e-9)
+        share = {"size": 0.6, "bops": 0.5}[bound["metric"]]
+        assert bound["limit"] == pytest.approx(share * record.int8_costs[bound["metric"]])
+    for name, bits in record.policy.items():
+        if name.startswith("layer3"):
+            assert {bits["weight"], bits["act"]} <= {3, 5}
+        elif not name.startswith("layer2"):
+            assert bits == {"weight": 8, "act": 8}
+    Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))

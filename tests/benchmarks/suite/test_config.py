@@ -79,7 +79,10 @@ def test_suite_axes_overrides_and_defaults():
     assert len(cells) == 2 * 2 * 2 + 1
     assert cells[0]["framework"]["name"] == "random"
     assert cells[0]["framework"]["evaluations"] == 5
-    assert cells[0]["budget"] == {"like": 3, "ratio": None, "limit": None, "metric": None}
+    assert cells[0]["budget"] == {
+        "like": 3,
+        **dict.fromkeys(("ratio", "limit", "metric", "metrics")),
+    }
     assert cells[-1]["framework"]["evaluations"] == 9
     assert cells[-1]["seed"] == 7
     assert all(cell["hardware"]["name"] == "bops" for cell in cells)
@@ -154,6 +157,27 @@ def test_results_are_a_folder(results):
 def test_an_option_of_a_group_is_a_name(override):
     with pytest.raises(ValueError, match="an option of a group is a name, not a path"):
         composed([override])
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("space.layers={'head*': [8]}", {"head*": [8]}),
+        ('space.layers={"a.0": [8],  "b" : {weight: [4]}}', {"a.0": [8], "b": {"weight": [4]}}),
+        ("space.layers={head*: [8], '*': [2, 4]}", {"head*": [8], "*": [2, 4]}),
+        ("space.layers={'a[0-9]': [8], 'x y': [2]}", {"a[0-9]": [8], "x y": [2]}),
+    ],
+)
+def test_keys_in_quotes(override, read):
+    assert composed([override]).space.layers == read
+
+
+def test_several_limits_from_the_command_line():
+    cell = cell_of(
+        composed(["hardware=bops", "budget.metrics={size: {like: 4}, bops: {ratio: 0.2}}"])
+    )
+    assert cell["budget"]["metrics"] == {"size": {"like": 4}, "bops": {"ratio": 0.2}}
+    assert label_of(cell) == "like=4 size and ratio=0.2 bops"
 
 
 def test_a_suite_in_place_may_hold_paths():

@@ -83,3 +83,36 @@ def test_the_grid_is_the_largest_there_is(pairs):
         len(ws) * len(xs) for ws, xs in product(subsets, subsets) if set(product(ws, xs)) <= pairs
     )
     assert len(grid) == best
+
+
+def test_layers_have_candidates_of_their_own_in_place_of_pins():
+    first, second, *others = (layer.name for layer in LAYERS)
+    own = {first: ((2, 4), (4,)), second: ((8,), (8,))}
+    space = supported_space(
+        hardware(lambda *_: True), LAYERS, BITS, BITS, pinned={first: (8, 8)}, own=own
+    )
+    assert (space.weight_bits[first], space.act_bits[first]) == ((2, 4), (4,))
+    assert (space.weight_bits[second], space.act_bits[second]) == ((8,), (8,))
+    assert all(space.weight_bits[name] == space.act_bits[name] == BITS for name in others)
+
+
+def test_candidates_of_their_own_are_those_that_the_hardware_runs():
+    name = LAYERS[1].name
+    own = {name: ((2, 3), (4, 8))}
+    space = supported_space(hardware(lambda x, w, a: w != 2), LAYERS, BITS, BITS, own=own)
+    assert (space.weight_bits[name], space.act_bits[name]) == ((3,), (4, 8))
+    with pytest.raises(ValueError, match=rf"{name} at none of the weight bits \[2, 3\] and act"):
+        supported_space(hardware(lambda x, w, a: w > 3), LAYERS, BITS, BITS, own=own)
+    free = supported_space(hardware(lambda *_: True, prices=False), LAYERS, BITS, BITS, own=own)
+    assert free.act_bits[name] == (8,)
+
+
+def test_tied_layers_have_their_own_candidates_together():
+    first, second = LAYERS[1].name, LAYERS[2].name
+    runs = hardware(lambda *_: True)
+    own = {first: ((2,), (4,))}
+    space = supported_space(runs, LAYERS, BITS, BITS, groups=[(first, second)], own=own)
+    assert space.weight_bits[second] == (2,)
+    own[second] = ((3,), (4,))
+    with pytest.raises(ValueError, match="are given different candidates"):
+        supported_space(runs, LAYERS, BITS, BITS, groups=[(first, second)], own=own)
