@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from benchmarks.data.load import Splits
 from benchmarks.fingerprints.numerics import place
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.plaindata import as_plain
@@ -35,6 +36,7 @@ from benchmarks.suite.setting import accounted, setting_of
 from benchmarks.workers.isolation import unharmed
 from benchmarks.workers.process import Interrupts, contained
 from frameworks import (
+    Accounting,
     Data,
     Framework,
     Meter,
@@ -77,17 +79,30 @@ def compute(
         scores: folder in which scoring passes are shared between budgets.
     """
     record = Record(key=key, cell=cell, status="failed")
-    started = time.perf_counter()
     cache_folder()  # any other that it chooses is for all cells, not for this one
+
+    def stages() -> None:
+        record.identity = identity_of(cell)
+        record.code = {**record.identity["code"]["framework"], "git": git_state()}
+        verify(cell, record.identity, key)
+        with contained(plugin_of(cell), []):
+            Run(cell, record, progress, scores).go()
+
+    return attempted(record, stages)
+
+
+def attempted(record: Record, stages: Callable[[], None]) -> Record:
+    """A record filled by the stages of its cell; whatever goes wrong in them makes it a failed one.
+
+    Raises:
+        KeyboardInterrupt: the process was interrupted from outside.
+    """
+    cell, started = record.cell, time.perf_counter()
     with Interrupts() as interrupts:
         try:
-            record.identity = identity_of(cell)
-            record.code = {**record.identity["code"]["framework"], "git": git_state()}
-            verify(cell, record.identity, key)
             card = registry.get(cell["framework"]["name"]).card
             record.card = as_plain(card.to_json(), "card")
-            with contained(plugin_of(cell), []):
-                Run(cell, record, progress, scores).go()
+            stages()
         except BaseException as error:  # a plugin may raise, or exit with, anything
             if interrupts.came and isinstance(error, KeyboardInterrupt):
                 raise
@@ -97,21 +112,68 @@ def compute(
     return readable(record)
 
 
-class Run:
-    """The stages of one cell, filling a record."""
+@dataclass(frozen=True)
+class Ground:
+    """What a cell is computed on.
 
-    def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
+    Attributes:
+        splits: the images, where this process computes.
+        network: the pretrained float network; never changed.
+        float_accuracy: its top-1 on the test split in percent.
+        accounting: which of its weights have bits.
+        facts: what the record's ``data`` say of images and network.
+    """
+
+    splits: Splits
+    network: nn.Module
+    float_accuracy: float
+    accounting: Accounting
+    facts: dict[str, str]
+
+
+def ground_of(cell: Cell, progress: Progress) -> Ground:
+    """The data set and the float network that a cell's configuration names."""
+    model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
+    splits = splits_here(dataset)
+    checkpoint, float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
+    facts = {
+        "dataset": fingerprint_of(dataset),
+        "checkpoint": checkpoint.fingerprint,
+        "origin": str(checkpoint.origin),
+    }
+    return Ground(splits, checkpoint.model, float_accuracy, accounted(cell), facts)
+
+
+class Run:
+    """The stages of one cell, filling a record.
+
+    Args:
+        cell: the configuration.
+        record: is filled.
+        progress: called with (done, total, text).
+        scores: folder in which scoring passes are shared between budgets; None: they are not.
+        ground: what it is computed on; None for what the configuration names.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        record: Record,
+        progress: Progress,
+        scores: Path | None,
+        ground: Ground | None = None,
+    ) -> None:
         self.cell, self.record, self.scores = cell, record, scores
         self.progress = progress
         self.left_behind: list[str] = []
+        self.final: QModel | None = None  # what was measured last, and what it was made with
+        self.judged: Problem | None = None
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
-        model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
-        self.splits = splits_here(dataset)
-        self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
-        self.network: nn.Module = self.checkpoint.model
+        self.ground = ground or ground_of(cell, progress)
+        self.splits, self.network = self.ground.splits, self.ground.network
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
-        record.weights = accounted(cell).to_json()
+        record.weights = self.ground.accounting.to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
         record.budget = {
             "metric": self.budget.metric,
@@ -122,11 +184,7 @@ class Run:
         }
         if self.budget.others:
             record.budget["bounds"] = [asdict(bound) for bound in self.budget.bounds]
-        record.data = {
-            "dataset": fingerprint_of(dataset),
-            "checkpoint": self.checkpoint.fingerprint,
-            "origin": self.checkpoint.origin,
-        }
+        record.data = dict(self.ground.facts)
 
     @property
     def trains(self) -> bool:
@@ -207,7 +265,7 @@ class Run:
         """The search; and what a scoring pass cost that is shared between budgets."""
         if not isinstance(framework, ScoringFramework) or self.scores is None:
             return steer(framework, problem, self.protocol["steering_runs"]), None
-        name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
+        name = scores_key(self.cell, self.record.identity, self.ground.facts["checkpoint"])
         path = self.scores / f"{name}.json"
 
         def make() -> tuple[Scores, Spent]:
@@ -279,20 +337,21 @@ class Run:
 
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
-        judge = self.judge(solution)
+        judge = self.judged = self.judge(solution)
         self.progress(0, 1, "measuring")
         ptq = self.untrained(solution, judge)
-        fine_tuned = None
+        self.final, fine_tuned = ptq, None
         test = self.splits.test
         self.record.accuracy = {
-            "float": self.float_accuracy,
+            "float": self.ground.float_accuracy,
             "valid": judge.score_model(ptq).accuracy,
             "ptq": measure(ptq, test).accuracy,
             "fine_tuned": None,
         }
         if self.trains:
             with self._timed("fine_tune"):
-                fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
+                self.final = self.trained(framework, solution, judge)
+                fine_tuned = measure(self.final, test).accuracy
         self.record.accuracy["fine_tuned"] = fine_tuned
         self.record.accuracy["final"] = (
             self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned

@@ -98,7 +98,11 @@ def accounted(cell: Cell) -> Accounting:
     Raises:
         BadCell: more stays float than the protocol allows.
     """
-    _, found = taken_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    return allowed(cell, taken_of(entry_text(cell["model"]), entry_text(cell["dataset"]))[1])
+
+
+def allowed(cell: Cell, found: Accounting) -> Accounting:
+    """What of a network stays float, if the protocol allows it; raises as `accounted`."""
     most = cell["protocol"].get("float_share", ProtocolConfig.float_share)
     if found.share > most:
         raise BadCell(
@@ -117,7 +121,7 @@ def check(cell: Cell) -> None:
     Raises:
         ValueError, FileNotFoundError: with a message that names the field and the choices.
     """
-    _check_protocol(cell["protocol"])
+    check_protocol(cell["protocol"])
     left = accounted(cell).text()
     if left and (said := (cell["model"]["name"], left)) not in _said:
         _said.add(said)  # once, and not for each of the cells that share a network
@@ -128,7 +132,7 @@ def check(cell: Cell) -> None:
     recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
 
 
-def _check_protocol(protocol: dict[str, Any]) -> None:
+def check_protocol(protocol: dict[str, Any]) -> None:
     """Refuse numbers that mean nothing, NaN among them, before any work is done by them."""
     bounds = {
         "valid_images": (1, math.inf),
