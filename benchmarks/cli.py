@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.arguments import make_parser
+from benchmarks.progress.show import showing
 from benchmarks.records import escape
+from benchmarks.workers import stopping
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,15 +56,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in ("run", "lut", "diagnose"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    with stopping.Stop() as stop:
+        try:
+            return _answered(lambda: int(options.action(options, rest)), stop)
+        except KeyboardInterrupt:
+            return stop.finish()
+
+
+def _answered(action: Callable[[], int], stop: stopping.Stop) -> int:
+    """The exit code of an action, whatever error it ends with."""
     try:
-        return int(options.action(options, rest))
+        return action()
     except KeyboardInterrupt:
-        print("juxtabit: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as ended:
+        _unless_stopped(stop)
         code = ended.code if isinstance(ended.code, int) and ended.code > 0 else USAGE
         fault = f"a library or plugin ended the command with sys.exit({ended.code!a})"
         _say(f"juxtabit: {fault} (JUXTABIT_DEBUG=1 shows where)")
@@ -70,10 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(ended)
         return code
     except Exception as error:
+        _unless_stopped(stop)
         if os.environ.get("JUXTABIT_DEBUG"):
             raise
         _say(f"juxtabit: {_explained(error)}")
         return USAGE
+
+
+def _unless_stopped(stop: stopping.Stop) -> None:
+    """What is raised while the command is being stopped is a part of that."""
+    if stop.number is not None:
+        raise stopping.Stopped
 
 
 def _say(message: str) -> None:
@@ -130,16 +148,19 @@ def _unavailable(group: str, name: str) -> str | None:
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     if options.multirun:
-        return _multirun(overrides)
-    from benchmarks.suite.config import composed
+        with showing():
+            return _multirun(overrides)
+    with showing():
+        from benchmarks.suite.config import composed
 
-    config = composed(overrides)
+        config = composed(overrides)
+        if not options.cfg:
+            outcome, folder = execute(config)
     if options.cfg:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    outcome, folder = execute(config)
     return _report(outcome, folder)
 
 
@@ -147,7 +168,8 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra sweep: each job goes through the same function as a single run, with its store."""
     import hydra
 
-    from benchmarks.suite.config import check_options, conf_folder, register_configs, unquoted
+    from benchmarks.suite.config import check_options, conf_folder, register_configs
+    from benchmarks.suite.options.overrides import unquoted
 
     check_options(overrides)
     register_configs()
@@ -219,7 +241,11 @@ def _single(cell: Cell, baselines: bool, compute: Callable[[list[Cell]], Outcome
         return compute([cell, *baselines_of(cell, default)])
     own = compute([cell])
     others = compute(baselines_of(cell, default, own.records[0]))
-    return Outcome([*own.records, *others.records], own.computed + others.computed)
+    return Outcome(
+        [*own.records, *others.records],
+        own.computed + others.computed,
+        others.log or own.log,
+    )
 
 
 def _guarded(records: list[Record], faults: list[str], use: Callable[[Table], T]) -> T:
@@ -242,6 +268,8 @@ def _report(outcome: Outcome, folder: Path) -> int:
     print(_guarded(outcome.records, faults, lambda table: table.text()))
     print(f"{outcome.computed} of {len(outcome.records)} cells had to be computed.")
     print(f"Records: {folder / 'records'}")
+    if outcome.log:
+        print(f"Log:     {outcome.log}")
     page = folder / "juxtaposition.html"
     if page.exists():
         print(f"Page:    {page}")
@@ -265,14 +293,10 @@ def _lut(options: argparse.Namespace, overrides: list[str]) -> int:
 
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    try:
-        path = lut(config)
-    except KeyboardInterrupt:
-        print(
-            "\njuxtabit: stopped; nothing was saved, since a table is measured in one go",
-            file=sys.stderr,
-        )
-        return 130
+    stopping.current().kept = lambda: (
+        "stopped; nothing was saved, since a table is measured in one go"
+    )
+    path = lut(config)
     print(f"Table: {path} (hardware={config.device} hardware.path={path})")
     return 0
 

@@ -1,6 +1,6 @@
 """From a network of your own and a folder of images to a policy and an ONNX file that has its bits.
 
-    python examples/practitioner.py                       # a demonstration on digits, under a minute
+    python examples/practitioner.py                      # a demonstration on digits, in a minute
     python examples/practitioner.py --images FOLDER --weights net.pth --out net.onnx
 
 FOLDER holds ``train/CLASS/*`` and ``val/CLASS/*``. To use it for your own work, put your network
@@ -66,7 +66,9 @@ def main() -> None:
     """Load, search, compare, export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder with train/ and val/; else digits")
-    parser.add_argument("--weights", type=Path, help="a state dict of `network`; else it is trained")
+    parser.add_argument(
+        "--weights", type=Path, help="a state dict of `network`; else it is trained"
+    )
     parser.add_argument("--out", type=Path, default=Path("practitioner.onnx"))
     parser.add_argument("--like", type=float, default=3, help="as large as so many uniform bits")
     parser.add_argument("--episodes", type=int, default=40, help="policies that HAQ tries")

@@ -11,9 +11,10 @@ from frameworks.core.contents import (
 )
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
+from frameworks.core.evaluation.distillation import distillation
 from frameworks.core.evaluation.divergence import first_nonfinite
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
-from frameworks.core.evaluation.train import Recipe, fit, train_in
+from frameworks.core.evaluation.train import Recipe, cross_entropy, fit, train_in
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.layers import Layer
 from frameworks.core.networks import batchnorm
@@ -51,7 +52,8 @@ from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
-from frameworks.core.split import DatasetSplit, Split, TensorSplit
+from frameworks.core.split import Split, TensorSplit
+from frameworks.core.streaming import DatasetSplit, Room
 from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "Registry",
+    "Room",
     "Scheme",
     "Score",
     "Scores",
@@ -107,8 +110,10 @@ __all__ = [
     "account",
     "assign",
     "batchnorm",
+    "cross_entropy",
     "derive",
     "describe",
+    "distillation",
     "file_digest",
     "files_under",
     "finished",

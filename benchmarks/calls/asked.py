@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.records.plaindata import as_plain
-from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import PROTOCOLS, Cell, composed, labelled
+from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.options.spaces import SpaceConfig, narrowing
 from benchmarks.suite.setting import check_protocol, setting_of
-from benchmarks.suite.spaces import SpaceConfig, narrowing
 from frameworks import Framework, Layer, Registry, Target, registry, targets
 
 Method = str | Framework

@@ -17,8 +17,11 @@ from benchmarks.models.network_check import PROBES, check_network
 from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
 from benchmarks.suite.assets import inspected
-from benchmarks.suite.cell import Ground
-from frameworks import TensorSplit, torch_rng
+from benchmarks.suite.ground import Ground
+from frameworks import Room, TensorSplit, torch_rng
+
+MEMORY = 2.0**30
+"""Bytes that decoded images of ``valid`` and ``test`` may take; ``train`` may be augmented."""
 
 
 @contextmanager
@@ -45,8 +48,9 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: give a torch.nn.Module")
-    parts = {"train": as_split(train, "train"), "valid": as_split(valid, "valid")}
-    parts["test"] = parts["valid"] if test is None else as_split(test, "test")
+    room = Room(MEMORY)
+    parts = {"train": as_split(train, "train"), "valid": as_split(valid, "valid", room)}
+    parts["test"] = parts["valid"] if test is None else as_split(test, "test", room)
     network = copy.deepcopy(model).cpu().eval()
     images = parts["train"].subset(PROBES, torch_rng(0, "probe")).images()
     shape: Any = tuple(images.shape[1:])

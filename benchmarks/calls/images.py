@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from frameworks import DatasetSplit, Split, TensorSplit, seeded
+from frameworks import DatasetSplit, Room, Split, TensorSplit, seeded
 
 Images = Split | Dataset[Any] | Iterable[Any]
 """What `as_split` takes."""
@@ -31,7 +31,7 @@ FORMS = (
 )
 
 
-def as_split(data: Images, name: str) -> Split:
+def as_split(data: Images, name: str, room: Room | None = None) -> Split:
     """Data as searches see them.
 
     A `DataLoader` stands for its dataset, read by as many processes; where it draws batches in a
@@ -42,6 +42,7 @@ def as_split(data: Images, name: str) -> Split:
         data: labelled images; see `FORMS`. Images are float32 ``[N, C, H, W]``, prepared as the
             network expects them; labels are class numbers ``[N]``.
         name: the argument's name, for messages.
+        room: where the decoded images of a dataset are kept, whose transforms are then not random.
 
     Raises:
         TypeError: it is none of these.
@@ -50,9 +51,9 @@ def as_split(data: Images, name: str) -> Split:
     if isinstance(data, Split):
         return data
     if isinstance(data, DataLoader):
-        return _of_loader(data, name)
+        return _of_loader(data, name, room)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _of_dataset(data, name)
+        return _of_dataset(data, name, 0, room)
     if isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]):
         return _resident(data[0], data[1], name)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict | Tensor):
@@ -64,23 +65,23 @@ def _is_array(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def _of_loader(loader: DataLoader[Any], name: str) -> Split:
+def _of_loader(loader: DataLoader[Any], name: str, room: Room | None) -> Split:
     dataset, sampler = loader.dataset, loader.sampler
     plain = loader.collate_fn is default_collate and type(loader.batch_sampler) is BatchSampler
     if plain and isinstance(sampler, SubsetRandomSampler):
-        return _of_dataset(Subset(dataset, list(sampler.indices)), name, loader.num_workers)
+        return _of_dataset(Subset(dataset, list(sampler.indices)), name, loader.num_workers, room)
     if plain and isinstance(sampler, SequentialSampler):
-        return _of_dataset(dataset, name, loader.num_workers)
+        return _of_dataset(dataset, name, loader.num_workers, room)
     if plain and isinstance(sampler, RandomSampler) and not sampler.replacement:
-        return _of_dataset(dataset, name, loader.num_workers)
+        return _of_dataset(dataset, name, loader.num_workers, room)
     return _gathered(loader, name)
 
 
-def _of_dataset(dataset: Dataset[Any], name: str, workers: int = 0) -> Split:
+def _of_dataset(dataset: Dataset[Any], name: str, workers: int, room: Room | None) -> Split:
     tensors = _tensors(dataset)
     if tensors is not None:
         return _resident(*tensors, name)
-    split = DatasetSplit(dataset, name=name, workers=workers)
+    split = DatasetSplit(dataset, name=name, workers=workers, room=room)
     x, y = _pair(dataset[0], name)
     _resident(torch.as_tensor(x)[None], torch.as_tensor(y)[None], f"{name}, image 0")
     return split

@@ -7,7 +7,10 @@ other in this process, with its threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,13 +22,18 @@ from benchmarks.calls.frame import frame
 from benchmarks.calls.ground import computing_on, ground_from
 from benchmarks.calls.images import Images
 from benchmarks.fingerprints.numerics import library
+from benchmarks.progress.board import Board
+from benchmarks.progress.show import joined
+from benchmarks.progress.times import STAGES, seconds_of
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record, digest
-from benchmarks.suite.cell import Ground, Run, attempted
+from benchmarks.suite.assets import Progress
+from benchmarks.suite.cell import Run, attempted
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import plugin_of
+from benchmarks.suite.ground import Ground
 from benchmarks.suite.identity import environment
-from benchmarks.suite.progress import Display, title
+from benchmarks.suite.progress import outcome, title
 from benchmarks.suite.rivals import baselines_of, waits
 from benchmarks.workers.process import contained
 from frameworks import Framework, Policy, Target, describe, registry
@@ -96,17 +104,17 @@ def search(
         cell = asked.cell(type(model).__name__, entry, seed)
         ground = ground_from(model, train, valid, test)
         check_cells([cell], describe(ground.network, ground.splits.input_shape))
-        display = None if quiet else Display(1, 1)
         record = _record(cell, ground)
-        run = Run(cell, record, _progress(display, cell), None, ground)
-        with contained(plugin_of(cell), []):
-            run.go()
-        record.environment = as_plain(environment(), "environment")
-        if record.status == "skipped":
-            raise ValueError(f"{entry['name']} cannot be used here: {record.reason}")
-        if display:
-            record.timings["total"] = sum(record.timings.values())
-            display.finished(record)
+        with _board(quiet, {record.key: cell}) as board:
+            board.start(record.key, title(cell))
+            run = Run(cell, record, partial(board.stage, record.key), None, ground)
+            with contained(plugin_of(cell), []):
+                run.go()
+            record.environment = as_plain(environment(), "environment")
+            if record.status == "skipped":
+                raise ValueError(f"{entry['name']} cannot be used here: {record.reason}")
+            record.timings["total"] = sum(record.timings[stage] for stage in STAGES)
+            _ended(board, record)
     score = record.accuracy["final"]
     assert record.policy is not None
     assert score is not None
@@ -198,37 +206,45 @@ def _computed(own: list[Cell], ground: Ground, baselines: bool, quiet: bool) -> 
 
 def _records(cells: Sequence[Cell], ground: Ground, quiet: bool) -> list[Record]:
     """The records of cells, each of them once."""
-    distinct = {digest(cell): cell for cell in cells}
+    distinct = {_key(cell, ground): cell for cell in cells}
     if not distinct:
         return []
-    display = None if quiet else Display(len(distinct), 1)
     records = []
-    for cell in distinct.values():
-        record = _attempted(cell, ground, display)
-        records.append(record)
-        if display:
-            display.finished(record)
+    with _board(quiet, distinct) as board:
+        for key, cell in distinct.items():
+            board.start(key, title(cell))
+            records.append(_attempted(cell, ground, partial(board.stage, key)))
+            _ended(board, records[-1])
     return records
 
 
-def _attempted(cell: Cell, ground: Ground, display: Display | None) -> Record:
+def _attempted(cell: Cell, ground: Ground, progress: Progress) -> Record:
     record = _record(cell, ground)
 
     def stages() -> None:
         with contained(plugin_of(cell), []):
-            Run(cell, record, _progress(display, cell), None, ground).go()
+            Run(cell, record, progress, None, ground).go()
 
     return attempted(record, stages)
 
 
+def _key(cell: Cell, ground: Ground) -> str:
+    return digest({"cell": cell, "checkpoint": ground.facts["checkpoint"]})
+
+
 def _record(cell: Cell, ground: Ground) -> Record:
-    key = digest({"cell": cell, "checkpoint": ground.facts["checkpoint"]})
     card = registry.get(cell["framework"]["name"]).card.to_json()
-    return Record(key=key, cell=cell, status="failed", card=card, code=library())
+    return Record(_key(cell, ground), cell, "failed", card=card, code=library())
 
 
-def _progress(display: Display | None, cell: Cell) -> Callable[[int, int, str], None]:
-    if display is None:
-        return lambda done, total, text: None
-    name = title(cell)
-    return lambda done, total, text: display.stage(name, done, total, text)
+@contextmanager
+def _board(quiet: bool, cells: Mapping[str, Cell]) -> Iterator[Board]:
+    """Shows how far cells are, or nothing."""
+    with nullcontext(Board(sys.stderr)) if quiet else joined() as board:
+        board.begin(cells, 1)
+        yield board
+
+
+def _ended(board: Board, record: Record) -> None:
+    seconds = seconds_of(record.status, record.timings)
+    board.finished(record.key, title(record.cell), outcome(record), seconds)

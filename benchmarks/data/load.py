@@ -45,6 +45,8 @@ class DatasetConfig:
         crop_mode: ``center``, ``squash`` or ``border`` of timm's transforms.
         download: let torchvision or timm fetch what is missing.
         workers: reading processes, for datasets that stay on disk.
+        memory: GiB that their decoded images may take in each process; splits (and parts of them)
+            that fit are read once, others anew in each pass.
         pretrain: the pretraining recipe of models on this dataset (see `frameworks.Recipe`).
     """
 
@@ -60,6 +62,7 @@ class DatasetConfig:
     crop_mode: str | None = None
     download: bool = False
     workers: int = 0
+    memory: float = 1.0
     pretrain: RecipeConfig = field(default_factory=RecipeConfig)
 
     @property

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.data.load import DatasetConfig, Splits, check_labels, cut_order, cut_size
 from benchmarks.data.transforms import transforms
-from frameworks import DatasetSplit
+from frameworks import DatasetSplit, Room
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,13 @@ def cut(data: OnDisk, config: DatasetConfig, name: str) -> Splits:
     for part, labels in data.labels.items():
         check_labels(labels, len(data.classes), f"{name}, {part} images")
     plain, augmented = transforms(config)
+    room = Room(config.memory * 2**30)
 
     def split(part: str, **more: Any) -> DatasetSplit:
         label = name if part == "train" else f"{name}/{part}"
-        return DatasetSplit(data.make(part, plain), name=label, workers=config.workers, **more)
+        return DatasetSplit(
+            data.make(part, plain), name=label, workers=config.workers, room=room, **more
+        )
 
     train, side = split("train", augmented=data.make("train", augmented)), config.side
     if "valid" in data.labels:

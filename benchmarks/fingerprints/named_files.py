@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,26 @@ _NAMES = ("name", "quantizer", "metric")
 """Keys whose text is never a file's name."""
 _FILES = ("path", "file", "checkpoint", "policy")
 """Ends of keys whose text is one's name, however short, wherever there is such a file."""
+
+
+_CODE = re.compile(r"(?P<path>.+\.py):(?P<function>[^:]+)")
+
+
+def split_code(name: str) -> tuple[str, str]:
+    """``PATH.py:FUNCTION`` in two.
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    found = _CODE.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name!r} is not of the form PATH.py:FUNCTION")
+    return found["path"], found["function"]
+
+
+def names_code(name: str) -> bool:
+    """Whether a model's name is a function in a file."""
+    return _CODE.fullmatch(name) is not None
 
 
 class UnreadableFile(ValueError):
@@ -33,7 +54,12 @@ def by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
         return {name: by_content(value, f"{key}.{name}", found) for name, value in entry.items()}
     if isinstance(entry, list):
         return [by_content(value, f"{key}[{i}]", found) for i, value in enumerate(entry)]
-    if not isinstance(entry, str) or not _names_a_file(entry, key):
+    if not isinstance(entry, str):
+        return entry
+    if key == "model.name" and names_code(entry):
+        path, function = split_code(entry)
+        return f"{by_content(path, 'model.file', found)}:{function}"
+    if not _names_a_file(entry, key):
         return entry
     try:
         found[key] = file_digest(Path(entry).expanduser())
@@ -43,7 +69,7 @@ def by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
 
 
 def _names_a_file(text: str, key: str) -> bool:
-    if key == "model.checkpoint":
+    if key in ("model.checkpoint", "model.file"):
         return bool(text)
     last = key.rpartition(".")[2].partition("[")[0]
     # Elsewhere a word such as 'adam' is no path, whatever lies in the working folder.

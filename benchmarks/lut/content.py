@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.lut.measure import Figure, Measurement
 from benchmarks.lut.plan import CLASSES, Unit
-from benchmarks.suite.lut_options import LIMIT
+from benchmarks.suite.options.lut import LIMIT
 from frameworks import Layer, MeasuredTable, shape_of
 
 FEWER = tuple(range(2, 8))

@@ -13,6 +13,8 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.fingerprints.named_files import names_code
+from benchmarks.models.files import build_of
 from benchmarks.models.network_check import check_modules
 from frameworks import Registry, UnknownName, seeded
 
@@ -23,9 +25,11 @@ class ModelConfig:
 
     Attributes:
         name: any timm model name, among them this file's ``resnet8``, ``resnet20``, ``resnet56``
-            and ``mobilenetv2_small``.
+            and ``mobilenetv2_small``; a plugin's; or ``PATH.py:FUNCTION``, a factory of one's own,
+            which gets ``num_classes`` and ``in_chans`` if it takes them.
         pretrained: start from timm's published weights (needs the network to be online).
-        checkpoint: a safetensors file to use instead of pretraining.
+        checkpoint: weights to use instead of pretraining: a safetensors file, or one that
+            ``torch.load`` reads with ``weights_only=True`` (.pt, .pth, .ckpt).
         retrain: train here although the project has a network of this model, data and recipe (see
             `benchmarks.models.committed`); ``retrain=true`` and ``juxtabit run --retrain`` set it
             for all.
@@ -57,7 +61,10 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
         UnknownName: timm knows no such model; the message lists the nearest names.
         ValueError: the model does not accept the options or the input.
     """
-    make = models.get(config.name) if config.name in models.names() else None
+    if names_code(config.name):
+        make: Callable[..., nn.Module] | None = build_of(config.name)
+    else:
+        make = models.get(config.name) if config.name in models.names() else None
     if make is None and not timm.is_model(config.name):
         near = get_close_matches(config.name, timm.list_models(), 8)
         raise UnknownName(
@@ -103,6 +110,8 @@ def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
 
 def _published(name: str) -> Any:
     """The facts in timm's registry; None for a model that is not there, or has none there."""
+    if names_code(name):
+        return None
     try:
         return timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError as error:
@@ -111,7 +120,7 @@ def _published(name: str) -> Any:
 
 def _check_published(config: ModelConfig, classes: int) -> None:
     """A classifier that the published weights do not have would stay random."""
-    if not config.pretrained or config.name in models.names():
+    if not config.pretrained or names_code(config.name) or config.name in models.names():
         return
     known = _published(config.name)
     if known is None:

@@ -15,7 +15,7 @@ from typing import Any
 import timm.models
 
 from benchmarks.data.load import DatasetConfig, Splits, datasets
-from benchmarks.fingerprints.named_files import by_content
+from benchmarks.fingerprints.named_files import by_content, names_code, split_code
 from benchmarks.fingerprints.numerics import library, numerics
 from benchmarks.fingerprints.sources import code_of_entry
 from benchmarks.models.build import ModelConfig, models
@@ -23,6 +23,7 @@ from frameworks import (
     DatasetSplit,
     Recipe,
     Registry,
+    file_digest,
     files_under,
     identify_files,
     registry,
@@ -72,6 +73,8 @@ def model_code(name: str) -> dict[str, Any]:
 
     Empty for a name that nobody knows, which `benchmarks.models.build.create` refuses.
     """
+    if names_code(name):
+        return {"file": file_digest(Path(split_code(name)[0]).expanduser())}
     if name in models.names():
         return _code(models, name)
     if not timm.models.is_model(name):
@@ -106,7 +109,7 @@ def checkpoint_facts(
 ) -> dict[str, Any]:
     """What the weights of a pretrained float network come from."""
     return {
-        "model": model.name,
+        "model": by_content(model.name, "model.name", {}),
         "options": by_content(dict(model.options), "model.options", {}),
         "code": [library(), model_code(model.name), _code(datasets, dataset.name)],
         "data": [splits.train.fingerprint(), _readers(splits)],

@@ -16,17 +16,18 @@ from textwrap import shorten
 from typing import Literal
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from benchmarks.data.load import DatasetConfig, Splits
 from benchmarks.data.recipes import RecipeConfig, recipe_of
+from benchmarks.fingerprints.named_files import names_code
 from benchmarks.fingerprints.numerics import place
 from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
 from benchmarks.models.network_check import PROBES, check_network
-from benchmarks.models.weights import contiguous, fill, fingerprint
+from benchmarks.models.weights import contiguous, fill, fingerprint, read_weights
 from benchmarks.records.cache import cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
@@ -196,7 +197,8 @@ def _train(model: nn.Module, splits: Splits, recipe: Recipe, progress: Progress)
 
 def _path(model: ModelConfig, dataset: DatasetConfig, splits: Splits, recipe: Recipe) -> Path:
     name = digest(checkpoint_facts(model, dataset, splits, recipe))[:12]
-    return cache_folder() / "checkpoints" / f"{model.name}-{dataset.name}-{name}.safetensors"
+    shown = Path(model.name).stem if names_code(model.name) else model.name
+    return cache_folder() / "checkpoints" / f"{shown}-{dataset.name}-{name}.safetensors"
 
 
 def _cached(model: nn.Module, path: Path) -> bool:
@@ -234,7 +236,7 @@ def _load(model: nn.Module, path: Path) -> None:
         raise FileNotFoundError(f"model.checkpoint: there is no file {path}")
     where = f"checkpoint {path}"
     try:
-        state = load_file(path)
+        state = read_weights(path, model.state_dict().keys())
     except Exception as error:
         fault = shorten(str(error), 200, placeholder=" ...")
         raise ValueError(f"{where} does not fit the model: {fault}") from error

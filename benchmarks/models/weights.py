@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from textwrap import shorten
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, contiguous_format, nn
 
 from frameworks import first_nonfinite
@@ -24,6 +27,43 @@ def contiguous(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all weights and buffers by name, laid out as safetensors needs them."""
     return {k: v.detach().clone(memory_format=contiguous_format)
             for k, v in model.state_dict().items()}  # fmt: skip
+
+
+_WRAPPED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net")
+"""Where checkpoints of training scripts keep the weights."""
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before the names of weights."""
+
+
+def read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """The weights in a file: safetensors, or what ``torch.load`` reads with ``weights_only``.
+
+    Checkpoints that hold more (an optimizer, an epoch) are unwrapped, and the prefixes that
+    ``DataParallel``, ``torch.compile`` and Lightning put before names are taken off where the model
+    has no such names.
+
+    Args:
+        path: the file.
+        names: of the model's weights and buffers.
+
+    Raises:
+        ValueError: it holds no weights; the message says what there is.
+        Exception: it cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"it holds a {type(found).__name__}, no state dict")
+    wrapped = (found[key] for key in _WRAPPED if isinstance(found.get(key), Mapping))
+    state = dict(next(wrapped, found))
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd or not state:
+        raise ValueError(f"it holds no state dict; there are {sorted(map(str, found))[:8]}")
+    for prefix in _PREFIXES:
+        if not set(names) & set(state) and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

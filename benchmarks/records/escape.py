@@ -64,13 +64,14 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     "†": r"\dag{}",
     "‡": r"\ddag{}",
+    "•": r"\textbullet{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
 
 
 def latex(text: str) -> str:
     """Text that LaTeX sets as it is; what it cannot set by default becomes a question mark."""
-    known = re.sub(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u017f†‡]", "?", line(text))
+    known = re.sub(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u017f†‡•]", "?", line(text))
     return "".join(_LATEX.get(c, c) for c in known)
 
 

@@ -34,7 +34,9 @@ class Record:
             budget, protocol, seed.
         status: ``done``, ``failed`` (see ``error``) or ``skipped`` (see ``reason``).
         card: the framework's card.
-        budget: ``metric``, ``limit``, ``unit``, ``label`` and, when done, ``within``.
+        budget: ``metric``, ``limit``, ``unit``, ``label`` and, when done, ``within``; where several
+            metrics are limited, ``bounds``: ``metric``, ``limit`` and ``unit`` of each, the one
+            above first.
         policy: bits by layer.
         bits: mean ``weight`` and ``act`` bits, by parameters and by input activations.
         costs: the policy's cost in every metric of the target; ``float_costs`` and ``int8_costs``
@@ -43,7 +45,8 @@ class Record:
             protocol that does not train) and ``final`` (what the table ranks), all on the test
             split; ``valid``: the policy without training on the search-validation split.
         weights: the network's weights: how many are ``quantized``, which are ``left`` in float or
-            ``unused`` (numbers by parameter), the ``share`` left, and a ``note`` that says so.
+            ``unused`` (numbers by parameter), the ``share`` left, and a ``note`` that says so;
+            ``dropped``: the search returned trained weights, which the protocol does not use.
         search: measured cost: policies, images_forward, images_backward, seconds, peak_memory;
             ``scoring`` is the part that was shared with other budgets.
         curve: what the search would have returned over time: policies, images (forward plus

@@ -43,13 +43,15 @@ _policy = mapped(complete({"weight": either(list, listed(_bits, 1), _bits), "act
 _named = complete({"name": name}, plain)
 _words = listed(text)
 
+_ASKED = dict.fromkeys(("like", "ratio", "limit"), optional(_least_zero))
 _CELL = shaped(
     {
         **dict.fromkeys(("framework", "model", "dataset", "hardware", "protocol"), _named),
         "budget": shaped(
             {
-                **dict.fromkeys(("like", "ratio", "limit"), optional(_least_zero)),
+                **_ASKED,
                 "metric": optional(name),
+                "metrics": optional(mapped(shaped(_ASKED))),
             },
             plain,
         ),
@@ -66,10 +68,12 @@ _CARD = shaped(
     },
     plain,
 )
+_BOUND = complete({"metric": name, "limit": _least_zero, "unit": text})
 _BUDGET = shaped(
     {
         "metric": name,
         "limit": _least_zero,
+        "bounds": listed(_BOUND, 1),
         **dict.fromkeys(("unit", "label", "kind"), text),
         "within": truth,
     },
@@ -104,6 +108,7 @@ FIELDS: dict[str, Check] = {
             "unused": mapped(_least_zero),
             "share": number(0, 1),
             "note": text,
+            "dropped": truth,
         },
         plain,
     ),

@@ -11,6 +11,7 @@ from benchmarks.records import escape
 from benchmarks.records.record import Record
 from benchmarks.records.store import write_text
 from benchmarks.report.formats import flat, html, latex, markdown, text
+from benchmarks.report.formats.beside import beside_block
 from benchmarks.report.formats.blocks import (
     BRIEF,
     FULL,
@@ -21,7 +22,6 @@ from benchmarks.report.formats.blocks import (
     cards_block,
     group_block,
     overall_block,
-    volumes_block,
 )
 from benchmarks.report.formats.reported import Reported, default_path, entries, read, reported_block
 from benchmarks.report.formats.summary import summary_blocks
@@ -79,6 +79,10 @@ class Table:
         for standing in self.standings:
             yield from text.render(overall_block(standing), [0])
             yield ""
+        for block in self._beside():
+            yield from text.render(block, [1, 2])
+            yield from text.notes(block.notes, "  ")
+            yield ""
         if self.groups:
             yield from text.notes([*NOTES, *OVERALL_NOTES], "")
             yield ""
@@ -86,8 +90,8 @@ class Table:
         if self.reported and self.groups:
             # Long, and of other networks and data than those above.
             yield (
-                f"{len(self.reported)} published numbers of these frameworks are in the Markdown, "
-                "CSV, LaTeX and HTML forms."
+                f"The {len(self.reported)} published numbers of these frameworks, with their "
+                "sources, are in the Markdown, CSV, LaTeX and HTML forms."
             )
         elif self.reported:
             block = reported_block(entries(self.reported))
@@ -110,12 +114,12 @@ class Table:
             yield from markdown.render(reported_block(entries(self.reported)), 2)
 
     def _summaries(self) -> list[Block]:
-        blocks = [
-            block
-            for standing in self.standings
-            for block in (overall_block(standing), volumes_block(standing))
-        ]
+        blocks = [*map(overall_block, self.standings), *self._beside()]
         return [*blocks, cards_block(self.groups)] if self.groups else blocks
+
+    def _beside(self) -> list[Block]:
+        """The published numbers beside the measured ones, where there are both."""
+        return [beside_block(self.groups, self.reported)] if self.groups and self.reported else []
 
     def summary(self) -> str:
         """A Markdown table for each model and dataset: a row a framework, a column a budget."""

@@ -6,37 +6,26 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from benchmarks.data.load import Splits
 from benchmarks.fingerprints.numerics import place
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
-from benchmarks.suite.assets import (
-    Progress,
-    Reporter,
-    checkpoint_of,
-    entry_text,
-    fingerprint_of,
-    forget,
-    splits_here,
-)
-from benchmarks.suite.budgets import budget_spec
+from benchmarks.suite.assets import Progress, forget
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
+from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
-from benchmarks.suite.setting import accounted, setting_of
+from benchmarks.suite.setting import setting_of
 from benchmarks.workers.isolation import unharmed
 from benchmarks.workers.process import Interrupts, contained
 from frameworks import (
-    Accounting,
     Data,
     Framework,
     Meter,
@@ -112,38 +101,6 @@ def attempted(record: Record, stages: Callable[[], None]) -> Record:
     return readable(record)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What a cell is computed on.
-
-    Attributes:
-        splits: the images, where this process computes.
-        network: the pretrained float network; never changed.
-        float_accuracy: its top-1 on the test split in percent.
-        accounting: which of its weights have bits.
-        facts: what the record's ``data`` say of images and network.
-    """
-
-    splits: Splits
-    network: nn.Module
-    float_accuracy: float
-    accounting: Accounting
-    facts: dict[str, str]
-
-
-def ground_of(cell: Cell, progress: Progress) -> Ground:
-    """The data set and the float network that a cell's configuration names."""
-    model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
-    splits = splits_here(dataset)
-    checkpoint, float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
-    facts = {
-        "dataset": fingerprint_of(dataset),
-        "checkpoint": checkpoint.fingerprint,
-        "origin": str(checkpoint.origin),
-    }
-    return Ground(splits, checkpoint.model, float_accuracy, accounted(cell), facts)
-
-
 class Run:
     """The stages of one cell, filling a record.
 
@@ -164,7 +121,7 @@ class Run:
         ground: Ground | None = None,
     ) -> None:
         self.cell, self.record, self.scores = cell, record, scores
-        self.progress = progress
+        self.progress, self.stage = progress, ""
         self.left_behind: list[str] = []
         self.final: QModel | None = None  # what was measured last, and what it was made with
         self.judged: Problem | None = None
@@ -219,7 +176,7 @@ class Run:
             bias_correction=self.protocol.get("bias_correction", False),
             retrains=retrains,
             recipe=self.setting.recipe,
-            progress=self.progress,
+            progress=self._within,
             input_shape=self.splits.input_shape,
         )
 
@@ -232,7 +189,7 @@ class Run:
         if reason:
             self.record.status, self.record.reason = "skipped", reason
             return
-        with self.guarded(framework, "search", problem), self._timed("search"):
+        with self.guarded(framework, "search", problem), self._timed("search", "search"):
             problem.meter = Meter()
             solution, scoring = self.search(framework, problem)
             spent = problem.meter.read()
@@ -242,9 +199,9 @@ class Run:
         if solution.images is not None:
             # The curve is that of the policies as the search would have returned them.
             referee.data.calibration = solution.images
-        with self._timed("curve"):
+        with self._timed("curve", "curve"):
             self._note_curve(problem, referee, scoring)
-        with self._timed("measure"):
+        with self._timed("measure", "measuring"):
             self._measure(framework, solution)
         if self.left_behind:
             self.record.notes["left_behind"] = self.left_behind
@@ -312,6 +269,8 @@ class Run:
         self.record.notes = finite(as_plain(dict(solution.notes), where))
         if outside := self.setting.outside(policy):
             self.record.notes["outside"] = outside
+        if solution.weights is not None and self.protocol["name"] != "paper":
+            self.record.weights["dropped"] = True
 
     def _note_curve(self, problem: Problem, referee: Problem, scoring: Spent | None) -> None:
         """Score what the search would have returned over time; best within the budget so far."""
@@ -338,7 +297,6 @@ class Run:
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
         judge = self.judged = self.judge(solution)
-        self.progress(0, 1, "measuring")
         ptq = self.untrained(solution, judge)
         self.final, fine_tuned = ptq, None
         test = self.splits.test
@@ -349,7 +307,9 @@ class Run:
             "fine_tuned": None,
         }
         if self.trains:
-            with self._timed("fine_tune"):
+            controlled = self.protocol["name"] == "controlled"
+            stage = "fine-tuning" if controlled else "training as published"
+            with self._timed("fine_tune", stage):
                 self.final = self.trained(framework, solution, judge)
                 fine_tuned = measure(self.final, test).accuracy
         self.record.accuracy["fine_tuned"] = fine_tuned
@@ -372,14 +332,12 @@ class Run:
     def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy, trained as the protocol says."""
         if self.protocol["name"] == "controlled":
-            self.progress(0, 1, "fine-tuning")
             try:
                 return judge.fine_tune(solution.policy)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"fine-tuning the found policy: {error}: lower protocol.fine_tune.lr"
                 ) from error
-        self.progress(0, 1, "training as published")
         recipe = framework.recipe or self.setting.recipe
         most, images = self.protocol["max_epochs"], self.protocol["max_images"]
         if most:
@@ -390,19 +348,20 @@ class Run:
         with self.guarded(framework, "finish", judge):
             return finished(framework, judge, solution)
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.record.timings, stage)
+    @contextmanager
+    def _timed(self, name: str, stage: str) -> Iterator[None]:
+        """Within the context a stage runs, which is told and timed."""
+        self.stage = stage
+        self.progress(0, 1, stage)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record.timings[name] = time.perf_counter() - started
 
-
-class _Timer:
-    def __init__(self, timings: dict[str, float], stage: str) -> None:
-        self.timings, self.stage = timings, stage
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.timings[self.stage] = time.perf_counter() - self.started
+    def _within(self, done: int, total: int, text: str) -> None:
+        """How far the stage is."""
+        self.progress(done, total, f"{self.stage}: {text}" if self.stage else text)
 
 
 def _costs(problem: Problem, policy: Policy) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import MISSING as REQUIRED
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.data.load import DatasetConfig
+from benchmarks.data.load import DatasetConfig, datasets
 from benchmarks.data.recipes import RecipeConfig
-from benchmarks.models.build import ModelConfig
+from benchmarks.models.build import ModelConfig, models
 from benchmarks.models.preprocessing import resolved
-from benchmarks.suite.lut_options import LutConfig
-from benchmarks.suite.spaces import SpaceConfig, narrowing
+from benchmarks.suite.options.lut import LutConfig
+from benchmarks.suite.options.overrides import suite_file, unquoted, with_models
+from benchmarks.suite.options.spaces import SpaceConfig, narrowing
 from frameworks import registry, targets
 
 PROTOCOLS = ("ptq", "controlled", "paper")
@@ -115,7 +115,7 @@ class Config:
 
     Attributes:
         space: which layers are searched, and candidates of single layers (see
-            `benchmarks.suite.spaces.SpaceConfig`); a part of the cell's protocol.
+            `benchmarks.suite.options.spaces.SpaceConfig`); a part of the cell's protocol.
         seed: seed of every random draw of the cell.
         baselines: also run the baselines at the same budget, with as many evaluations or images
             as the framework (see `benchmarks.suite.rivals`).
@@ -194,6 +194,11 @@ def register_configs() -> None:
         ("tracker", TrackerConfig),
     ):
         store.store(group=group, name="schema", node=node)
+    for name in models.names():
+        store.store(group="model", name=name, node=ModelConfig(name=name))
+    shipped = {path.stem for path in (conf_folder() / "dataset").glob("*.yaml")}
+    for name in set(datasets.names()) - shipped:
+        store.store(group="dataset", name=name, node=DatasetConfig(name=name))
     for name in registry.names():
         store.store(group="framework", name=name, node=_node(name, registry.get(name)))
     for name in targets.names():
@@ -219,28 +224,19 @@ def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
     Raises:
         ValueError: an option of a group is no name.
     """
+    overrides, suite = suite_file(overrides)
+    overrides = with_models(overrides, model_options())
     check_options(overrides)
     with hydra():
-        return compose(root, unquoted(overrides))
+        config = compose(root, unquoted(overrides))
+    if suite is not None:
+        OmegaConf.update(config, "suite", suite, force_add=True)
+    return config
 
 
-def unquoted(overrides: Sequence[str]) -> list[str]:
-    """Overrides with the quotes of dictionary keys resolved, which Hydra's grammar lacks.
-
-    ``space.layers={'head*': [8]}`` is ``space.layers={head*: [8]}``; what Hydra would not read
-    without quotes is escaped.
-    """
-    return [
-        _QUOTED_KEY.sub(lambda found: _escaped(found[2]) + ":", text) if "={" in text else text
-        for text in overrides
-    ]
-
-
-_QUOTED_KEY = re.compile(r"""(?<=[{,\s])(['"])((?:(?!\1).)*)\1\s*:""")
-
-
-def _escaped(key: str) -> str:
-    return re.sub(r"""([\\()\[\]{}:=, \t'"])""", r"\\\1", key)
+def model_options() -> list[str]:
+    """The options of the group ``model``: those that come with the project, and plugins'."""
+    return [*(path.stem for path in (conf_folder() / "model").glob("*.yaml")), *models.names()]
 
 
 Cell = dict[str, Any]

@@ -24,7 +24,7 @@ from benchmarks.suite.assets import data_identity, entry_text, start_from
 from benchmarks.suite.config import Cell
 from frameworks import kernels_in_force
 
-_NOT_IDENTITY = {"dataset": ("root", "workers", "download")}
+_NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
 
 
 class BadCell(ValueError):

@@ -12,10 +12,10 @@ from benchmarks.data.recipes import recipe_of
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.pretrain import recipe_for
 from benchmarks.suite.assets import entry_text, layers_of, taken_of
-from benchmarks.suite.budgets import budget_spec
 from benchmarks.suite.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.suite.identity import BadCell
-from benchmarks.suite.spaces import space_of
+from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.options.spaces import space_of
 from frameworks import (
     Accounting,
     Framework,

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from frameworks.core.budget import Budget, least
 from frameworks.core.card import Need
+from frameworks.core.evaluation.batches import Kept, Loader, Transform
+from frameworks.core.evaluation.distillation import Distillation, Teacher
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
-from frameworks.core.evaluation.train import Recipe, fit
+from frameworks.core.evaluation.train import Loss, Recipe, fit, loss_of
 from frameworks.core.layers import Layer
 from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.networks.calibrate import Calibration, observe
@@ -357,6 +359,10 @@ class Problem:
         *,
         weights: Mapping[str, Tensor] | None = None,
         prepare: Callable[[QModel], None] | None = None,
+        loss: Loss | None = None,
+        teacher: Teacher | None = None,
+        transform: Transform | None = None,
+        loader: Loader | None = None,
         axis: str = "fine-tune",
     ) -> QModel:
         """A quantized network trained at a policy: ranges learned, weights straight-through.
@@ -367,8 +373,10 @@ class Problem:
             weights: a state dict of the float network to start from; the pretrained one by default.
             prepare: called with the network at the policy's bits before it is trained, to put in
                 ranges that a search has learned.
+            loss, teacher, transform, loader: as in `train_model`.
             axis: names the random draw of images and order.
         """
+        loss = self._metered(loss_of(loss, teacher))
         if weights is None:
             network, calibration, correction = self.network, self.observe(), self.correction
         else:
@@ -380,11 +388,20 @@ class Problem:
         if prepare is not None:
             prepare(qmodel)
         correction(qmodel)
-        self.train_model(qmodel, recipe, axis=axis)
-        return qmodel
+        return self.train_model(
+            qmodel, recipe, loss=loss, transform=transform, loader=loader, axis=axis
+        )
 
     def train_model(
-        self, qmodel: QModel, recipe: Recipe | None = None, *, axis: str = "fine-tune"
+        self,
+        qmodel: QModel,
+        recipe: Recipe | None = None,
+        *,
+        loss: Loss | None = None,
+        teacher: Teacher | None = None,
+        transform: Transform | None = None,
+        loader: Loader | None = None,
+        axis: str = "fine-tune",
     ) -> QModel:
         """Train a quantized network in place by a recipe (the protocol's by default).
 
@@ -392,26 +409,54 @@ class Problem:
         the running ones are of inputs that eval mode does not show; at few bits that costs points.
         They are taken anew in execution order afterwards, over plain training images, as many as
         it was trained on but at most `STATISTICS_IMAGES` (unless the protocol says ``stored``).
+        Where the card does not name the training images, they are the loader's, untransformed.
+
+        Args:
+            loss: ``loss(model, x, y)``, a scalar; the mean cross-entropy by default.
+            teacher: ``float`` (the pretrained network) or a module, to learn from by
+                `frameworks.distillation` at its defaults; for others give that as the ``loss``.
+                Its images count as images forward.
+            transform: ``transform(x, y, generator)`` gives the batch to train on.
+            loader: batches ``(x, y)`` in the place of the training split, which then need not be
+                granted: what can be gone through again and again, a function of a generator that
+                begins a pass, or a `Split`.
+            axis: names the generator of images and order, which transform and loader get, too.
+
+        More on these, and errors: `frameworks.core.evaluation.train.fit`.
         """
         recipe = recipe or self.recipe
+        split = self.train if loader is None else self.data.train
+        kept = None if split is not None else Kept(transform, *STATISTICS_IMAGES)
         fit(
             qmodel,
-            self.train,
+            split,
             recipe,
             self.generator(axis),
             weights=qmodel.weight_parameters(),
             ranges=qmodel.range_parameters(),
+            loss=self._metered(loss_of(loss, teacher)),
+            transform=kept or transform,
+            loader=loader,
         )
         if recipe.epochs and self.bn != "stored" and next(batchnorms(qmodel), None) is not None:
-            self._take_statistics(qmodel, recipe)
+            self._take_statistics(qmodel, recipe, kept)
         return qmodel
 
-    def _take_statistics(self, qmodel: QModel, recipe: Recipe) -> None:
+    def _metered(self, loss: Loss) -> Loss:
+        """A loss whose teacher, if it has one, is counted."""
+        if not isinstance(loss, Distillation):
+            return loss
+        return loss.metered(self.meter, self.float_model)
+
+    def _take_statistics(self, qmodel: QModel, recipe: Recipe, kept: Kept | None) -> None:
         fewest, most = STATISTICS_IMAGES
-        most = min(most, max(fewest, images_at_once(qmodel, self.train.images(2))))
-        seen = math.ceil(recipe.epochs * min(recipe.images or math.inf, len(self.train)))
-        drawn = self.train.subset(min(most, seen), self.generator("statistics"))
-        reestimate_batchnorm(qmodel, drawn.images())
+        images = self.train.images(2) if kept is None else kept.images
+        most = min(most, max(fewest, images_at_once(qmodel, images[:2])))
+        if kept is None:
+            seen = math.ceil(recipe.epochs * min(recipe.images or math.inf, len(self.train)))
+            drawn = self.train.subset(min(most, seen), self.generator("statistics"))
+            images = drawn.images()
+        reestimate_batchnorm(qmodel, images[:most])
 
     # --- reporting -------------------------------------------------------------------------
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Subset
 
-from frameworks.core.contents import CONTENT, Known, identify_dataset, transforms_of
-from frameworks.core.randomness import seeded
+from frameworks.core.contents import CONTENT, Known
 
 Batch = tuple[Tensor, Tensor]
 CPU = torch.device("cpu")
@@ -147,87 +144,3 @@ class TensorSplit(Split):
         digest.update(self.x.contiguous().cpu().numpy().tobytes())
         digest.update(self.y.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-
-class DatasetSplit(Split):
-    """Images that stay on disk: any torch dataset, read by worker processes.
-
-    ``augmented`` is the same dataset under the training transform, if it has one; ``name`` is for
-    messages; ``device`` is where batches are handed out.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        *,
-        augmented: Dataset[Any] | None = None,
-        name: str,
-        workers: int = 0,
-        device: torch.device = CPU,
-    ) -> None:
-        self.dataset, self.augmented = dataset, augmented
-        self.name, self.workers, self.device = name, workers, device
-        if len(self) == 0:
-            raise ValueError(f"split: {name} has no images")
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def _take(self, index: list[int]) -> DatasetSplit:
-        augmented = None if self.augmented is None else Subset(self.augmented, index)
-        return self._with(Subset(self.dataset, index), augmented, self.device)
-
-    def _with(
-        self, dataset: Dataset[Any], augmented: Dataset[Any] | None, device: torch.device
-    ) -> DatasetSplit:
-        return DatasetSplit(
-            dataset, augmented=augmented, name=self.name, workers=self.workers, device=device
-        )
-
-    def to(self, device: torch.device) -> DatasetSplit:
-        return self._with(self.dataset, self.augmented, device)
-
-    def subset(self, count: int, generator: torch.Generator) -> DatasetSplit:
-        if count >= len(self):
-            return self
-        return self._take(torch.randperm(len(self), generator=generator)[:count].tolist())
-
-    def halves(self, share: float, generator: torch.Generator) -> tuple[DatasetSplit, DatasetSplit]:
-        order = torch.randperm(len(self), generator=generator).tolist()
-        cut = min(max(round(share * len(self)), 1), len(self) - 1)
-        return self._take(order[:cut]), self._take(order[cut:])
-
-    def batches(
-        self, size: int, generator: torch.Generator | None = None, *, augment: bool = False
-    ) -> Iterator[Batch]:
-        source = self.augmented if augment and self.augmented is not None else self.dataset
-        shuffle = generator is not None
-        generator = generator or torch.Generator()
-        seed = int(torch.randint(2**62, (), generator=generator))
-        loader: DataLoader[Any] = DataLoader(
-            source,
-            batch_size=size,
-            shuffle=shuffle,
-            generator=generator,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        batches = iter(loader)
-        for number in range(len(loader)):
-            # Transforms draw from the global generators, which only worker processes seed.
-            with seeded(seed, "batch", str(number)):
-                x, y = next(batches)
-            x = x.contiguous(memory_format=torch.channels_last)
-            y = torch.as_tensor(y)
-            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-
-    def fingerprint(self) -> str:
-        return self.known().digest
-
-    def known(self) -> Known:
-        """By files, arrays or samples, and the transforms; see `contents.identify_dataset`."""
-        plain = identify_dataset(self.dataset)
-        if self.augmented is None:
-            return plain
-        both = plain.digest + transforms_of(self.augmented)
-        return Known(hashlib.sha256(both.encode()).hexdigest()[:16], plain.basis)

@@ -1,6 +1,5 @@
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -113,7 +112,9 @@ def test_warnings_are_one_line_each_and_a_corrupt_record_is_exit_code_1(tmp_path
 def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, capsys, tmp_path):
     failed = Record(key="k", cell=cell(), status="failed", error="Traceback ...\nValueError: bad")
     good = Record(key="g", cell=cell("uniform"), status="skipped", reason="too small")
-    outcome = SimpleNamespace(records=[failed, good], computed=1, failed=[failed])
+    from benchmarks.suite.run import Outcome
+
+    outcome = Outcome([failed, good], 1, tmp_path / "logs/x.log")
     monkeypatch.setattr(cli, "execute", lambda config: (outcome, tmp_path))
     assert main(["run"]) == 1
     shown = capsys.readouterr()
@@ -121,6 +122,7 @@ def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, ca
     assert "ValueError: bad" in shown.err
     assert "1 of 2 cells had to be computed." in shown.out
     assert "uniform" in shown.out
+    assert f"Log:     {tmp_path}/logs/x.log" in shown.out
 
 
 def single(*overrides, baselines=True):

@@ -22,7 +22,7 @@ from frameworks.core.contents import (
     identify_files,
 )
 from frameworks.core.randomness import torch_rng
-from frameworks.core.split import DatasetSplit
+from frameworks.core.streaming import DatasetSplit
 
 
 class Folder(Dataset):

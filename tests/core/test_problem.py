@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from frameworks.core.budget import BudgetSpec
+from frameworks.core.evaluation.distillation import distillation
 from frameworks.core.evaluation.evaluate import Score, measure
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.networks.calibrate import observe
@@ -14,6 +15,7 @@ from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.randomness import derive, torch_rng
 from frameworks.testing import toy
+from frameworks.testing.placement import pretended_gpu
 
 
 @pytest.fixture
@@ -186,6 +188,141 @@ def test_images_of_statistics_after_training(problem, monkeypatch, recipe, held,
     )
     problem.fine_tune(problem.space.lowest(), recipe)
     assert sum(seen) == images
+
+
+def own_images(seed=0, count=6, size=32):
+    """Batches of a method's own, of which no split knows."""
+    generator = torch_rng(seed, "own")
+    return [
+        (torch.randn(size, *toy.SHAPE, generator=generator), torch.arange(size) % toy.CLASSES)
+        for _ in range(count)
+    ]
+
+
+def test_fine_tuning_by_a_teacher(problem):
+    """Both ways to name it train the same network, and its images count."""
+    policy, recipe = problem.space.reference(3, 3), Recipe(epochs=1, batch=32, lr=0.02)
+    plain = problem.fine_tune(policy, recipe)
+    spent = problem.meter.read()
+    network = state(problem.network)
+    hooks = len(problem.network._forward_hooks)
+    tuned = [
+        problem.fine_tune(policy, recipe, teacher="float"),
+        problem.fine_tune(policy, recipe, teacher=problem.network),
+        problem.fine_tune(policy, recipe, teacher=problem.float_model()),
+        problem.fine_tune(policy, recipe, loss=distillation("float", 4.0, 0.9)),
+    ]
+    assert all(equal(state(tuned[0]), state(other)) for other in tuned[1:])
+    assert not equal(state(tuned[0]), state(plain))
+    assert equal(state(problem.network), network)
+    assert len(problem.network._forward_hooks) == hooks
+    trained = problem.meter.read().images_forward - spent.images_forward
+    # Each: training, the teacher, the statistics. Ranges and the correction are known.
+    assert trained == 4 * (64 + 256 + 256 + 256)
+    assert problem.meter.images_backward == 5 * 256
+
+
+def test_a_teacher_brings_the_student_nearer_to_it(problem):
+    policy, recipe = problem.space.reference(2, 2), Recipe(epochs=5, batch=32, lr=0.02)
+    images, apart = problem.train.images(), []
+    for how in ({}, {"loss": distillation(temperature=2.0, weight=1.0)}):
+        student = problem.fine_tune(policy, recipe, **how)
+        with torch.no_grad():
+            found, wanted = ((m(images) / 2).log_softmax(1) for m in (student, problem.network))
+        apart.append(float(functional.kl_div(found, wanted, log_target=True, reduction="sum")))
+    assert apart[1] < 0.8 * apart[0]
+
+
+def test_fine_tuning_by_ones_own_loss_and_transform(problem):
+    policy, recipe = problem.space.reference(3, 3), Recipe(epochs=1, batch=32, lr=0.02)
+    plain = problem.fine_tune(policy, recipe)
+    same = problem.fine_tune(
+        policy,
+        recipe,
+        loss=lambda model, x, y: functional.cross_entropy(model(x), y),
+        transform=lambda x, y, generator: (x, y),
+        loader=lambda generator: problem.train.batches(32, generator),
+    )
+    assert equal(state(plain), state(same))
+    one, two, other = (
+        problem.fine_tune(policy, recipe, axis=axis, transform=noisy)
+        for axis in ("fine-tune", "fine-tune", "other")
+    )
+    assert equal(state(one), state(two))
+    assert not equal(state(one), state(other))
+    assert not equal(state(one), state(plain))
+
+
+def noisy(x, y, generator):
+    return x + torch.randn(x.shape, generator=generator).to(x.device), y
+
+
+def test_a_loader_of_ones_own_needs_no_training_images():
+    """Statistics are then of its images, as they were before they were transformed."""
+    problem = toy.make_problem(needs=("calibration", "valid"))
+    batches, policy = own_images(), problem.space.reference(3, 3)
+    recipe = Recipe(epochs=1, batch=32, lr=0.02)
+    tuned = problem.fine_tune(policy, recipe, loader=batches, transform=noisy)
+    assert problem.meter.images_forward == 64 + 64 + 64 + 2 * 6 * 32
+    inputs = []
+    tuned.model.bn.register_forward_hook(lambda _, x, out: inputs.append(x[0]))
+    with torch.no_grad():
+        tuned(torch.cat([x for x, _ in batches]))
+    torch.testing.assert_close(tuned.model.bn.running_mean, inputs[0].mean((0, 2, 3)))
+    with pytest.raises(DataForbidden, match="may not read 'train'"):
+        problem.fine_tune(policy, recipe, transform=noisy)
+    with pytest.raises(ValueError, match=r"say with recipe\.images"):
+        problem.fine_tune(policy, recipe, loader=lambda generator: iter(batches))
+
+
+@pytest.mark.parametrize(
+    ("held", "images"), [(10**6, 150), (120, 120), (3, 100)]
+)  # the most, what one pass holds, the fewest
+def test_images_of_statistics_of_a_loader(monkeypatch, held, images):
+    monkeypatch.setattr("frameworks.core.problem.STATISTICS_IMAGES", (100, 150))
+    monkeypatch.setattr("frameworks.core.problem.images_at_once", lambda *_: held)
+    seen = []
+    monkeypatch.setattr(
+        "frameworks.core.problem.reestimate_batchnorm", lambda model, x: seen.append(x)
+    )
+    problem = toy.make_problem(needs=("calibration", "valid"))
+    batches = own_images()
+    problem.fine_tune(problem.space.lowest(), loader=batches)
+    assert torch.equal(seen[0], torch.cat([x for x, _ in batches])[:images])
+
+
+def test_the_granted_training_images_give_the_statistics_beside_a_loader(problem):
+    tuned = problem.fine_tune(problem.space.reference(3, 3), loader=own_images())
+    inputs = []
+    tuned.model.bn.register_forward_hook(lambda _, x, out: inputs.append(x[0]))
+    with torch.no_grad():
+        tuned(problem.train.images())
+    torch.testing.assert_close(tuned.model.bn.running_mean, inputs[0].mean((0, 2, 3)))
+
+
+def test_wrong_use_of_a_training_is_found_before_any_work(problem):
+    policy = problem.space.lowest()
+    with pytest.raises(ValueError, match="loss and teacher: give one"):
+        problem.fine_tune(policy, loss=noisy, teacher="float")
+    with pytest.raises(ValueError, match="teacher = 'best': give 'float' or a torch module"):
+        problem.fine_tune(policy, teacher="best")
+    assert problem.meter.images_forward == 0
+
+
+def test_training_by_hooks_computes_where_the_problem_is():
+    """The teacher, a loader and noise of the CPU meet a network on a GPU, a pretended one."""
+    problem = toy.make_problem(bits=(2, 4), scheme="minmax", needs=("calibration", "valid"))
+    with pretended_gpu() as gpu:
+        placed = problem.to(gpu)
+        tuned = placed.fine_tune(
+            placed.space.lowest(),
+            teacher=problem.network,
+            transform=noisy,
+            loader=own_images(count=2),
+        )
+        assert {p.device for p in tuned.parameters()} == {gpu}
+        assert {p.device.type for p in problem.network.parameters()} == {"cpu"}
+        assert placed.meter.images_forward > 4 * 32
 
 
 def test_fine_tuning_repeats_and_axes_differ(problem):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from frameworks.core.randomness import torch_rng
-from frameworks.core.split import DatasetSplit, Split, TensorSplit
+from frameworks.core.split import Split, TensorSplit
+from frameworks.core.streaming import DatasetSplit
 
 
 def tensors(count, size=(3, 4, 5), **options):

@@ -6,18 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.comparisons import FEWEST
 from benchmarks.report.numbers.groups import Group
-from benchmarks.report.numbers.marks import MARK_NOTE, footnotes, signs
-from benchmarks.report.numbers.overall import Overall, Panel, Standing
+from benchmarks.report.numbers.marks import BEST, BEST_NOTE, MARK_NOTE, footnotes, signs
+from benchmarks.report.numbers.overall import Overall, Standing
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.numbers.statistics import PROFILE_LIMIT
 
 NOTES = (
     "b marks a baseline; # is the rank by mean accuracy within the budget.",
-    "Accuracy is top-1 on the test split in percent: mean over seeds [95 % bootstrap interval].",
-    "A gain is the mean of paired differences at the same seed, in points; * marks one whose "
-    "interval excludes zero and that a paired t test confirms at 5 % (at least 3 pairs, not "
-    "corrected for the number of comparisons).",
+    "Accuracy is top-1 on the test split in percent: mean over seeds [95 % bootstrap interval]; "
+    "PTQ is that before the protocol's training.",
+    BEST_NOTE,
+    "A difference (vs) is the mean over equal seeds, in points, ± half the interval of the paired "
+    "t test (vs best, where seeds differ: Welch's) at 5 %, its variance moderated by those of its "
+    "column (Smyth 2004), after Holm's correction for the comparisons of the column; * marks one "
+    f"that excludes zero. Below {FEWEST} seeds there is no interval, and nothing is told apart.",
+    "Of budget: the mean share of the limit that is used; of several limits, of the one named, "
+    "which is nearest.",
     "Front: points of the Pareto front that the search found, mean over seeds; the policy measured "
     "is the one it takes for the budget.",
     "Policies, images (forward plus backward) and time are what the search cost.",
@@ -25,24 +31,31 @@ NOTES = (
     MARK_NOTE,
 )
 OVERALL_NOTES = (
-    "Gain: mean over groups of the mean paired gain over uniform, interval over groups. Won/tied/"
-    "lost: cells against that baseline at the same budget and seed.",
+    "Gain: mean over groups of the mean paired gain over uniform, interval over groups. Vs best: "
+    "mean accuracy minus the best one's, tested as in a group, with the groups as pairs; those "
+    f"without a result in each of them, or all below {FEWEST} groups, are not judged.",
+    f"Best in: groups in which it is marked {BEST}, of those in which it was judged. W/t/l: cells "
+    "won, tied and lost against that baseline at the same budget and seed.",
     f"Profile: area under the Dolan-More profile of the test error, ratio 1 to {PROFILE_LIMIT:g}; "
     "1 is the best everywhere; a cell that failed, was skipped or is over budget is infinite.",
-    "Hypervolume: area that the points (cost, accuracy) dominate, up to the cost of uniform 8 bit "
-    "and half the float accuracy; 1 would be float accuracy at no cost. Mean over panels.",
+    "Images and time: what one search cost, mean over groups.",
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A titled table. ``left`` are the columns that are aligned to the left."""
+    """A titled table.
+
+    ``left`` are the columns that are aligned to the left, ``strong`` the cells (row, column) that
+    stand out where a format can show it.
+    """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: frozenset[int] = frozenset({0})
     notes: Sequence[str] = ()
+    strong: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,13 @@ def _spent(key: str, text: Callable[[float | None], str]) -> Callable[[Group, Ro
     return lambda group, row: text(row.mean("search", key))
 
 
-def _accuracy(key: str) -> Callable[[Group, Row], str]:
-    return lambda group, row: show.fixed(row.mean("accuracy", key))
+def _versus(key: str) -> Callable[[Group, Row], str]:
+    return lambda group, row: show.difference(row.gains.get(key))
+
+
+def used(group: Group, row: Row) -> str:
+    """The share of the budget, and of several limits the metric that it is nearest to."""
+    return f"{show.percent(group.share(row))} {group.binding(row)}".strip()
 
 
 COLUMNS: dict[str, Column] = {
@@ -83,13 +101,12 @@ COLUMNS: dict[str, Column] = {
     "framework": Column("framework", lambda g, r: marked_name(r), True),
     "accuracy": Column("accuracy", lambda g, r: show.estimate(r.accuracy)),
     "seeds": Column("n", lambda g, r: str(len(r.cells) or "")),
-    "uniform": Column("vs uniform", lambda g, r: show.difference(r.gains.get("uniform"))),
-    "random": Column("vs random", lambda g, r: show.difference(r.gains.get("random"))),
-    "share": Column("of budget", lambda g, r: show.percent(g.share(r))),
+    "best": Column("vs best", _versus("best")),
+    "uniform": Column("vs uniform", _versus("uniform")),
+    "random": Column("vs random", _versus("random")),
+    "share": Column("of budget", used),
     "cost": Column("cost", lambda g, r: show.si(g.cost(r))),
-    "float": Column("float", _accuracy("float")),
-    "ptq": Column("PTQ", _accuracy("ptq")),
-    "fine_tuned": Column("fine-tuned", _accuracy("fine_tuned")),
+    "ptq": Column("PTQ", lambda g, r: show.fixed(r.untrained)),
     "bits": Column("bits W/A", lambda g, r: bits(r)),
     "front": Column("front", lambda g, r: show.si(r.front)),
     "policies": Column("policies", _spent("policies", show.si)),
@@ -100,7 +117,7 @@ COLUMNS: dict[str, Column] = {
     "memory": Column("memory", _spent("peak_memory", show.memory)),
     "status": Column("status", lambda g, r: r.status, True),
 }
-_HEAD = ("rank", "framework", "accuracy", "seeds", "uniform")
+_HEAD = ("rank", "framework", "accuracy", "seeds", "best", "uniform")
 BRIEF = (*_HEAD, "share", "bits", "policies", "images", "seconds", "status")
 MEDIUM = (
     *_HEAD,
@@ -115,7 +132,7 @@ MEDIUM = (
     "status",
 )
 FULL = (
-    *(*_HEAD, "random", "share", "cost", "float", "ptq", "fine_tuned", "bits", "front"),
+    *(*_HEAD, "random", "share", "cost", "ptq", "bits", "front"),
     *("policies", "forward", "backward", "seconds", "memory", "status"),
 )
 """Columns of a group's table in the terminal, in LaTeX and in Markdown."""
@@ -131,6 +148,9 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     if "cost" in names:
         place = names.index("cost") + 1
         columns[place:place] = [_metric(name) for name in group.metrics]
+    elif len(group.bounds) > 1:
+        place = names.index("share") + 1
+        columns[place:place] = [_metric(bound.metric) for bound in group.bounds]
     kept = ("#", "framework", "accuracy", "n")
     cells = [[column.text(group, row) for row in group.rows] for column in columns]
     shown = [i for i, c in enumerate(columns) if c.heading in kept or any(cells[i])]
@@ -140,14 +160,12 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     ]
     accuracy = group.float_accuracy
     title = group.title + (f" | float {accuracy:.2f}" if accuracy is not None else "")
-    notes = [*footnotes(group.rows), *(fault for row in group.rows for fault in row.faults)]
-    if group.mixture:
-        notes.insert(0, group.mixture)
-    if group.left_out:
-        notes.insert(0, group.left_out)
+    notes = [note for note in (group.left_out, group.mixture, group.undecided) if note]
+    notes += [*footnotes(group.rows), *(fault for row in group.rows for fault in row.faults)]
     rows = [[cells[i][r] for i in shown] for r in range(len(group.rows))]
     left = frozenset(n for n, i in enumerate(shown) if columns[i].left)
-    return Block(title, headings, rows, left, notes)
+    strong = {(r, headings.index("accuracy")) for r, row in enumerate(group.rows) if row.best}
+    return Block(title, headings, rows, left, notes, frozenset(strong))
 
 
 def _tally(standing: Standing, against: str) -> str:
@@ -158,22 +176,31 @@ def overall_block(overall: Overall) -> Block:
     """The standings under one protocol."""
     rows = [
         [
-            f"{s.label} (b)" if s.baseline else s.label,
+            s.label + BEST * bool(s.best) + " (b)" * s.baseline,
             f"{s.groups}/{s.tried}",
-            show.difference(s.gain),
+            show.gain(s.gain),
+            show.difference(s.behind),
+            f"{s.leads}/{s.judged}" if s.judged else "",
             _tally(s, "uniform"),
             _tally(s, "random"),
             show.fixed(s.area, 3),
-            show.fixed(s.volume, 3),
+            show.si(s.images),
+            show.seconds(s.seconds),
         ]
         for s in overall.standings
     ]
     headings = [
-        "framework", "groups", "gain over uniform", "won/tied/lost: uniform", "random",
-        "profile", "hypervolume",
+        "framework", "groups", "gain over uniform", "vs best", "best in", "w/t/l uniform",
+        "w/t/l random", "profile", "images", "time",
     ]  # fmt: skip
+    shown = [i for i, heading in enumerate(headings) if i < 2 or any(row[i] for row in rows)]
     count = f"{overall.groups} group{'s' * (overall.groups != 1)}"
-    return Block(f"Overall | {overall.protocol} | {count}", headings, rows)
+    return Block(
+        f"Overall | {overall.protocol} | {count}",
+        [headings[i] for i in shown],
+        [[row[i] for i in shown] for row in rows],
+        strong=frozenset((r, 0) for r, s in enumerate(overall.standings) if s.best),
+    )
 
 
 def cards_block(groups: Sequence[Group]) -> Block:
@@ -199,22 +226,7 @@ def cards_block(groups: Sequence[Group]) -> Block:
     return Block("Frameworks", headings, rows, frozenset({0, 1, 3, 4, 5, 6, 7}))
 
 
-def panel_parts(panel: Panel) -> list[str]:
+def panel_parts(panel: Sequence[str]) -> list[str]:
     """Protocol, model, dataset, hardware, and the metric if it is not the hardware's name."""
     *parts, hardware, metric = panel
     return [*parts, hardware] + [metric] * (metric not in ("", hardware))
-
-
-def volumes_block(overall: Overall) -> Block:
-    """Hypervolumes by panel."""
-    panels = [p for p in overall.panels if any(p in s.volumes for s in overall.standings)]
-    headings = ["framework", *(" | ".join(panel_parts(p)[1:]) for p in panels)]
-    rows = [
-        [
-            f"{s.label} (b)" if s.baseline else s.label,
-            *(show.fixed(s.volumes.get(panel), 4) for panel in panels),
-        ]
-        for s in overall.standings
-        if s.volumes
-    ]
-    return Block(f"Hypervolume | {overall.protocol}", headings, rows)

@@ -1,7 +1,9 @@
-"""The table as one CSV: measured rows, overall rows, hypervolumes, then published numbers.
+"""The table as one CSV: measured rows, overall rows, then published numbers.
 
-The column ``half`` tells them apart: ``measured``, ``overall``, ``hypervolume``, ``reported``.
-Numbers are not rounded; what was not measured is empty.
+The column ``half`` tells them apart: ``measured``, ``overall``, ``reported``. Numbers are not
+rounded; what was not measured is empty. What a policy costs in the budget's metric is in the
+column of that metric, ``cost_bops`` say; ``ptq_accuracy`` is that before training, under a
+protocol that trains.
 """
 
 from __future__ import annotations
@@ -14,19 +16,20 @@ from typing import Any
 from benchmarks.records.escape import csv as escape
 from benchmarks.report.formats.reported import Reported
 from benchmarks.report.numbers.groups import Group
-from benchmarks.report.numbers.marks import collapsed, learning, objective, remark
+from benchmarks.report.numbers.marks import collapsed, dropped, learning, objective, remark
 from benchmarks.report.numbers.overall import Overall
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.numbers.statistics import Estimate
 
 _KEYS = ("half", "protocol", "model", "dataset", "hardware", "hardware_kind", "budget", "metric")
 _CARD = ("category", "year", "quantizer", "granularity", "searches", "hardware_aware", "arxiv")
+_TEST = ("n", "p", "level", "significant")
 _SEARCH = ("policies", "images_forward", "images_backward", "seconds", "peak_memory")
 
 
-def _interval(prefix: str, found: Estimate | None, paired: bool = False) -> dict[str, Any]:
-    """The columns of an estimate, and of the test if it is of paired differences."""
-    keys = ["mean", "low", "high", "n", *(["p", "significant"] if paired else [])]
+def _interval(prefix: str, found: Estimate | None, *more: str) -> dict[str, Any]:
+    """The columns of an estimate: mean, interval and ``more``."""
+    keys = ("mean", "low", "high", *more)
     names = [prefix if key == "mean" else f"{prefix}_{key}" for key in keys]
     return {name: getattr(found, key, None) for name, key in zip(names, keys, strict=True)}
 
@@ -43,7 +46,9 @@ def _measured(group: Group, row: Row) -> dict[str, Any]:
         "metric": group.metric,
         "limit": group.limit,
         "unit": group.unit,
+        "bounds": group.bound if len(group.bounds) > 1 else "",
         "rank": row.rank,
+        "best": row.best,
         "framework": row.label,
         "baseline": row.baseline,
         "status": row.status,
@@ -52,13 +57,13 @@ def _measured(group: Group, row: Row) -> dict[str, Any]:
         "skipped": len(row.skipped),
         "over_budget": row.over,
         **_interval("accuracy", row.accuracy),
-        **_interval("gain_uniform", row.gains.get("uniform"), True),
-        **_interval("gain_random", row.gains.get("random"), True),
-        "cost": group.cost(row),
+        **_interval("behind_best", row.gains.get("best"), *_TEST),
+        **_interval("gain_uniform", row.gains.get("uniform"), *_TEST),
+        **_interval("gain_random", row.gains.get("random"), *_TEST),
         "budget_share": group.share(row),
+        "budget_metric": group.binding(row),
         "float_accuracy": row.mean("accuracy", "float"),
-        "ptq_accuracy": row.mean("accuracy", "ptq"),
-        "fine_tuned_accuracy": row.mean("accuracy", "fine_tuned"),
+        "ptq_accuracy": row.untrained,
         "weight_bits": row.mean("bits", "weight"),
         "act_bits": row.mean("bits", "act"),
         "front_points": row.front,
@@ -82,6 +87,7 @@ def _said(row: Row) -> dict[str, Any]:
         "did_not_learn": sum(not said["improved"] for said in learned) if learned else None,
         "collapsed": sum(map(collapsed, row.records)) or None,
         "remarks": "; ".join(dict.fromkeys(filter(None, map(remark, row.records)))),
+        "weights_dropped": sum(map(dropped, row.records)) or None,
     }
 
 
@@ -99,26 +105,16 @@ def _overall(overall: Overall) -> Iterator[dict[str, Any]]:
             "baseline": standing.baseline,
             "groups": standing.groups,
             "groups_tried": standing.tried,
-            **_interval("gain_uniform", standing.gain),
+            "best": standing.best,
+            **_interval("behind_best", standing.behind, *_TEST),
+            **_interval("gain_uniform", standing.gain, "n"),
+            "groups_best": standing.leads,
+            "groups_judged": standing.judged,
             **tallies,
             "profile_area": standing.area,
-            "hypervolume": standing.volume,
+            "search_images": standing.images,
+            "search_seconds": standing.seconds,
         }
-    for panel in overall.panels:
-        _, model, dataset, hardware, metric = panel
-        for standing in overall.standings:
-            if panel in standing.volumes:
-                yield {
-                    "half": "hypervolume",
-                    "protocol": overall.protocol,
-                    "model": model,
-                    "dataset": dataset,
-                    "hardware": hardware,
-                    "metric": metric,
-                    "framework": standing.label,
-                    "baseline": standing.baseline,
-                    "hypervolume": standing.volumes[panel],
-                }
 
 
 def render(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.records.escape import html as escape
 from benchmarks.records.record import digest
+from benchmarks.report.formats.beside import beside_block
 from benchmarks.report.formats.blocks import (
     NOTES,
     OVERALL_NOTES,
@@ -16,14 +17,14 @@ from benchmarks.report.formats.blocks import (
     cards_block,
     overall_block,
     panel_parts,
-    volumes_block,
 )
 from benchmarks.report.formats.markup import anchor, plain
 from benchmarks.report.formats.reported import Reported, entries, reported_block
 from benchmarks.report.formats.sections import group_section
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
-from benchmarks.report.numbers.overall import Overall
+from benchmarks.report.numbers.marks import BEST
+from benchmarks.report.numbers.overall import Overall, Standing
 from benchmarks.report.pictures import curves, figures, strips
 from benchmarks.report.pictures.figures import Styles
 
@@ -34,7 +35,8 @@ LONGEST_NAME = 200
 
 _PARETO = (
     "Mean and 95 % interval. The broad line is the Pareto front of what is within budget; hollow "
-    "markers are over budget."
+    "markers are over budget. A ring marks the best of a budget and all that are not told apart "
+    "from it."
 )
 _COSTS = "Search cost, mean over seeds and budgets; logarithmic."
 _PROFILE = "Performance profile: higher, and further left, is better."
@@ -45,11 +47,12 @@ def _asset(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def _legend(labels: Iterable[str], looks: Styles) -> str:
-    order = sorted(set(labels), key=lambda label: (looks[label].colour == "base", label))
+def _legend(standings: Iterable[Standing], looks: Styles) -> str:
+    order = sorted(standings, key=lambda s: (looks[s.label].colour == "base", s.label))
     items = "".join(
-        f'<li data-f="{escape(label)}">{figures.swatch(looks[label])}{escape(label)}</li>'
-        for label in order
+        f'<li data-f="{escape(s.label)}">{figures.swatch(looks[s.label])}'
+        f"{escape(s.label + BEST * bool(s.best))}</li>"
+        for s in order
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -110,12 +113,15 @@ def _overall(standing: Overall, looks: Styles) -> Iterator[str]:
     yield f'<div class="pictures"><div>{plain(overall_block(standing))}</div>'
     picture = figures.profiles(standing, looks)
     if picture:
-        labels = [s.label for s in standing.standings if s.ratios]
-        yield _figure(picture + _legend(labels, looks), _PROFILE, "linked narrow")
+        drawn = [s for s in standing.standings if s.ratios]
+        yield _figure(picture + _legend(drawn, looks), _PROFILE, "linked narrow")
     yield "</div>"
-    volumes = volumes_block(standing)
-    if len(volumes.headings) > 1:
-        yield f"<details><summary>{escape(volumes.title)}</summary>{plain(volumes)}</details>"
+
+
+def _beside(groups: Sequence[Group], numbers: Sequence[Reported]) -> Iterator[str]:
+    if groups and numbers:
+        block = beside_block(groups, numbers)
+        yield f'<h3 id="beside">{escape(block.title)}</h3>{plain(block)}{_notes(block.notes)}'
 
 
 def _faults(groups: Sequence[Group]) -> Iterator[str]:
@@ -185,6 +191,7 @@ def render(
         '<h2 id="overall">Overall, as measured here</h2>',
         *(part for standing in standings for part in _overall(standing, looks)),
         _notes(OVERALL_NOTES),
+        *_beside(groups, numbers),
         *_measured(panels, looks, len(groups) <= OPEN_GROUPS),
         _notes(NOTES),
         *_faults(groups),

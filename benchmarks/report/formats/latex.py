@@ -26,9 +26,9 @@ def render(block: Block) -> Iterator[str]:
         rest = len(block.rows) - start > LONGEST
         title = block.title + (" (continued)" if start else "")
         rows = block.rows[start : start + LONGEST]
-        yield from _table(
-            Block(title, block.headings, rows, block.left, () if rest else block.notes)
-        )
+        notes = () if rest else block.notes
+        strong = frozenset((r - start, i) for r, i in block.strong)
+        yield from _table(Block(title, block.headings, rows, block.left, notes, strong))
 
 
 def _table(block: Block) -> Iterator[str]:
@@ -41,8 +41,12 @@ def _table(block: Block) -> Iterator[str]:
     yield r"\toprule"
     yield " & ".join(map(_cell, block.headings)) + r" \\"
     yield r"\midrule"
-    for row in block.rows:
-        yield " & ".join(map(_cell, row)) + r" \\"
+    for r, row in enumerate(block.rows):
+        cells = [
+            rf"\textbf{{{_cell(c)}}}" if (r, i) in block.strong else _cell(c)
+            for i, c in enumerate(row)
+        ]
+        yield " & ".join(cells) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}}"
     yield from notes(block.notes)

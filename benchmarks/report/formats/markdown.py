@@ -19,8 +19,11 @@ def render(block: Block, level: int = 3) -> Iterator[str]:
         + "|".join(":--" if i in block.left else "--:" for i in range(len(block.headings)))
         + "|"
     )
-    for row in block.rows:
-        yield "| " + " | ".join(map(escape, row)) + " |"
+    for r, row in enumerate(block.rows):
+        cells = [
+            f"**{escape(c)}**" if (r, i) in block.strong else escape(c) for i, c in enumerate(row)
+        ]
+        yield "| " + " | ".join(cells) + " |"
     yield ""
     yield from notes(block.notes)
 

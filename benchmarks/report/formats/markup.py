@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.blocks import Block
 
+EMPTY = re.compile("<td[^>]*></td>")
+"""A cell that shows nothing."""
+
 
 def anchor(*parts: str) -> str:
     """A name for links."""
@@ -47,12 +50,13 @@ def _sortable(text: str) -> object:
 def plain(block: Block, wrap: frozenset[int] = frozenset()) -> str:
     """A plain block as a table."""
 
-    def classes(i: int) -> str:
-        return " ".join(["left"] * (i in block.left) + ["name"] * (i == 0) + ["wrap"] * (i in wrap))
+    def classes(i: int, row: int = -1) -> str:
+        found = ["left"] * (i in block.left) + ["name"] * (i == 0) + ["wrap"] * (i in wrap)
+        return " ".join(found + ["best"] * ((row, i) in block.strong))
 
     heads = [(text, classes(i)) for i, text in enumerate(block.headings)]
     rows = (
-        "<tr>" + "".join(cell(t, _sortable(t), classes(i)) for i, t in enumerate(row)) + "</tr>"
-        for row in block.rows
+        "<tr>" + "".join(cell(t, _sortable(t), classes(i, r)) for i, t in enumerate(row)) + "</tr>"
+        for r, row in enumerate(block.rows)
     )
     return sortable(heads, rows)

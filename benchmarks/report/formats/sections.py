@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import compress
 
 from benchmarks.records.escape import html as escape
-from benchmarks.report.formats.blocks import marked_name, row_name
-from benchmarks.report.formats.markup import anchor, cell, raw_cell, sortable
+from benchmarks.report.formats.blocks import marked_name, used
+from benchmarks.report.formats.markup import EMPTY, anchor, cell, raw_cell, sortable
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.comparisons import Difference
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.marks import footnotes, signs
 from benchmarks.report.numbers.rows import Row
-from benchmarks.report.numbers.statistics import Difference
 from benchmarks.report.pictures import convergence, curves, figures, strips
 from benchmarks.report.pictures.figures import Styles
 
@@ -44,16 +45,21 @@ def _result(group: Group, row: Row, looks: Styles, drawn: str) -> Iterator[tuple
     yield "framework", "left name", _name(row, looks)
     yield "status", "left", raw_cell(alarm, row.status, "left")
     yield _INTERVAL, "left", raw_cell(drawn, mean, "left")
-    yield "accuracy", "", cell(show.estimate(accuracy), mean)
+    yield "accuracy", "", cell(show.estimate(accuracy), mean, "best" * bool(row.best))
     yield "n", "", cell(str(len(row.cells) or ""), len(row.cells))
+    yield "vs best", "", _gain(row.gains.get("best"))
     yield "vs uniform", "", _gain(row.gains.get("uniform"))
     yield "vs random", "", _gain(row.gains.get("random"))
-    yield "of budget", "", _number(group.share(row), show.percent, "alarm" * row.over)
+    share = group.share(row)
+    yield (
+        "of budget",
+        "",
+        cell(used(group, row), "" if share is None else share, "alarm" * row.over),
+    )
     yield group.metric or "cost", "", _number(group.cost(row), show.si)
     for metric in group.metrics:
         yield metric, "", _number(row.mean("costs", metric), show.si)
-    for heading, key in (("float", "float"), ("PTQ", "ptq"), ("fine-tuned", "fine_tuned")):
-        yield heading, "", _number(row.mean("accuracy", key), show.fixed)
+    yield "PTQ", "", _number(row.untrained, show.fixed)
     for heading, key in (("W bits", "weight"), ("A bits", "act")):
         yield heading, "", _number(row.mean("bits", key), show.fixed)
 
@@ -90,12 +96,15 @@ def _table(group: Group, looks: Styles) -> str:
     for row in group.rows:
         drawn = strips.interval(row, looks[row.label], scale, marks) if scale else ""
         lines.append([*_result(group, row, looks, drawn), *_facts(row)])
+    filled = [
+        any(EMPTY.fullmatch(line[i][2]) is None for line in lines) for i in range(len(lines[0]))
+    ]
     classes = [" ".join(["baseline"] * r.baseline + ["over"] * r.over) for r in group.rows]
     rows = (
-        f'<tr class="{kind}">{"".join(markup for _, _, markup in line)}</tr>'
+        f'<tr class="{kind}">{"".join(markup for _, _, markup in compress(line, filled))}</tr>'
         for kind, line in zip(classes, lines, strict=True)
     )
-    return sortable([(heading, kind) for heading, kind, _ in lines[0]], rows)
+    return sortable([(heading, kind) for heading, kind, _ in compress(lines[0], filled)], rows)
 
 
 def _card(caption: str, picture: str) -> str:
@@ -109,9 +118,8 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
     yield _table(group, looks)
     if group.mixture:
         yield f'<p class="alarm">{escape(group.mixture)}</p>'
-    if group.left_out:
-        yield f'<p class="notes">{escape(group.left_out)}</p>'
-    yield from (f'<p class="notes">{escape(note)}</p>' for note in footnotes(group.rows))
+    notes = [group.left_out, group.undecided, *footnotes(group.rows)]
+    yield from (f'<p class="notes">{escape(note)}</p>' for note in notes if note)
     pictures = [
         (row, picture)
         for row in group.rows
@@ -119,7 +127,7 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
     ]
     if pictures:
         cards = "".join(
-            _card(row_name(row) + (f" and {row.random.label}" if row.random else ""), picture)
+            _card(marked_name(row) + (f" and {row.random.label}" if row.random else ""), picture)
             for row, picture in pictures
         )
         yield (
@@ -136,7 +144,7 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
         )
     fronts = [(row, p) for row in group.rows for p in figures.fronts(row, looks[row.label])]
     if fronts:
-        cards = "".join(_card(row_name(row), picture) for row, picture in fronts)
+        cards = "".join(_card(marked_name(row), picture) for row, picture in fronts)
         yield (
             f"<details{' open' * unfold}><summary>Pareto fronts found by the search, one a seed "
             f'(all objectives are minimised)</summary><div class="grid">{cards}</div></details>'

@@ -32,7 +32,7 @@ def render(block: Block, flexible: Sequence[int]) -> Iterator[str]:
     """The lines of a block."""
     rows = [[escape(cell) for cell in row] for row in block.rows]
     headings = [escape(heading) for heading in block.headings]
-    block = Block(escape(block.title), headings, rows, block.left)
+    block = Block(escape(block.title), headings, rows, block.left)  # signs alone stand out here
     widths = _fitted(block, flexible)
     yield from _wrapped(block.title, "")
     for line in (block.headings, *rows):

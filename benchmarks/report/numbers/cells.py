@@ -14,7 +14,7 @@ from benchmarks.records.record import Record, digest
 
 AXES = ("model", "dataset", "hardware", "protocol", "budget")
 """What the cells of a group share; they differ in framework and seed."""
-_NO_INFLUENCE = {"dataset": ("root", "workers", "download")}
+_NO_INFLUENCE = {"dataset": ("root", "workers", "memory", "download")}
 PREPARED = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 """Keys of how images that stay on disk are prepared; on others they have no influence."""
 RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
@@ -29,6 +29,7 @@ LATER: dict[str, dict[str, Any]] = {
 
 _ENCODER = json.JSONEncoder(sort_keys=True)
 _WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")
+_ASKED = ("like", "ratio", "limit")
 _MOST_SETTINGS = 3
 """A label names at most so many settings; the rest is a count and a digest."""
 
@@ -161,8 +162,16 @@ def framework_labels(cells: Iterable[Cell]) -> dict[str, str]:
 
 
 def budget_label(entry: Mapping[str, Any]) -> str:
-    """Short text of a cell's budget, such as ``like=4``."""
-    given = {k: v for k, v in entry.items() if v is not None and k not in ("metric", "name")}
+    """Short text of a cell's budget, such as ``like=4``; of several metrics, of each."""
+    several = entry.get("metrics")
+    if isinstance(several, Mapping):
+        parts = [
+            budget_label({**part, "metric": metric})
+            for metric, part in several.items()
+            if isinstance(part, Mapping)
+        ]
+        return " and ".join(parts)
+    given = {k: v for k, v in entry.items() if v is not None and k in _ASKED}
     kind, value = next(iter(given.items()), ("like", 4.0))
     text = f"{kind}={value:g}" if isinstance(value, int | float) else f"{kind}={value}"
     return f"{text} {entry['metric']}" if entry.get("metric") else text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.report.numbers.statistics import Difference, Estimate
+from benchmarks.report.numbers.comparisons import Difference
+from benchmarks.report.numbers.statistics import Estimate
 
 AWARE: dict[object, str] = {True: "yes", False: "no"}
 """How a card's ``hardware_aware`` is shown."""
@@ -79,14 +80,30 @@ def estimate(found: Estimate | None) -> str:
     return f"{fixed(found.mean)} [{fixed(found.low)}, {fixed(found.high)}]"
 
 
-def difference(found: Estimate | None) -> str:
-    """``+0.52 [+0.40, +0.63]*``; the star marks significance."""
+def gain(found: Estimate | None) -> str:
+    """``+0.52 [+0.40, +0.63]``; the interval is left out where there is none."""
     if found is None:
         return ""
-    star = "*" if isinstance(found, Difference) and found.significant else ""
     if found.low is None or found.high is None:
-        return signed(found.mean) + star
-    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}"
+        return signed(found.mean)
+    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]"
+
+
+def difference(found: Difference | None) -> str:
+    """``+0.52 ± 0.11*``; the star marks two that are told apart.
+
+    It has as many places as it takes for the numbers shown to say so, too.
+    """
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return signed(found.mean)
+    half = (found.high - found.low) / 2
+    for places in range(2, 13):
+        mean, width = f"{found.mean:.{places}f}", f"{half:.{places}f}"
+        if (abs(float(mean)) > float(width)) == found.significant:
+            break
+    return f"{signed(found.mean, places)} ± {width}{'*' * found.significant}"
 
 
 def last_line(text: str | None) -> str:

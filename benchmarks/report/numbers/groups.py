@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.records.record import Record
+from benchmarks.report.numbers.budgets import Bound, bounds_of, nearest
 from benchmarks.report.numbers.cells import (
     AXES,
     Cell,
@@ -18,9 +19,9 @@ from benchmarks.report.numbers.cells import (
     framework_labels,
     labels,
 )
-from benchmarks.report.numbers.format import limit as limit_text
+from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Verdict
+from benchmarks.report.numbers.ranking import compare
 from benchmarks.report.numbers.rows import Row, make_rows, mean
-from benchmarks.report.numbers.statistics import estimate, paired_difference
 
 PROTOCOLS = ("ptq", "controlled", "paper")
 """In the order of the table; never averaged together."""
@@ -36,6 +37,8 @@ class Group:
         kind: of the hardware target: ``model``, ``table`` or ``measured``.
         rows: ranked by accuracy, then those over budget, then those without a result.
         asked: the metric that the budget names, if it names one.
+        bounds: all limits; the first is that of ``metric``.
+        verdict: who is best.
     """
 
     model: str
@@ -46,15 +49,26 @@ class Group:
     protocol_name: str
     kind: str
     metric: str
-    limit: float | None
-    unit: str
     rows: list[Row]
     asked: str = ""
+    bounds: tuple[Bound, ...] = ()
+    verdict: Verdict = NOBODY
 
     @property
     def panel(self) -> tuple[str, str, str, str, str]:
         """What the budgets of one accuracy-cost picture share."""
-        return self.protocol, self.model, self.dataset, self.hardware, self.metric
+        metrics = " and ".join(bound.metric for bound in self.bounds) or self.metric
+        return self.protocol, self.model, self.dataset, self.hardware, metrics
+
+    @property
+    def limit(self) -> float | None:
+        """The first limit."""
+        return self.bounds[0].limit if self.bounds else None
+
+    @property
+    def unit(self) -> str:
+        """The first limit's unit."""
+        return self.bounds[0].unit if self.bounds else ""
 
     @property
     def target(self) -> str:
@@ -63,10 +77,8 @@ class Group:
 
     @property
     def bound(self) -> str:
-        """The limit as text, such as ``size <= 29,250 bytes``."""
-        if self.limit is None:
-            return ""
-        return f"{self.metric} <= {limit_text(self.limit, self.unit)}"
+        """The limits as text, such as ``size <= 29,250 bytes``."""
+        return " and ".join(bound.text for bound in self.bounds)
 
     @property
     def title(self) -> str:
@@ -87,9 +99,14 @@ class Group:
         return mean(r.accuracy.get("float") for row in self.rows for r in row.records)
 
     @property
-    def int8_cost(self) -> float | None:
-        """Cost of the uniform 8-bit network in the budget's metric."""
-        return mean(r.int8_costs.get(self.metric) for row in self.rows for r in row.records)
+    def undecided(self) -> str:
+        """Who could not be judged for want of seeds, in a sentence; empty if all were."""
+        if sum(row.rank is not None for row in self.rows) < 2:
+            return ""
+        if self.verdict.best is None:
+            return f"Fewer than two rows have {FEWEST} seeds: nothing can be told apart."
+        names = ", ".join(self.verdict.unjudged)
+        return f"With fewer than {FEWEST} seeds not judged: {names}." if names else ""
 
     @property
     def bases(self) -> list[str]:
@@ -118,47 +135,19 @@ class Group:
         return row.mean("costs", self.metric)
 
     def share(self, row: Row) -> float | None:
-        """Mean cost as a share of the limit."""
+        """Mean share of the limit; of several, of that which each policy is nearest to."""
+        if len(self.bounds) > 1:
+            found = [nearest(record, self.bounds) for record in row.records]
+            return mean(share[0] if share else None for share in found)
         cost = self.cost(row)
         return cost / self.limit if cost is not None and self.limit else None
 
-
-def _closest(row: Row, randoms: Sequence[Row]) -> Row:
-    """The random search with the number of evaluations (or images) closest to a framework's."""
-
-    def effort(of: Row) -> float:
-        policies = row.mean("search", "policies") or 0
-        return (of.mean("search", "policies") if policies > 1 else of.images) or 0
-
-    if len(randoms) == 1:
-        return randoms[0]
-    return min(randoms, key=lambda other: (abs(effort(other) - effort(row)), -effort(other)))
-
-
-def _compare(rows: list[Row]) -> None:
-    """Fill in the statistics and the ranks, and sort the rows."""
-    for row in rows:
-        row.accuracy = estimate(row.accuracies().values())
-    ranked = [row for row in rows if row.accuracy and not row.over]
-    ranked.sort(key=lambda r: (-(r.accuracy.mean if r.accuracy else 0), r.label))
-    uniforms = [row for row in ranked if row.name == "uniform"]
-    randoms = [row for row in ranked if row.name == "random"]
-    for rank, row in enumerate(ranked, 1):
-        row.rank = rank
-        rivals = {"uniform": uniforms[0]} if uniforms else {}
-        if randoms:
-            rivals["random"] = _closest(row, randoms)
-            row.random = rivals["random"] if row.name != "random" else None
-        for against, rival in rivals.items():
-            if against == row.name:
-                continue
-            ours, theirs = row.accuracies(), rival.accuracies()
-            row.versus[against] = [ours[k] - theirs[k] for k in sorted(ours.keys() & theirs.keys())]
-            gain = paired_difference(ours, theirs)
-            if gain:
-                row.gains[against] = gain
-    last = len(rows) + 1
-    rows.sort(key=lambda r: (r.rank or last, not r.over, r.label))
+    def binding(self, row: Row) -> str:
+        """Of several limits, the metrics that its policies are nearest to; else nothing."""
+        if len(self.bounds) < 2:
+            return ""
+        found = {share[1] for r in row.records if (share := nearest(r, self.bounds))}
+        return ", ".join(bound.metric for bound in self.bounds if bound.metric in found)
 
 
 def _kind(records: Iterable[Record]) -> str:
@@ -193,10 +182,12 @@ def _group(
     frameworks: dict[str, str],
 ) -> Group:
     rows = make_rows(cells, frameworks)
-    _compare(rows)
+    verdict = compare(rows)
     budgets = [cell.record.budget for cell in cells if cell.record.budget]
     budget = next((b for b in budgets if b.get("limit") is not None), {})
-    asked = json.loads(axes[4])
+    # The axes have sorted keys, and of several metrics the first counts.
+    given = cells[0].record.cell.get("budget")
+    asked = given if isinstance(given, Mapping) else json.loads(axes[4])
     model, dataset, hardware, protocol = (names[axis][axes[i]] for i, axis in enumerate(AXES[:-1]))
     return Group(
         model=model,
@@ -206,12 +197,19 @@ def _group(
         budget=str(budget.get("label") or budget_label(asked)),
         protocol_name=str(json.loads(axes[3]).get("name")),
         kind=_kind(cell.record for cell in cells),
-        metric=str(budget.get("metric") or asked.get("metric") or ""),
-        limit=budget.get("limit"),
-        unit=str(budget.get("unit") or ""),
+        metric=str(budget.get("metric") or _asked(asked)),
         rows=rows,
-        asked=str(asked.get("metric") or ""),
+        asked=_asked(asked),
+        bounds=bounds_of(budget),
+        verdict=verdict,
     )
+
+
+def _asked(budget: Mapping[str, Any]) -> str:
+    """The (first) metric that a cell's budget names."""
+    several = budget.get("metrics")
+    first = next(iter(several), "") if isinstance(several, Mapping) else ""
+    return str(budget.get("metric") or first)
 
 
 def _order(group: Group) -> tuple[Any, ...]:

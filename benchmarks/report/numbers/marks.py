@@ -3,9 +3,12 @@
 - † did not learn: the search's own objective (``notes["learning"]``, see `frameworks.Learning`)
   showed no improvement, so its policies owe nothing to what the method learns;
 - ‡ collapsed (``notes["collapsed"]``): only networks at chance were within the budget;
-- § a remark of the search (``notes["remark"]``), such as that no uniform policy fits the budget.
+- § a remark of the search (``notes["remark"]``), such as that no uniform policy fits the budget;
+- ¶ the search returned trained weights that the protocol does not use (``weights["dropped"]``).
 
-Notes are a plugin's own: what has another shape says nothing.
+Notes are a plugin's own: what has another shape says nothing. One more sign, • for the best of a
+group and all that are not told apart from it, is of numbers: see
+`benchmarks.report.numbers.comparisons`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ from typing import Any
 from benchmarks.records.record import Record
 from benchmarks.report.numbers.rows import Row
 
-UNLEARNED, COLLAPSED, REMARK = "†", "‡", "§"
+UNLEARNED, COLLAPSED, REMARK, DROPPED, BEST = "†", "‡", "§", "¶", "•"
+BEST_NOTE = (
+    f"{BEST} the best of its group, and all that are not told apart from it: the interval of their "
+    "difference includes zero."
+)
 MARK_NOTE = (
     f"{UNLEARNED} a search that did not learn: its own objective showed no improvement at 5 %; "
-    f"{COLLAPSED} one that collapsed; {REMARK} see the remark below the table."
+    f"{COLLAPSED} one that collapsed; {REMARK} see the remark below the table; {DROPPED} one whose "
+    "trained weights the protocol does not use: its policy is measured without them."
 )
 
 
@@ -48,6 +56,11 @@ def objective(found: Mapping[str, Any]) -> str:
 def collapsed(record: Record) -> bool:
     """Whether a search says that it found only collapsed networks."""
     return record.notes.get("collapsed") is True
+
+
+def dropped(record: Record) -> bool:
+    """Whether a search's trained weights were not used."""
+    return record.weights.get("dropped") is True
 
 
 def remark(record: Record) -> str:
@@ -84,6 +97,15 @@ def marks(row: Row) -> list[Mark]:
         Mark(REMARK, f"{text} ({_of(remarks.count(text), len(row.records))})")
         for text in dict.fromkeys(remarks)
     ]
+    unused = sum(map(dropped, row.records))
+    if unused:
+        found.append(
+            Mark(
+                DROPPED,
+                f"trained weights in its search ({_of(unused, len(row.records))}), which this "
+                "protocol does not use",
+            )
+        )
     return found
 
 
@@ -93,7 +115,7 @@ def _of(count: int, total: int) -> str:
 
 def signs(row: Row) -> str:
     """The signs of a row, to stand at its name."""
-    return "".join(dict.fromkeys(mark.sign for mark in marks(row)))
+    return BEST * bool(row.best) + "".join(dict.fromkeys(mark.sign for mark in marks(row)))
 
 
 def footnotes(rows: Sequence[Row]) -> list[str]:

@@ -7,17 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.report.numbers.comparisons import NOBODY, Difference, Verdict, judge
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.rows import Row, mean
 from benchmarks.report.numbers.statistics import (
     Estimate,
     estimate,
-    hypervolume,
     performance_ratios,
     profile_area,
 )
 
-Panel = tuple[str, str, str, str, str]
 FEWEST_RIVALS = 2
 """A group counts for the performance profile from this many frameworks with a result."""
 
@@ -32,7 +31,11 @@ class Standing:
         records: ``uniform`` and ``random``: cells won, tied and lost against it, by equal seed.
         ratios: in each tried group, error over the least error; infinite without a result.
         area: of the performance profile up to `benchmarks.report.numbers.statistics.PROFILE_LIMIT`.
-        volumes: hypervolume of the budgets' (cost, accuracy) points, by panel.
+        leads: groups in which it is the best or not told apart from it, of those where it was
+            ``judged``.
+        best: whether it is so over all groups, taken as the pairs; None where it was not judged.
+        behind: its mean accuracy over the groups minus the best one's.
+        images, seconds: what a search cost, mean over the groups with a result.
     """
 
     label: str
@@ -44,12 +47,12 @@ class Standing:
     records: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
     area: float | None = None
-    volumes: dict[Panel, float] = field(default_factory=dict)
-
-    @property
-    def volume(self) -> float | None:
-        """Mean hypervolume over the panels that it was tried in."""
-        return mean(self.volumes.values())
+    leads: int = 0
+    judged: int = 0
+    best: bool | None = None
+    behind: Difference | None = None
+    images: float | None = None
+    seconds: float | None = None
 
 
 @dataclass
@@ -58,47 +61,14 @@ class Overall:
 
     protocol: str
     groups: int
-    panels: list[Panel]
     standings: list[Standing]
+    verdict: Verdict = NOBODY
 
 
 def _tally(differences: Sequence[float]) -> tuple[int, int, int]:
     wins = sum(d > 1e-9 for d in differences)
     losses = sum(d < -1e-9 for d in differences)
     return wins, len(differences) - wins - losses, losses
-
-
-def reference(groups: Sequence[Group]) -> tuple[float, float] | None:
-    """Reference point of a panel's hypervolume: uniform 8-bit's cost, half the float accuracy."""
-    cost, accuracy = mean(g.int8_cost for g in groups), mean(g.float_accuracy for g in groups)
-    return None if not cost or not accuracy else (cost, accuracy / 2)
-
-
-def points(groups: Sequence[Group], label: str) -> list[tuple[float, float]]:
-    """Mean cost and mean accuracy of a framework at each budget of a panel, within budget."""
-    found = []
-    for group in groups:
-        for row in group.rows:
-            if row.label == label and row.rank and row.accuracy:
-                cost = group.cost(row)
-                if cost is not None:
-                    found.append((cost, row.accuracy.mean))
-    return found
-
-
-def _volumes(panels: dict[Panel, list[Group]]) -> dict[str, dict[Panel, float]]:
-    """By framework: hypervolumes as shares of the area between the reference point and the
-    corner of no cost and float accuracy.
-    """
-    found: dict[str, dict[Panel, float]] = defaultdict(dict)
-    for panel, groups in panels.items():
-        corner = reference(groups)
-        if corner is None:
-            continue
-        for label in {row.label for group in groups for row in group.rows}:
-            area = hypervolume(points(groups, label), corner)
-            found[label][panel] = area / (corner[0] * corner[1])
-    return found
 
 
 def _records(rows: Sequence[Row]) -> dict[str, tuple[int, int, int]]:
@@ -130,12 +100,9 @@ def overall(groups: Sequence[Group]) -> list[Overall]:
 
 
 def _under(protocol: str, groups: list[Group]) -> Overall:
-    panels: dict[Panel, list[Group]] = defaultdict(list)
-    for group in groups:
-        panels[group.panel].append(group)
     problems = [_problem(group) for group in groups]
     comparable = [p for p in problems if sum(map(math.isfinite, p.values())) >= FEWEST_RIVALS]
-    ratios, volumes = performance_ratios(comparable), _volumes(panels)
+    ratios, verdict = performance_ratios(comparable), _verdict(groups)
     rows: dict[str, list[Row]] = defaultdict(list)
     for group in groups:
         for row in group.rows:
@@ -151,12 +118,31 @@ def _under(protocol: str, groups: list[Group]) -> Overall:
             records=_records(found),
             ratios=ratios.get(label, []),
             area=profile_area(ratios[label]) if ratios.get(label) else None,
-            volumes=volumes[label],
+            leads=sum(bool(row.best) for row in found),
+            judged=sum(row.best is not None for row in found),
+            best=label in verdict.marked if label in _judged(verdict) else None,
+            behind=verdict.behind.get(label),
+            images=mean(row.images for row in found if row.rank),
+            seconds=mean(row.mean("search", "seconds") for row in found if row.rank),
         )
         for label, found in rows.items()
     ]
     standings.sort(key=_order)
-    return Overall(protocol, len(groups), list(panels), standings)
+    return Overall(protocol, len(groups), standings, verdict)
+
+
+def _verdict(groups: Sequence[Group]) -> Verdict:
+    """Who is best over all groups, which are the pairs, among those with a result in each."""
+    means: dict[str, dict[int, float]] = defaultdict(dict)
+    for place, group in enumerate(groups):
+        for row in group.rows:
+            if row.rank and row.accuracy:
+                means[row.label][place] = row.accuracy.mean
+    return judge({label: of for label, of in means.items() if len(of) == len(groups)})
+
+
+def _judged(verdict: Verdict) -> set[str]:
+    return {*verdict.marked, *verdict.behind}
 
 
 def _order(standing: Standing) -> tuple[float, float, str]:

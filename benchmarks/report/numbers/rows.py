@@ -10,22 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.records.record import Record
+from benchmarks.report.numbers.budgets import within
 from benchmarks.report.numbers.cells import Cell
+from benchmarks.report.numbers.comparisons import Difference
 from benchmarks.report.numbers.format import last_line
-from benchmarks.report.numbers.statistics import Difference, Estimate
+from benchmarks.report.numbers.statistics import Estimate
 
 BASELINES = ("uniform", "random", "greedy", "exhaustive")
 """What is a baseline in records without a card."""
-TOLERANCE = 1e-9
-
-
-def within(record: Record) -> bool:
-    """Whether a finished cell met its budget; what does not say so has not."""
-    said = record.budget.get("within")
-    if said is not None:
-        return bool(said)
-    cost, limit = record.costs.get(record.budget.get("metric", "")), record.budget.get("limit")
-    return cost is not None and limit is not None and cost <= limit * (1 + TOLERANCE)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -48,7 +40,9 @@ class Row:
         over_count: cells of the same framework that are over budget.
         accuracy: final accuracy over the seeds.
         versus: ``uniform`` and ``random``: the differences by pair of equal seeds.
-        gains: the same, as mean and interval.
+        gains: the same, as mean and interval; and those to the ``best`` row, of all others.
+        best: whether it is the best row of its group or not told apart from it; None where that
+            was not judged (see `benchmarks.report.numbers.comparisons`).
         random: the random search that the row is compared with.
     """
 
@@ -63,6 +57,7 @@ class Row:
     accuracy: Estimate | None = None
     versus: dict[str, list[float]] = field(default_factory=dict)
     gains: dict[str, Difference] = field(default_factory=dict)
+    best: bool | None = None
     random: Row | None = None
 
     @property
@@ -91,6 +86,12 @@ class Row:
         passes = [self.mean("search", f"images_{way}") for way in ("forward", "backward")]
         known = [count for count in passes if count is not None]
         return math.fsum(known) if known else None
+
+    @property
+    def untrained(self) -> float | None:
+        """Mean accuracy before the protocol's training; None under one that does not train."""
+        trained = [r.accuracy for r in self.records if r.accuracy.get("fine_tuned") is not None]
+        return mean(accuracy.get("ptq") for accuracy in trained)
 
     @property
     def front(self) -> float | None:

@@ -1,35 +1,29 @@
-"""Statistics of the table: means with intervals, paired gains, profiles and hypervolumes.
+"""Statistics of the table: means with intervals, performance profiles and Pareto fronts.
 
 Everything here is deterministic: the same numbers in any order give the same result.
 
-Sources: the bootstrap is Efron and Tibshirani (1993), chapters 13 and 8.5 (paired data);
-performance profiles are Dolan and More (2002), integrated as in AlgoPerf (Dahl et al., arXiv
-2306.07179, section 4.3); the hypervolume is Zitzler and Thiele (1999).
+Sources: the bootstrap is Efron and Tibshirani (1993), chapter 13; performance profiles are Dolan
+and More (2002), integrated as in AlgoPerf (Dahl et al., arXiv 2306.07179, section 4.3).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-"""Coverage of every interval, and 1 minus the level of the test."""
+"""Coverage of every interval, and 1 minus the level of every test."""
 EXACT_SAMPLES = 8
 """Up to this many values the bootstrap distribution is enumerated, not drawn."""
 DRAWS = 10_000
-FEWEST_PAIRS = 3
-"""With fewer pairs no difference is called significant (the protocol asks for three seeds)."""
 PROFILE_LIMIT = 2.0
 """Profiles are integrated from 1 to this ratio of a framework's error to the best error."""
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -40,19 +34,6 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
-
-
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """A mean of paired differences.
-
-    ``p`` is that of the paired t test. A percentile interval of three values is their range, which
-    misses the true mean one time in four; so ``significant`` asks for both: the interval excludes
-    zero, and the t test rejects at 5 %. It is not corrected for the number of comparisons.
-    """
-
-    p: float | None
-    significant: bool
 
 
 @lru_cache(maxsize=64)
@@ -103,38 +84,6 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     return Estimate(math.fsum(kept) / len(kept), low, high, len(kept))
 
 
-def t_test(differences: Sequence[float]) -> float | None:
-    """Two-sided p value of Student's t test against a mean of zero; None below two values."""
-    n = len(differences)
-    if n < 2:
-        return None
-    mean = math.fsum(differences) / n
-    variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
-    if variance == 0:
-        return 0.0 if mean else 1.0
-    from scipy.special import stdtr  # half the start-up time of the table, so only when needed
-
-    return float(2 * stdtr(n - 1, -abs(mean) / math.sqrt(variance / n)))
-
-
-def paired_difference(ours: Mapping[Key, float], theirs: Mapping[Key, float]) -> Difference | None:
-    """Ours minus theirs over the keys (seeds) that both have; None if they share none."""
-    differences = sorted(ours[key] - theirs[key] for key in ours.keys() & theirs.keys())
-    found = estimate(differences)
-    if found is None:
-        return None
-    p = t_test(differences)
-    significant = (
-        found.n >= FEWEST_PAIRS
-        and p is not None
-        and p < 1 - LEVEL
-        and found.low is not None
-        and found.high is not None
-        and not found.low <= 0 <= found.high
-    )
-    return Difference(found.mean, found.low, found.high, found.n, p, significant)
-
-
 def performance_ratios(problems: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Dolan and More's ratios: each solver's measure over the best one's, problem by problem.
 
@@ -173,16 +122,3 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
         if not front or value > front[-1][1]:
             front.append((cost, value))
     return front
-
-
-def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Exact area dominated by points (cost, value), up to a reference (largest cost, least value).
-
-    Points that do not improve on the reference in both count for nothing.
-    """
-    most, least = reference
-    front = pareto_front(p for p in points if p[0] < most and p[1] > least)
-    ends = [cost for cost, _ in front[1:]] + [most] * bool(front)
-    return math.fsum(
-        (end - cost) * (value - least) for (cost, value), end in zip(front, ends, strict=True)
-    )

@@ -14,6 +14,8 @@ from benchmarks.report.numbers.statistics import PROFILE_LIMIT, pareto_front, pr
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.plot import Axes, Scale, Style, marker, padded, stairs
 
+RINGED = "best, or not told apart from it"
+
 Styles = Mapping[str, Style]
 Points = list[tuple[float, float]]
 
@@ -51,7 +53,8 @@ def tick_labels(
 def pareto(groups: Sequence[Group], looks: Styles) -> str:
     """Accuracy against cost over the budgets of a panel; empty without a finished cell.
 
-    Markers are means with their intervals, joined by framework; hollow ones are over budget. The
+    Markers are means with their intervals, joined by framework; hollow ones are over budget, ringed
+    ones the best of their budget and those not told apart from it. The
     stepped line is the Pareto front of what is within budget, the dashed one the float network.
     """
     found = [
@@ -96,11 +99,16 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
     )
     last = {x: max((c, a.mean) for row, c, a in found if row.label == x) for x in labels}
     ends = {x: (axes.x(cost), axes.y(max(value, floor))) for x, (cost, value) in last.items()}
-    heights = dict(zip(labels, plot.spread([ends[x][1] for x in labels], 13), strict=True))
+    placed = plot.spread([ends[x][1] for x in labels], 13)
+    lower = max(0.0, 6 - min(placed))  # the names of many would not fit above the first ones' ends
+    heights = {x: y + lower for x, y in zip(labels, placed, strict=True)}
     for label in labels:
         mine = [(row, cost, a) for row, cost, a in found if row.label == label]
         name = _leader(ends[label], (axes.x.end, heights[label]), label)
         axes.parts.append(_series(axes, label, looks[label], mine, floor, name))
+    if any(row.best for row, _, _ in found):
+        said = plot.text(axes.width - 4, axes.height - 6, f"ring: {RINGED}", "tick", "end")
+        axes.parts.append(said)
     return axes.render(f"Accuracy against {groups[0].metric}: {groups[0].title}", "pareto")
 
 
@@ -126,8 +134,10 @@ def _series(axes: Axes, label: str, look: Style, points: list[Any], floor: float
             ends = axes.y(max(accuracy.low, floor)), axes.y(accuracy.high)
             parts.append(plot.line(x, ends[0], x, ends[1], "whisker"))
         tip = f"{label}: {show.estimate(accuracy)} at {show.si(cost)}{' OVER BUDGET' * row.over}"
+        tip += f", {RINGED}" * bool(row.best)
         shape = marker("down" if below else look.marker, x, y, 5)
         state = ' class="over"' if row.over else ""
+        shape += plot.ring(x, y, 8) if row.best else ""
         parts.append(f"<g{state}>{shape}<title>{escape(tip)}</title></g>")
         if below:
             parts.append(plot.text(x + 8, y + 4, f"{accuracy.mean:.1f}", "tick"))

@@ -118,6 +118,11 @@ def marker(shape: str, x: float, y: float, size: float) -> str:
     return f'<polygon points="{points}"/>'
 
 
+def ring(x: float, y: float, size: float) -> str:
+    """A circle around a marker."""
+    return f'<circle cx="{number(x)}" cy="{number(y)}" r="{number(size)}" class="ring"/>'
+
+
 def path(points: Sequence[tuple[float, float]]) -> str:
     """The data of a polyline."""
     return "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)

@@ -72,6 +72,7 @@ def interval(row: Row, look: Style, scale: Scale, marks: Sequence[tuple[float, s
     if a.low is not None and a.high is not None:
         ends = scale(max(a.low, scale.low)), scale(max(a.high, scale.low))
         bits.append(plot.line(ends[0], 10, ends[1], 10, "whisker"))
+    bits += [plot.ring(x, 10, 7)] * bool(row.best)
     outside = a.mean < scale.low
     shape = "M5 10L11 5L11 15Z"
     bits.append(f'<path d="{shape}"/>' if outside else marker(look.marker, x, 10, 4))

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.records.store import find_records
+from benchmarks.report.numbers.comparisons import compared
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.rows import Row
-from benchmarks.report.numbers.statistics import LEVEL, paired_difference
 from benchmarks.report.table import Table, build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,10 +94,11 @@ def drop(name: str, among: Group) -> float:
 
 def gain(name: str, rival: str, among: Group) -> float:
     """Points over a rival, by pairs of equal seeds."""
-    found = paired_difference(_row(name, among).accuracies(), _row(rival, among).accuracies())
-    if found is None:
+    sides = {name: (_row(name, among).accuracies(), _row(rival, among).accuracies())}
+    found = compared(sides)
+    if not found:
         raise LookupError(f"{name} and {rival} share no seed in {among.title}")
-    return found.mean
+    return found[name].mean
 
 
 def told_apart(name: str, rival: str, among: Group) -> bool:
@@ -105,17 +106,11 @@ def told_apart(name: str, rival: str, among: Group) -> bool:
     (Holm, 1979) for comparing all rows of the group with that rival.
     """
     against = _row(rival, among).accuracies()
-    others = [row for row in _ranked(among, "all") if row.label != rival]
-    tests = {row.label: paired_difference(row.accuracies(), against) for row in others}
-    p = {label: 1.0 if d is None or d.p is None else d.p for label, d in tests.items()}
-    if name not in p:
+    others = [row.label for row in _ranked(among, "all") if row.label != rival]
+    if name not in others:
         raise LookupError(f"{name} has no result in {among.title}")
-    for place, label in enumerate(sorted(p, key=lambda label: p[label])):
-        if p[label] > (1 - LEVEL) / (len(p) - place):
-            return False
-        if label == name:
-            return True
-    return False
+    found = compared({label: (_row(label, among).accuracies(), against) for label in others})
+    return name in found and found[name].significant
 
 
 def bits(name: str, kind: str, among: Group) -> float:

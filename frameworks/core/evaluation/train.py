@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frameworks.core.evaluation.batches import Loader, Transform, source_of, transformer
+from frameworks.core.evaluation.distillation import Distillation, Teacher, distillation
 from frameworks.core.evaluation.divergence import Steps
-from frameworks.core.split import Batch, Split
+from frameworks.core.split import CPU, Batch, Split
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 _precision: ContextVar[torch.dtype | None] = ContextVar("precision of training", default=None)
@@ -91,6 +93,40 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return functional.cross_entropy(model(x), y)
 
 
+def loss_of(loss: Loss | None, teacher: Teacher | None) -> Loss:
+    """The loss of a training: a method's own, that of a teacher, or the cross-entropy.
+
+    Raises:
+        ValueError: there are both, or the teacher is none.
+        TypeError: the loss cannot be called.
+    """
+    if teacher is not None and loss is not None:
+        raise ValueError(
+            "loss and teacher: give one; temperature and weight of a teacher are set with "
+            "loss=distillation(teacher, temperature, weight), and a loss of your own may ask one "
+            "itself (problem.float_model())"
+        )
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss: a {type(loss).__name__}: give a function of (model, x, y)")
+    return distillation(teacher) if teacher is not None else loss or cross_entropy
+
+
+def _checked(loss: Loss) -> Loss:
+    def checked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        value = loss(model, x, y)
+        if not isinstance(value, Tensor) or value.dim():
+            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: it gives {found}: give a scalar tensor, the batch's mean")
+        if not value.requires_grad:
+            raise ValueError(
+                "loss: no gradient leads from it to the weights: compute it from model(x) by torch "
+                "alone, without no_grad, detach or float()"
+            )
+        return value
+
+    return checked
+
+
 def make_optimizer(
     recipe: Recipe,
     weights: Iterable[nn.Parameter],
@@ -138,36 +174,66 @@ def train_epoch(
 
 def fit(
     model: nn.Module,
-    split: Split,
+    split: Split | None,
     recipe: Recipe,
     generator: torch.Generator,
     *,
     weights: Iterable[nn.Parameter] | None = None,
     ranges: Iterable[nn.Parameter] = (),
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
+    teacher: Teacher | None = None,
+    transform: Transform | None = None,
+    loader: Loader | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> nn.Module:
     """Train a model in place by a recipe; it is left in eval mode.
 
     Args:
-        generator: draws the images (if the recipe uses a part), the order and the augmentation.
+        split: the labelled images; None where a loader says its length.
+        generator: draws the images (if the recipe uses a part), the order and the augmentation;
+            passed to ``transform``, and to a loader that is a function.
         weights: what to train; all parameters by default.
         ranges: quantization ranges, with their own learning rate.
+        loss: ``loss(model, x, y)``, a scalar; the mean cross-entropy by default.
+        teacher: a module to learn from, by `distillation` at its defaults.
+        transform: ``transform(x, y, generator)`` gives the batch to train on, after augmentation.
+            Labels may become shares ``[B, classes]``.
+        loader: batches ``(x, y)`` in the place of the split's: anything that can be gone through
+            again and again, a function of the generator that begins a pass, or another `Split`.
+            They are moved to where the model is. An epoch has the loader's ``len`` of batches, or
+            where it has none as many as of the split; never more than of ``recipe.images``. One
+            pass follows the other until the recipe's steps are done.
         on_epoch: called with (epoch from 1, epochs, mean loss).
+
+    Global generators are seeded while a loader or transform draws, and are put back.
 
     Raises:
         FloatingPointError: a loss, or a weight or buffer after an epoch, is not finite; the message
             names epoch and step.
+        ValueError: a loss is no scalar or has no gradient; a loader is empty, used up, or has no
+            length; loss and teacher are both given.
+        TypeError: a loss, loader or transform, or what it gives, is none.
     """
+    loss = loss_of(loss, teacher)
     if recipe.epochs == 0:
         return model.eval()
-    part = split if recipe.images is None else split.subset(recipe.images, generator)
+    device = next((p.device for p in model.parameters()), CPU)
+    loss = loss.on(device) if isinstance(loss, Distillation) else loss
+    source = source_of(
+        split,
+        loader,
+        images=recipe.images,
+        size=recipe.batch,
+        augment=recipe.augment,
+        generator=generator,
+        device=device,
+    )
     optimizer = make_optimizer(recipe, model.parameters() if weights is None else weights, ranges)
-    steps_per_epoch = math.ceil(len(part) / recipe.batch)
-    steps = max(1, math.ceil(recipe.epochs * steps_per_epoch))
+    steps = max(1, math.ceil(recipe.epochs * source.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: recipe.rate(i / steps))
-    epochs = math.ceil(steps / steps_per_epoch)
-    watched = Steps(loss, epochs, steps_per_epoch, recipe.lr)
+    epochs = math.ceil(steps / source.steps)
+    change = transformer(transform, generator)
+    watched = Steps(_checked(loss), epochs, source.steps, recipe.lr)
 
     def after_step() -> None:
         watched.check()
@@ -175,15 +241,8 @@ def fit(
 
     model.train()
     for epoch in range(epochs):
-        left = steps - epoch * steps_per_epoch
-        batches = part.batches(recipe.batch, generator, augment=recipe.augment)
-        mean = train_epoch(
-            model,
-            (batch for _, batch in zip(range(left), batches, strict=False)),
-            [optimizer],
-            watched,
-            after_step=after_step,
-        )
+        batches = source.batches(min(source.steps, steps - epoch * source.steps))
+        mean = train_epoch(model, change(batches), [optimizer], watched, after_step=after_step)
         watched.check_weights(model)
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs, mean)

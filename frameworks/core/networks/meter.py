@@ -70,6 +70,11 @@ class Meter:
         model.register_forward_hook(self._after_forward)
         return model
 
+    def watches(self, model: nn.Module) -> bool:
+        """Whether passes of the model, or of a part of it, are counted already."""
+        hooks = (hook for part in model.modules() for hook in part._forward_hooks.values())
+        return any(getattr(hook, "__self__", None) is self for hook in hooks)
+
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         count = len(args[0])
         self.images_forward += count

@@ -72,8 +72,7 @@ def test_the_network_of_a_search_is_a_copy(data):
 @pytest.mark.parametrize("protocol", ["ptq", "controlled"])
 def test_a_call_computes_what_a_cell_of_the_suite_does(cache_folder, protocol):
     """The numbers are equal to the last bit: the stages are the same."""
-    from benchmarks.suite.assets import checkpoint_of, entry_text, splits_of
-    from benchmarks.suite.cell import Reporter
+    from benchmarks.suite.assets import Reporter, checkpoint_of, entry_text, splits_of
 
     options = ["framework=haq", "framework.episodes=4", f"protocol={protocol}"]
     cell = cell_of(composed([*SMALL, *options]))

@@ -18,7 +18,7 @@ from benchmarks.lut.measure import Figure, fresh_process, measure, order_of
 from benchmarks.lut.onnx_graphs import pads_of
 from benchmarks.lut.plan import Unit, units_of
 from benchmarks.suite.config import cell_of, composed
-from benchmarks.suite.lut_options import LutConfig, check_options
+from benchmarks.suite.options.lut import LutConfig, check_options
 from benchmarks.suite.setting import setting_of
 from frameworks import describe, shape_of, targets
 from frameworks.hardware.table import Table

@@ -10,7 +10,7 @@ from benchmarks.report.numbers.current import current
 from benchmarks.report.table import build
 from benchmarks.studies import transfer
 from benchmarks.studies.transfer import blocks
-from benchmarks.suite.config import ProtocolConfig
+from benchmarks.suite.config import BudgetConfig, ProtocolConfig
 from frameworks import batchnorm
 
 POLICY = {"conv": {"weight": 4, "act": 8}}
@@ -162,7 +162,8 @@ def test_what_stands_for_absent_keys_are_the_configurations_defaults():
     assert set(PREPARED) == {"image_size", *preprocessing.SCRATCH}
     # How BatchNorm was treated then is none of today's ways.
     assert LATER["protocol"]["bn"] not in batchnorm.RULES
-    for axis, config in (("protocol", ProtocolConfig()), ("dataset", DatasetConfig())):
+    configs = {"protocol": ProtocolConfig(), "dataset": DatasetConfig(), "budget": BudgetConfig()}
+    for axis, config in configs.items():
         kept = {key: value for key, value in LATER[axis].items() if key != "bn"}
         assert {key: getattr(config, key) for key in kept} == kept
 

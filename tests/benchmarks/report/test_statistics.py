@@ -8,13 +8,10 @@ from hypothesis import strategies as st
 from benchmarks.report.numbers.statistics import (
     bootstrap,
     estimate,
-    hypervolume,
-    paired_difference,
     pareto_front,
     performance_ratios,
     profile,
     profile_area,
-    t_test,
 )
 
 numbers = st.floats(-1000, 1000, allow_nan=False)
@@ -63,35 +60,6 @@ def test_interval_is_mirrored_with_the_values(values):
     assert bootstrap([-v for v in values]) == (pytest.approx(-high), pytest.approx(-low))
 
 
-def test_t_test_against_the_table():
-    # mean 2, standard deviation 1, t = 2 sqrt(3); for 2 degrees of freedom
-    # p = 1 - t / sqrt(t^2 + 2).
-    t = 2 * math.sqrt(3)
-    assert t_test([1.0, 2.0, 3.0]) == pytest.approx(1 - t / math.sqrt(t * t + 2))
-    assert t_test([1.0]) is None
-    assert t_test([0.0, 0.0]) == 1.0
-    assert t_test([0.5, 0.5, 0.5]) == 0.0
-
-
-def test_paired_difference_uses_common_seeds_only():
-    found = paired_difference({0: 90.0, 1: 91.0, 2: 50.0}, {0: 89.0, 1: 89.5, 3: 10.0})
-    assert (found.mean, found.low, found.high, found.n) == (1.25, 1.0, 1.5, 2)
-    assert paired_difference({0: 1.0}, {1: 1.0}) is None
-
-
-def test_significance_needs_interval_test_and_three_pairs():
-    zero = dict.fromkeys(range(3), 0.0)
-    # The interval [0.1, 3] excludes zero, the t test (p = 0.29) does not reject.
-    wide = paired_difference({0: 0.1, 1: 0.2, 2: 3.0}, zero)
-    assert wide.low > 0
-    assert wide.p > 0.05
-    assert not wide.significant
-    assert paired_difference({0: 1.0, 1: 1.1, 2: 1.2}, zero).significant
-    assert paired_difference({0: -1.0, 1: -1.1, 2: -1.2}, zero).significant
-    assert not paired_difference({0: 1.0, 1: 1.1}, zero).significant
-    assert not paired_difference(zero, zero).significant
-
-
 def test_ratios_profile_and_area_by_hand():
     problems = [
         {"a": 10.0, "b": 12.0, "c": math.inf},
@@ -119,21 +87,3 @@ def test_pareto_front_by_hand():
     points = [(3, 5), (1, 2), (2, 2), (2, 4), (4, 5), (3, 4), (1, 1)]
     assert pareto_front(points) == [(1, 2), (2, 4), (3, 5)]
     assert pareto_front([]) == []
-
-
-def test_hypervolume_by_hand():
-    # Up to cost 10 and above value 0: 2 to 5 at height 3, 5 to 10 at height 8.
-    assert hypervolume([(2, 3), (5, 8)], (10, 0)) == 3 * 3 + 5 * 8
-    assert hypervolume([(2, 3), (5, 8), (6, 7)], (10, 0)) == 49
-    assert hypervolume([(10, 9), (1, 0), (12, 20)], (10, 0)) == 0
-    assert hypervolume([], (10, 0)) == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8))
-def test_hypervolume_counts_the_dominated_unit_squares(points):
-    squares = sum(
-        any(cost <= x and value >= y + 1 for cost, value in points)
-        for x in range(8)
-        for y in range(1, 10)
-    )
-    assert hypervolume(points, (8, 1)) == squares

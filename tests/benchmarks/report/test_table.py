@@ -219,9 +219,14 @@ def test_a_row_by_hand():
     assert haq.accuracy.mean == pytest.approx(270.5 / 3)
     assert (haq.accuracy.low, haq.accuracy.high, haq.accuracy.n) == (89.0, 91.0, 3)
     gain = haq.gains["uniform"]
-    assert (gain.mean, gain.low, gain.high, gain.n) == (pytest.approx(3.5 / 3), 1.0, 1.5, 3)
+    # 1, 1.5 and 1: a standard error of 1/6, and 4.303 is the quantile of two degrees of freedom.
+    half = 4.30265 / 6
+    assert (gain.mean, gain.n, gain.level) == (pytest.approx(3.5 / 3), 3, 0.95)
+    assert (gain.low, gain.high) == pytest.approx((gain.mean - half, gain.mean + half), abs=1e-5)
     assert gain.significant
-    assert not uniform.gains
+    assert (haq.best, uniform.best) == (True, False)
+    assert uniform.gains.keys() == {"best"}
+    assert uniform.gains["best"].mean == -gain.mean
     assert (haq.baseline, uniform.baseline) == (False, True)
 
 
@@ -328,7 +333,7 @@ def test_cells_over_budget_are_flagged_and_never_ranked_or_paired():
     assert "112.0%" in table.text()
     standing = next(s for s in table.standings[0].standings if s.label == "greedy")
     assert (standing.groups, standing.tried, standing.area) == (0, 1, 0.0)
-    assert standing.volumes[table.groups[0].panel] == 0.0
+    assert (standing.images, standing.seconds, standing.judged) == (None, None, 0)
 
 
 def test_a_record_that_does_not_say_so_is_not_within_budget():
@@ -365,9 +370,11 @@ def test_what_was_not_measured_is_blank():
     record = make()
     record.search, record.bits = {}, {}
     row = rows_of(build([record]))[0]
-    assert row["search_policies"] == row["weight_bits"] == row["fine_tuned_accuracy"] == ""
-    assert row["accuracy_low"] == row["gain_uniform"] == ""
-    assert float(row["ptq_accuracy"]) == record.accuracy["ptq"]
+    assert row["search_policies"] == row["weight_bits"] == row["ptq_accuracy"] == ""
+    assert row["accuracy_low"] == row["gain_uniform"] == row["best"] == row["behind_best"] == ""
+    trained = make(protocol="controlled")
+    (row,) = rows_of(build([trained]))
+    assert float(row["ptq_accuracy"]) == trained.accuracy["ptq"] != float(row["accuracy"])
     assert "None" not in build([record]).text() + build([record]).markdown()
     page = build([record]).html()
     assert not re.search(r">\s*(nan|none)\b", page.split("<script>")[0], re.IGNORECASE)
@@ -388,10 +395,9 @@ def test_overall_by_hand():
     assert best["haq"].ratios == pytest.approx([(20 + 1 / 3) / 20, 1.0])
     assert best["uniform"].ratios == pytest.approx([1.0, 20 / 17])
     assert best["uniform"].area == pytest.approx((1 + (2 - 20 / 17)) / 2)
-    # One policy at 0.9 of 20,000 bytes and 80 %: the second, at 0.9 of 24,000, adds nothing.
-    share, half = 0.9 * 20_000 / INT8, FLOAT / 2
-    expected = (1 - share) * (80 - half) / half
-    assert best["uniform"].volume == pytest.approx(expected)
+    assert (best["haq"].leads, best["haq"].judged, best["haq"].best) == (2, 2, None)
+    assert best["haq"].images == sum(METHODS["haq"][2:4])
+    assert best["haq"].seconds == pytest.approx(95.0 * 1.1), "the mean of 1, 1.1 and 1.2"
 
 
 def test_a_lone_framework_is_not_the_best_of_its_group():
@@ -415,7 +421,7 @@ def test_reported_half_is_below_the_measured_in_every_format(whole):
     halves = [row["half"] for row in csv.DictReader(io.StringIO(whole.csv()))]
     assert [half for half, _ in itertools.groupby(halves)] == [
         "measured",
-        *("overall", "hypervolume") * 2,
+        "overall",
         "reported",
     ]
 
@@ -581,7 +587,8 @@ def test_the_summary_has_a_row_a_framework_and_a_column_a_budget(whole):
             if row.rank and row.accuracy:
                 name = f"{row.label} (b)" if row.baseline else row.label
                 key = (name.replace("_", r"\_"), column.replace("_", r"\_"))
-                assert shown[key] == f"{row.accuracy.mean:.2f}"
+                value = f"{row.accuracy.mean:.2f}"
+                assert shown[key] == (f"**{value}•**" if row.best else value)
 
 
 def test_write_leaves_the_old_file_when_it_fails(whole, tmp_path, monkeypatch):
@@ -710,14 +717,14 @@ FOOTNOTES = (
 def test_searches_that_did_not_learn_are_marked_in_every_format(said):
     names = {"haq†", "autoq", "bsq‡", "uniform§", "random"}
     for shown in (said.text(), said.markdown(), said.html()):
-        flat = " ".join(unescape(shown).replace("\\", "").split())
+        flat = " ".join(unescape(shown).replace("\\", "").replace("•", "").split())
         assert all(name in flat for name in names)
         assert "autoq†" not in flat
         for note in FOOTNOTES:
             assert note in flat
     latex = said.latex()
-    assert "haq\\dag{}" in latex
-    assert "bsq\\ddag{}" in latex
+    assert "haq\\textbullet{}\\dag{}" in latex
+    assert "bsq\\textbullet{}\\ddag{}" in latex
     assert "uniform§ (b)" in latex
     assert "did not learn in 2 of 3 seeds" in latex
     rows = {row["framework"]: row for row in rows_of(said)}
@@ -746,6 +753,7 @@ def test_the_summary_marks_the_number_of_the_group_that_is_meant():
 def test_a_search_that_learned_has_no_mark():
     group = only([make("haq", seed=i, notes=learned(True)) for i in range(3)])
     assert marks(group.rows[0]) == []
+    assert group.rows[0].best is None, "it has no rival"
 
 
 @pytest.mark.parametrize(
@@ -796,7 +804,7 @@ def test_learning_pictures_are_on_the_page_and_files_of_their_own(said, tmp_path
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     Page(picture)
     assert picture.count("<svg ") == 3
-    assert "haq†" in picture
+    assert "haq•†" in picture
 
 
 def test_pictures_of_groups_of_one_name_do_not_take_each_others_file(said):

@@ -12,6 +12,7 @@ from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import identity_of, key_of
 from benchmarks.suite.setting import check
+from frameworks.baselines.uniform import Uniform
 from frameworks.heuristic.hawq_v3.framework import HAWQV3
 
 FAST = [
@@ -270,6 +271,25 @@ def test_what_stays_float_is_said_once_for_a_network(monkeypatch):
         check(cell("framework=uniform", "model=resnet20"))
     texts = [str(warning.message) for warning in seen]
     assert texts == [f"model {name}: half of it stays float" for name in ("resnet8", "resnet20")]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dropped"), [("ptq", True), ("controlled", True), ("paper", None)]
+)
+def test_weights_that_the_protocol_does_not_use_are_noted(monkeypatch, protocol, dropped):
+    search = Uniform.search
+
+    def trains(self, problem):
+        weights = {k: v.clone() for k, v in problem.network.state_dict().items()}
+        return replace(search(self, problem), weights=weights)
+
+    short = ("protocol.fine_tune.epochs=1", "protocol.max_epochs=1", "protocol.max_images=60")
+    c = cell(f"protocol={protocol}", "hardware=bops", *short)
+    plain = done(c)
+    assert "dropped" not in plain.weights
+    monkeypatch.setattr(Uniform, "search", trains)
+    record = done(c)
+    assert record.weights == plain.weights | ({"dropped": True} if dropped else {})
 
 
 def test_limits_on_two_metrics_and_a_restricted_space():

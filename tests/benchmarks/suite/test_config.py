@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.data.recipes import RecipeConfig, recipe_of
-from benchmarks.suite.budgets import budget_spec, label_of
 from benchmarks.suite.config import (
     AXES,
     cell_of,
@@ -16,6 +15,7 @@ from benchmarks.suite.config import (
     suite_cells,
     suite_name,
 )
+from benchmarks.suite.options.budgets import budget_spec, label_of
 from frameworks import Recipe, registry
 
 

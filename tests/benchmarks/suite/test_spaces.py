@@ -5,8 +5,8 @@ import pytest
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.config import cell_of, composed, suite_cells
 from benchmarks.suite.identity import BadCell, key_of
+from benchmarks.suite.options.spaces import SpaceConfig, narrowing
 from benchmarks.suite.setting import check, setting_of
-from benchmarks.suite.spaces import SpaceConfig, narrowing
 
 BITS = (2, 3, 4, 5, 6, 8)
 

@@ -75,6 +75,17 @@ def test_copies_are_watched_by_the_same_meter():
     assert copy.deepcopy(meter) is meter
 
 
+def test_what_is_watched_is_known():
+    """A copy is, and what holds a watched part."""
+    meter, net = Meter(), Net()
+    assert not meter.watches(net)
+    meter.watch(net)
+    assert meter.watches(net)
+    assert meter.watches(copy.deepcopy(net))
+    assert meter.watches(nn.Sequential(nn.ReLU(), net))
+    assert not Meter().watches(net)
+
+
 def test_other_models_are_not_counted():
     meter = Meter()
     meter.watch(Net())
