@@ -53,6 +53,7 @@ FLOORS = (
     ("benchmarks.report", "benchmarks.export"),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
+    ("benchmarks.docs",),
     ("benchmarks.authors",),
     ("benchmarks.arguments",),
     ("benchmarks.cli",),
