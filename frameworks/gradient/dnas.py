@@ -66,7 +66,7 @@ class DNAS(Framework):
         gamma: exponent of the cost.
         sample_every: epochs between samplings of architectures, after the warm-up.
         samples: architectures sampled each time, and at the end.
-        pairs: candidate (weight, activation) bits of a block; by default see `default_pairs`.
+        pairs: candidate (weight, activation) bits of a block; by default `blocks.default_pairs`.
         range_lr: learning rate of learned quantization ranges, relative to ``lr``.
         augment: whether images are augmented as the dataset says.
     """
