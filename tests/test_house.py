@@ -51,11 +51,13 @@ FLOORS = (
     ("benchmarks.report.pictures", "benchmarks.export.checks"),
     ("benchmarks.report.formats", "benchmarks.export.formats"),
     ("benchmarks.report", "benchmarks.export"),
+    ("benchmarks.calls",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
     ("benchmarks.docs",),
     ("benchmarks.authors",),
     ("benchmarks.arguments",),
+    ("benchmarks.commands",),
     ("benchmarks.cli",),
     ("benchmarks.perf",),
 )

@@ -22,6 +22,7 @@ class HyperParameter:
     type: str
     default: str
     says: str
+    required: bool = False
 
 
 def built_in() -> dict[str, type[Framework]]:
@@ -40,6 +41,7 @@ def hyperparameters(cls: type[Framework]) -> list[HyperParameter]:
             f.type if isinstance(f.type, str) else f.type.__name__,
             repr(f.default if f.default_factory is MISSING else f.default_factory()),
             said.get(f.name, ""),
+            bool(f.metadata.get("required")),
         )
         for f in sorted(fields(cls), key=lambda f: f.name not in own)  # type: ignore[arg-type]
     ]

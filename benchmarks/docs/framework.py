@@ -94,8 +94,11 @@ def _facts(cls: type[Framework]) -> list[str]:
 
 
 def _commands(name: str, cls: type[Framework]) -> list[str]:
-    run = f"juxtabit run framework={name} hardware=bops budget.like=3"
-    first = next((p for p in facts.hyperparameters(cls) if p.default != "None"), None)
+    found = facts.hyperparameters(cls)
+    needed = "".join(f" framework.{p.name}={p.name.upper()}" for p in found if p.required)
+    run = f"juxtabit run framework={name} hardware=bops budget.like=3{needed}"
+    usable = (p for p in found if p.default not in ("None", "''") and not p.required)
+    first = next(usable, None)
     also = [f"{run} framework.{first.name}={first.default.replace(' ', '')}"] if first else []
     comment = ["# a hyper-parameter, here at its default"] * bool(also)
     return ["```sh", run, *comment, *also, "```", ""]

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from benchmarks.fingerprints.numerics import place
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
-from benchmarks.suite.assets import (
-    Progress,
-    Reporter,
-    checkpoint_of,
-    entry_text,
-    fingerprint_of,
-    forget,
-    splits_here,
-)
+from benchmarks.suite.assets import Progress, forget
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
+from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
-from benchmarks.suite.setting import accounted, setting_of
+from benchmarks.suite.setting import setting_of
 from benchmarks.workers.isolation import unharmed
 from benchmarks.workers.process import Interrupts, contained
 from frameworks import (
@@ -77,17 +68,30 @@ def compute(
         scores: folder in which scoring passes are shared between budgets.
     """
     record = Record(key=key, cell=cell, status="failed")
-    started = time.perf_counter()
     cache_folder()  # any other that it chooses is for all cells, not for this one
+
+    def stages() -> None:
+        record.identity = identity_of(cell)
+        record.code = {**record.identity["code"]["framework"], "git": git_state()}
+        verify(cell, record.identity, key)
+        with contained(plugin_of(cell), []):
+            Run(cell, record, progress, scores).go()
+
+    return attempted(record, stages)
+
+
+def attempted(record: Record, stages: Callable[[], None]) -> Record:
+    """A record filled by the stages of its cell; whatever goes wrong in them makes it a failed one.
+
+    Raises:
+        KeyboardInterrupt: the process was interrupted from outside.
+    """
+    cell, started = record.cell, time.perf_counter()
     with Interrupts() as interrupts:
         try:
-            record.identity = identity_of(cell)
-            record.code = {**record.identity["code"]["framework"], "git": git_state()}
-            verify(cell, record.identity, key)
             card = registry.get(cell["framework"]["name"]).card
             record.card = as_plain(card.to_json(), "card")
-            with contained(plugin_of(cell), []):
-                Run(cell, record, progress, scores).go()
+            stages()
         except BaseException as error:  # a plugin may raise, or exit with, anything
             if interrupts.came and isinstance(error, KeyboardInterrupt):
                 raise
@@ -98,22 +102,35 @@ def compute(
 
 
 class Run:
-    """The stages of one cell, filling a record."""
+    """The stages of one cell, filling a record.
 
-    def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
+    Args:
+        cell: the configuration.
+        record: is filled.
+        progress: called with (done, total, text).
+        scores: folder in which scoring passes are shared between budgets; None: they are not.
+        ground: what it is computed on; None for what the configuration names.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        record: Record,
+        progress: Progress,
+        scores: Path | None,
+        ground: Ground | None = None,
+    ) -> None:
         self.cell, self.record, self.scores = cell, record, scores
         self.progress, self.stage = progress, ""
         self.left_behind: list[str] = []
+        self.final: QModel | None = None  # what was measured last, and what it was made with
+        self.judged: Problem | None = None
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
-        model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
-        progress(0, 1, "loading the data")
-        self.splits = splits_here(dataset)
-        progress(0, 1, "loading the float network")
-        self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
-        self.network: nn.Module = self.checkpoint.model
+        self.ground = ground or ground_of(cell, progress)
+        self.splits, self.network = self.ground.splits, self.ground.network
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
-        record.weights = accounted(cell).to_json()
+        record.weights = self.ground.accounting.to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
         record.budget = {
             "metric": self.budget.metric,
@@ -124,11 +141,7 @@ class Run:
         }
         if self.budget.others:
             record.budget["bounds"] = [asdict(bound) for bound in self.budget.bounds]
-        record.data = {
-            "dataset": fingerprint_of(dataset),
-            "checkpoint": self.checkpoint.fingerprint,
-            "origin": self.checkpoint.origin,
-        }
+        record.data = dict(self.ground.facts)
 
     @property
     def trains(self) -> bool:
@@ -148,7 +161,7 @@ class Run:
         return Problem(
             # A copy for each: what a plugin does to it must not reach the final networks.
             network=placed(copy.deepcopy(self.network), place().device),
-            space=self.setting.space,
+            space=self.setting.admitted,
             target=self.setting.target,
             budget=self.budget,
             scheme=self.setting.scheme,
@@ -209,7 +222,7 @@ class Run:
         """The search; and what a scoring pass cost that is shared between budgets."""
         if not isinstance(framework, ScoringFramework) or self.scores is None:
             return steer(framework, problem, self.protocol["steering_runs"]), None
-        name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
+        name = scores_key(self.cell, self.record.identity, self.ground.facts["checkpoint"])
         path = self.scores / f"{name}.json"
 
         def make() -> tuple[Scores, Spent]:
@@ -254,6 +267,8 @@ class Run:
         method = "solve" if isinstance(framework, ScoringFramework) else "search"
         where = f"{place_of(framework, method)}: notes"
         self.record.notes = finite(as_plain(dict(solution.notes), where))
+        if outside := self.setting.outside(policy):
+            self.record.notes["outside"] = outside
         if solution.weights is not None and self.protocol["name"] != "paper":
             self.record.weights["dropped"] = True
 
@@ -281,12 +296,12 @@ class Run:
 
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
-        judge = self.judge(solution)
+        judge = self.judged = self.judge(solution)
         ptq = self.untrained(solution, judge)
-        fine_tuned = None
+        self.final, fine_tuned = ptq, None
         test = self.splits.test
         self.record.accuracy = {
-            "float": self.float_accuracy,
+            "float": self.ground.float_accuracy,
             "valid": judge.score_model(ptq).accuracy,
             "ptq": measure(ptq, test).accuracy,
             "fine_tuned": None,
@@ -295,7 +310,8 @@ class Run:
             controlled = self.protocol["name"] == "controlled"
             stage = "fine-tuning" if controlled else "training as published"
             with self._timed("fine_tune", stage):
-                fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
+                self.final = self.trained(framework, solution, judge)
+                fine_tuned = measure(self.final, test).accuracy
         self.record.accuracy["fine_tuned"] = fine_tuned
         self.record.accuracy["final"] = (
             self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned

@@ -10,8 +10,9 @@ from benchmarks.suite.options.budgets import label_of
 
 def title(cell: Cell) -> str:
     """Short name of a cell."""
+    framework = cell["framework"].get("label") or cell["framework"]["name"]
     return (
-        f"{cell['framework']['name']} {cell['model']['name']} {cell['dataset']['name']} "
+        f"{framework} {cell['model']['name']} {cell['dataset']['name']} "
         f"{cell['hardware']['name']} {label_of(cell)} {cell['protocol']['name']} "
         f"seed={cell['seed']}"
     )
