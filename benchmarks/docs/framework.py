@@ -58,7 +58,7 @@ def framework_page(
             lines += listed([escape(claim.cited) for claim in found])
     if card.deviations:
         lines += [
-            "## Where this differs from the paper",
+            "## Where this differs from the paper" if known else "## Notes",
             "",
             *listed([*map(prose, card.deviations)]),
         ]
