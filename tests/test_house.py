@@ -54,6 +54,7 @@ FLOORS = (
     ("benchmarks.calls",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
+    ("benchmarks.docs",),
     ("benchmarks.authors",),
     ("benchmarks.arguments",),
     ("benchmarks.commands",),
