@@ -29,6 +29,7 @@ from benchmarks.suite.assets import (
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.objective import Objective, objective_of, shown
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import accounted, setting_of
@@ -47,7 +48,6 @@ from frameworks import (
     Spent,
     describe,
     finished,
-    measure,
     place_of,
     placed,
     registry,
@@ -110,6 +110,10 @@ class Run:
         self.splits = splits_here(dataset)
         self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
         self.network: nn.Module = self.checkpoint.model
+        on_device = placed(copy.deepcopy(self.network), place().device)
+        self.objective = Objective(objective_of(self.protocol), on_device, self.splits)
+        if self.objective.free:
+            self.float_accuracy = 100.0  # it agrees with itself
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
         record.weights = accounted(cell).to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
@@ -137,7 +141,7 @@ class Run:
         """The problem with the data that a card names (all for None)."""
         draw = torch_rng(self.seed, "data")
         calibration = self.splits.train.subset(self.protocol["calibration_images"], draw)
-        valid = self.splits.valid.subset(self.protocol["valid_images"], draw)
+        valid = self.objective.valid(self.protocol["valid_images"], draw)
         retrains = self.trains and (needs is None or "train" in needs)
 
         def granted(need: str, value: Any) -> Any:
@@ -152,7 +156,7 @@ class Run:
             scheme=self.setting.scheme,
             data=Data(
                 # A search that retrains as its paper does may read what the protocol trains on.
-                train=granted("train", self.splits.train),
+                train=granted("train", self.objective.train),
                 valid=granted("valid", valid),
                 calibration=granted("calibration", calibration.images()),
             ),
@@ -283,20 +287,21 @@ class Run:
         self.progress(0, 1, "measuring")
         ptq = self.untrained(solution, judge)
         fine_tuned = None
-        test = self.splits.test
+        final = self.objective.score(ptq)
         self.record.accuracy = {
             "float": self.float_accuracy,
-            "valid": judge.score_model(ptq).accuracy,
-            "ptq": measure(ptq, test).accuracy,
+            "valid": shown(judge.score_model(ptq)),
+            "ptq": shown(final),
             "fine_tuned": None,
         }
         if self.trains:
             with self._timed("fine_tune"):
-                fine_tuned = measure(self.trained(framework, solution, judge), test).accuracy
+                final = self.objective.score(self.trained(framework, solution, judge))
+            fine_tuned = shown(final)
         self.record.accuracy["fine_tuned"] = fine_tuned
-        self.record.accuracy["final"] = (
-            self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned
-        )
+        self.record.accuracy["final"] = shown(final)
+        if self.objective.free:
+            self.record.accuracy["kl"] = finite(final.loss)
 
     def judge(self, solution: Solution) -> Problem:
         """The problem with all data that the final networks of a solution are made from."""

@@ -14,6 +14,7 @@ from benchmarks.models.pretrain import recipe_for
 from benchmarks.suite.assets import entry_text, layers_of, taken_of
 from benchmarks.suite.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.suite.identity import BadCell
+from benchmarks.suite.objective import OBJECTIVES, objective_of
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.options.spaces import space_of
 from frameworks import (
@@ -122,6 +123,8 @@ def _check_protocol(protocol: dict[str, Any]) -> None:
     rule = protocol.get("bn", ProtocolConfig.bn)
     if rule not in batchnorm.RULES:
         raise BadCell(f"protocol.bn: {rule!r}; choose from {list(batchnorm.RULES)}")
+    if (objective := objective_of(protocol)) not in OBJECTIVES:
+        raise BadCell(f"protocol.objective: {objective!r}; choose from {list(OBJECTIVES)}")
     for key, (least, most) in bounds.items():
         # Cells of earlier versions lack some keys.
         value = protocol.get(key, getattr(ProtocolConfig, key))
