@@ -1,6 +1,8 @@
 """The public contracts, held against everything that the registries list."""
 
 import csv
+import json
+from dataclasses import replace
 
 import pytest
 
@@ -55,12 +57,18 @@ def framework(request):
 
 class TestFrameworks(FrameworkContract):
     @pytest.fixture(autouse=True)
-    def _framework(self, framework):
-        self.framework = framework
+    def _framework(self, framework, tmp_path):
+        self.framework, self.folder = framework, tmp_path
 
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
+        if self.framework.name == "given":
+            # It brings its policy along, which has to be one of the problem and its budget.
+            cheapest = toy.make_problem(target, **{"like": 3, **changes}).cheapest()
+            path = self.folder / "policy.json"
+            path.write_text(json.dumps(cheapest.to_json()))
+            self.framework = replace(self.framework, policy=str(path))
         return super().problem(target, **changes)
 
 

@@ -15,8 +15,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.data.load import CorruptData, DatasetConfig, MissingData, Splits, cut_order
-from benchmarks.data.load import cut_size, register_dataset
+from benchmarks.data.load import (
+    CorruptData,
+    DatasetConfig,
+    MissingData,
+    Splits,
+    cut_order,
+    cut_size,
+    register_dataset,
+)
 from benchmarks.data.ondisk import OnDisk, cut
 from benchmarks.data.parts import images_below
 from benchmarks.data.pictures import PictureFiles, Pictures, scan

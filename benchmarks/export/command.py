@@ -74,7 +74,7 @@ def export(request: Request) -> int:
         ValueError: a record, network or quantizer that cannot be exported, a missing extra.
         OSError: the file cannot be written.
     """
-    _check(request)
+    check_request(request)
     record = read_record(request.record)
     # Sums depend on it in their last bits, and so do ranges and what is rounded by them.
     torch.set_num_threads(record.environment.get("threads") or torch.get_num_threads())
@@ -83,12 +83,17 @@ def export(request: Request) -> int:
     for warning in made.warnings:
         print(f"note: {warning}")
     print(f"{_title(record)}: {made.accuracy:.2f} % top-1 fake-quantized")
+    return 0 if written(request, record, made) else 1
+
+
+def written(request: Request, record: Record, made: Rebuilt) -> bool:
+    """Write a record's network as a request asks for; whether the file is right."""
     test = _part(made.splits.test, request.images)
     write = _packed if request.to == "packed" else _onnx
-    return 0 if write(request, record, made, test) else 1
+    return write(request, record, made, test)
 
 
-def _check(request: Request) -> None:
+def check_request(request: Request) -> None:
     """What is wrong with a request, before any work.
 
     Raises:

@@ -11,7 +11,7 @@ from frameworks import file_digest
 
 _NAMES = ("name", "quantizer", "metric")
 """Keys whose text is never a file's name."""
-_FILES = ("path", "file", "checkpoint")
+_FILES = ("path", "file", "checkpoint", "policy")
 """Ends of keys whose text is one's name, however short, wherever there is such a file."""
 
 

@@ -16,10 +16,10 @@ from benchmarks.lut.measure import Measurement, fresh_process, measure
 from benchmarks.lut.plan import Unit, units_of
 from benchmarks.lut.worker import backend_of
 from benchmarks.models.preprocessing import resolved
+from benchmarks.progress.times import duration
 from benchmarks.records.store import write_json
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.options.lut import LIMIT, LutConfig, check_options
-from benchmarks.suite.progress import duration
 from frameworks import Layer, targets
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.lut.plan import Unit
 from benchmarks.lut.worker import IDLE, work
 from benchmarks.suite.options.lut import AGREEING, LIMIT
+from benchmarks.workers import stopping
 
 Numbered = list[tuple[int, Unit]]
 Message = tuple[int | str, Any]
@@ -105,7 +106,8 @@ def fresh_process(device: str, seconds: float, threads: int) -> Processor:
         process = context.Process(
             target=work, args=(sender, device, plain, seconds, threads), daemon=True
         )
-        process.start()
+        with stopping.starting():
+            process.start()
         sender.close()
         try:
             while True:
@@ -117,7 +119,7 @@ def fresh_process(device: str, seconds: float, threads: int) -> Processor:
             process.join()
             yield "error", f"the measuring process ended with exit code {process.exitcode}"
         finally:
-            process.terminate()
+            process.kill()  # while it starts, it heeds nothing else
             process.join()
             receiver.close()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.lut.timing import Unsupported, median_of
+from benchmarks.workers import stopping
 
 IDLE = -1
 """Stands for the call that does nothing in place of a unit's number."""
@@ -35,8 +35,7 @@ def work(
         seconds: of repetitions for each.
         threads: of the runtime.
     """
-    # Ctrl-C reaches every process of the terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stopping.listens()
     try:
         backend = backend_of(device)
         idle = backend.idle(threads)

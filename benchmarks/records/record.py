@@ -45,7 +45,9 @@ class Record:
             protocol that does not train) and ``final`` (what the table ranks), all on the test
             split; ``valid``: the policy without training on the search-validation split. Under an
             objective without labels these are agreements with the float network (whose own is 100),
-            and ``kl`` is the mean KL(float || final network) on the test images, in nats.
+            and ``kl`` is the mean KL(float || final network) on the test images, in nats;
+            ``valid_kl`` that of the policy without training on the search-validation images, where
+            it is the objective.
         weights: the network's weights: how many are ``quantized``, which are ``left`` in float or
             ``unused`` (numbers by parameter), the ``share`` left, and a ``note`` that says so;
             ``dropped``: the search returned trained weights, which the protocol does not use.

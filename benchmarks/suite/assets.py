@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.fingerprints.named_files import by_content
@@ -159,7 +160,17 @@ def _taken(
     model: str, dataset: str, state: str, files: str
 ) -> tuple[tuple[Layer, ...], Accounting]:
     splits, config = _splits(dataset, state), ModelConfig(**json.loads(model))
-    network = float_network(config, splits)
+    return inspected(float_network(config, splits), splits, f"model {config.name}")
+
+
+def inspected(
+    network: nn.Module, splits: Splits, where: str
+) -> tuple[tuple[Layer, ...], Accounting]:
+    """The layers of a network, and its weights accounted for.
+
+    Raises:
+        ValueError: it cannot be quantized; the message begins with ``where``.
+    """
     try:
         layers = describe(network, splits.input_shape)
         images = splits.valid.images(2)
@@ -167,7 +178,7 @@ def _taken(
         QModel(network, layers, schemes.get("minmax")(), seen)
         return layers, account(network, layers, splits.input_shape)
     except ValueError as error:
-        raise ValueError(f"model {config.name}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 def forget() -> None:

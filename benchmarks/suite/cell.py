@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from benchmarks.fingerprints.numerics import place
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
-from benchmarks.suite.assets import (
-    Progress,
-    Reporter,
-    checkpoint_of,
-    entry_text,
-    fingerprint_of,
-    forget,
-    splits_here,
-)
+from benchmarks.suite.assets import Progress, forget
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
+from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
 from benchmarks.suite.objective import Objective, objective_of, shown
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
-from benchmarks.suite.setting import accounted, setting_of
+from benchmarks.suite.setting import setting_of
 from benchmarks.workers.isolation import unharmed
 from benchmarks.workers.process import Interrupts, contained
 from frameworks import (
@@ -77,17 +68,30 @@ def compute(
         scores: folder in which scoring passes are shared between budgets.
     """
     record = Record(key=key, cell=cell, status="failed")
-    started = time.perf_counter()
     cache_folder()  # any other that it chooses is for all cells, not for this one
+
+    def stages() -> None:
+        record.identity = identity_of(cell)
+        record.code = {**record.identity["code"]["framework"], "git": git_state()}
+        verify(cell, record.identity, key)
+        with contained(plugin_of(cell), []):
+            Run(cell, record, progress, scores).go()
+
+    return attempted(record, stages)
+
+
+def attempted(record: Record, stages: Callable[[], None]) -> Record:
+    """A record filled by the stages of its cell; whatever goes wrong in them makes it a failed one.
+
+    Raises:
+        KeyboardInterrupt: the process was interrupted from outside.
+    """
+    cell, started = record.cell, time.perf_counter()
     with Interrupts() as interrupts:
         try:
-            record.identity = identity_of(cell)
-            record.code = {**record.identity["code"]["framework"], "git": git_state()}
-            verify(cell, record.identity, key)
             card = registry.get(cell["framework"]["name"]).card
             record.card = as_plain(card.to_json(), "card")
-            with contained(plugin_of(cell), []):
-                Run(cell, record, progress, scores).go()
+            stages()
         except BaseException as error:  # a plugin may raise, or exit with, anything
             if interrupts.came and isinstance(error, KeyboardInterrupt):
                 raise
@@ -98,24 +102,37 @@ def compute(
 
 
 class Run:
-    """The stages of one cell, filling a record."""
+    """The stages of one cell, filling a record.
 
-    def __init__(self, cell: Cell, record: Record, progress: Progress, scores: Path | None) -> None:
+    Args:
+        cell: the configuration.
+        record: is filled.
+        progress: called with (done, total, text).
+        scores: folder in which scoring passes are shared between budgets; None: they are not.
+        ground: what it is computed on; None for what the configuration names.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        record: Record,
+        progress: Progress,
+        scores: Path | None,
+        ground: Ground | None = None,
+    ) -> None:
         self.cell, self.record, self.scores = cell, record, scores
-        self.progress = progress
+        self.progress, self.stage = progress, ""
         self.left_behind: list[str] = []
+        self.final: QModel | None = None  # what was measured last, and what it was made with
+        self.judged: Problem | None = None
         self.protocol = cell["protocol"]
         self.seed = int(cell["seed"])
-        model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
-        self.splits = splits_here(dataset)
-        self.checkpoint, self.float_accuracy = checkpoint_of(model, dataset, Reporter(progress))
-        self.network: nn.Module = self.checkpoint.model
+        self.ground = ground or ground_of(cell, progress)
+        self.splits, self.network = self.ground.splits, self.ground.network
         on_device = placed(copy.deepcopy(self.network), place().device)
         self.objective = Objective(objective_of(self.protocol), on_device, self.splits)
-        if self.objective.free:
-            self.float_accuracy = 100.0  # it agrees with itself
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
-        record.weights = accounted(cell).to_json()
+        record.weights = self.ground.accounting.to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
         record.budget = {
             "metric": self.budget.metric,
@@ -126,11 +143,7 @@ class Run:
         }
         if self.budget.others:
             record.budget["bounds"] = [asdict(bound) for bound in self.budget.bounds]
-        record.data = {
-            "dataset": fingerprint_of(dataset),
-            "checkpoint": self.checkpoint.fingerprint,
-            "origin": self.checkpoint.origin,
-        }
+        record.data = dict(self.ground.facts)
 
     @property
     def trains(self) -> bool:
@@ -150,7 +163,7 @@ class Run:
         return Problem(
             # A copy for each: what a plugin does to it must not reach the final networks.
             network=placed(copy.deepcopy(self.network), place().device),
-            space=self.setting.space,
+            space=self.setting.admitted,
             target=self.setting.target,
             budget=self.budget,
             scheme=self.setting.scheme,
@@ -165,7 +178,7 @@ class Run:
             bias_correction=self.protocol.get("bias_correction", False),
             retrains=retrains,
             recipe=self.setting.recipe,
-            progress=self.progress,
+            progress=self._within,
             input_shape=self.splits.input_shape,
         )
 
@@ -178,7 +191,7 @@ class Run:
         if reason:
             self.record.status, self.record.reason = "skipped", reason
             return
-        with self.guarded(framework, "search", problem), self._timed("search"):
+        with self.guarded(framework, "search", problem), self._timed("search", "search"):
             problem.meter = Meter()
             solution, scoring = self.search(framework, problem)
             spent = problem.meter.read()
@@ -188,9 +201,9 @@ class Run:
         if solution.images is not None:
             # The curve is that of the policies as the search would have returned them.
             referee.data.calibration = solution.images
-        with self._timed("curve"):
+        with self._timed("curve", "curve"):
             self._note_curve(problem, referee, scoring)
-        with self._timed("measure"):
+        with self._timed("measure", "measuring"):
             self._measure(framework, solution)
         if self.left_behind:
             self.record.notes["left_behind"] = self.left_behind
@@ -211,7 +224,7 @@ class Run:
         """The search; and what a scoring pass cost that is shared between budgets."""
         if not isinstance(framework, ScoringFramework) or self.scores is None:
             return steer(framework, problem, self.protocol["steering_runs"]), None
-        name = scores_key(self.cell, self.record.identity, self.checkpoint.fingerprint)
+        name = scores_key(self.cell, self.record.identity, self.ground.facts["checkpoint"])
         path = self.scores / f"{name}.json"
 
         def make() -> tuple[Scores, Spent]:
@@ -256,6 +269,8 @@ class Run:
         method = "solve" if isinstance(framework, ScoringFramework) else "search"
         where = f"{place_of(framework, method)}: notes"
         self.record.notes = finite(as_plain(dict(solution.notes), where))
+        if outside := self.setting.outside(policy):
+            self.record.notes["outside"] = outside
         if solution.weights is not None and self.protocol["name"] != "paper":
             self.record.weights["dropped"] = True
 
@@ -283,25 +298,30 @@ class Run:
 
     def _measure(self, framework: Framework, solution: Solution) -> None:
         """The one reading of the test split for this policy."""
-        judge = self.judge(solution)
-        self.progress(0, 1, "measuring")
+        judge = self.judged = self.judge(solution)
         ptq = self.untrained(solution, judge)
-        fine_tuned = None
-        final = self.objective.score(ptq)
+        self.final, fine_tuned = ptq, None
+        searched, score = judge.score_model(ptq), self.objective.score(ptq)
         self.record.accuracy = {
-            "float": self.float_accuracy,
-            "valid": shown(judge.score_model(ptq)),
-            "ptq": shown(final),
+            # A network agrees with itself.
+            "float": 100.0 if self.objective.free else self.ground.float_accuracy,
+            "valid": shown(searched),
+            "ptq": shown(score),
             "fine_tuned": None,
         }
         if self.trains:
-            with self._timed("fine_tune"):
-                final = self.objective.score(self.trained(framework, solution, judge))
-            fine_tuned = shown(final)
+            controlled = self.protocol["name"] == "controlled"
+            stage = "fine-tuning" if controlled else "training as published"
+            with self._timed("fine_tune", stage):
+                self.final = self.trained(framework, solution, judge)
+                score = self.objective.score(self.final)
+            fine_tuned = shown(score)
         self.record.accuracy["fine_tuned"] = fine_tuned
-        self.record.accuracy["final"] = shown(final)
+        self.record.accuracy["final"] = shown(score)
         if self.objective.free:
-            self.record.accuracy["kl"] = finite(final.loss)
+            self.record.accuracy["kl"] = finite(score.loss)
+        if self.objective.name == "kl":
+            self.record.accuracy["valid_kl"] = finite(searched.loss)
 
     def judge(self, solution: Solution) -> Problem:
         """The problem with all data that the final networks of a solution are made from."""
@@ -318,14 +338,12 @@ class Run:
     def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy, trained as the protocol says."""
         if self.protocol["name"] == "controlled":
-            self.progress(0, 1, "fine-tuning")
             try:
                 return judge.fine_tune(solution.policy)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"fine-tuning the found policy: {error}: lower protocol.fine_tune.lr"
                 ) from error
-        self.progress(0, 1, "training as published")
         recipe = framework.recipe or self.setting.recipe
         most, images = self.protocol["max_epochs"], self.protocol["max_images"]
         if most:
@@ -336,19 +354,20 @@ class Run:
         with self.guarded(framework, "finish", judge):
             return finished(framework, judge, solution)
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.record.timings, stage)
+    @contextmanager
+    def _timed(self, name: str, stage: str) -> Iterator[None]:
+        """Within the context a stage runs, which is told and timed."""
+        self.stage = stage
+        self.progress(0, 1, stage)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record.timings[name] = time.perf_counter() - started
 
-
-class _Timer:
-    def __init__(self, timings: dict[str, float], stage: str) -> None:
-        self.timings, self.stage = timings, stage
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.timings[self.stage] = time.perf_counter() - self.started
+    def _within(self, done: int, total: int, text: str) -> None:
+        """How far the stage is."""
+        self.progress(done, total, f"{self.stage}: {text}" if self.stage else text)
 
 
 def _costs(problem: Problem, policy: Policy) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import MISSING as REQUIRED
 from omegaconf import DictConfig, OmegaConf
 
@@ -162,13 +163,18 @@ def conf_folder() -> Path:
 
 
 def _node(name: str, cls: type) -> Any:
-    """A structured config with the fields of a plugin's dataclass, after its ``name``."""
+    """A structured config with the fields of a plugin's dataclass, after its ``name``.
+
+    A field whose metadata say ``required`` has to be given, whatever its default.
+    """
     hints = typing.get_type_hints(cls)
     entries: list[Any] = [("name", str, name)]
     for f in fields(cls):
         factory = f.default_factory
-        if factory is not MISSING:
-            default: Any = field(default_factory=factory)
+        if f.metadata.get("required"):
+            default: Any = field(default=REQUIRED)
+        elif factory is not MISSING:
+            default = field(default_factory=factory)
         else:
             default = field(default=f.default if f.default is not MISSING else REQUIRED)
         entries.append((f.name, hints[f.name], default))
@@ -207,9 +213,13 @@ def register_configs() -> None:
 def hydra() -> Iterator[None]:
     """Hydra, initialised on the shipped groups and the registered plugins."""
     register_configs()
+    before = get_gh_backup()  # of a program that uses Hydra itself and calls this one
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="juxtabit"):
-        yield
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="juxtabit"):
+            yield
+    finally:
+        restore_gh_from_backup(before)
 
 
 def composed(overrides: Sequence[str], root: str = "config") -> DictConfig:
@@ -238,7 +248,23 @@ Cell = dict[str, Any]
 
 def cell_of(config: DictConfig) -> Cell:
     """The cell of a configuration, as plain data; images are prepared as its model expects."""
-    return resolved(_retrained(_plain_cell(config), config))
+    return _completed(_plain_cell(config), config)
+
+
+def _completed(cell: Cell, config: DictConfig) -> Cell:
+    return resolved(labelled(_retrained(cell, config)))
+
+
+def labelled(cell: Cell) -> Cell:
+    """A cell whose row is called as the file of its given policy, unless it has a label.
+
+    The label counts for the cell's key, so that files of one content keep their rows apart; the
+    folder that a file lies in does not.
+    """
+    entry = cell["framework"]
+    if entry.get("label") or not isinstance(policy := entry.get("policy"), str) or not policy:
+        return cell
+    return {**cell, "framework": {**entry, "label": Path(policy).stem}}
 
 
 def _retrained(cell: Cell, config: DictConfig) -> Cell:
@@ -344,7 +370,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
         seeds = block.get("seed", [base["seed"]])
         for seed, budget, *parts in product(seeds, budgets, *axes):
             cell = {**dict(zip(AXES, parts, strict=True)), "budget": budget, "seed": seed}
-            cells.append(resolved(_retrained(_narrowed(cell, space), config)))
+            cells.append(_completed(_narrowed(cell, space), config))
     return cells
 
 

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import queue
-import threading
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.managers import SyncManager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.fingerprints.numerics import Place, compute_on, place, place_named
-from benchmarks.records import escape
+from benchmarks.fingerprints.numerics import compute_on, place_named
+from benchmarks.progress.board import Board
+from benchmarks.progress.show import joined
+from benchmarks.progress.times import recorded, seconds_of
 from benchmarks.records.cache import cache_folder
 from benchmarks.records.record import Record
 from benchmarks.records.schema import Misfit
 from benchmarks.records.shapes import FIELDS
 from benchmarks.records.store import Store
-from benchmarks.suite import cell as cells_module
 from benchmarks.suite.config import Cell
-from benchmarks.suite.failures import blames, explained, failed, plugin_of
+from benchmarks.suite.failures import blames, plugin_of
 from benchmarks.suite.identity import BadCell
 from benchmarks.suite.identity import keyed as by_key
-from benchmarks.suite.progress import Display, title
+from benchmarks.suite.progress import outcome, title
+from benchmarks.suite.running.log import Log
+from benchmarks.suite.running.pool import compute as _compute
 from benchmarks.suite.setting import check
 from benchmarks.suite.tracking import NoTracker, Tracker
-from benchmarks.workers.memory import keep_freed_memory
+from benchmarks.workers import stopping
 from benchmarks.workers.process import ChangedProcess, contained
-
-GRACE, BRIEF = 10.0, 1.0
-"""Seconds that a worker may take to end, after its work and before, until it is made to."""
-LONGEST_STAGE = 200
-"""Letters of what a cell says of its progress."""
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All records of a run and how many cells had to be computed."""
+    """All records of a run, how many cells had to be computed, and the log if there is one."""
 
     records: list[Record]
     computed: int
+    log: Path | None = None
 
     @property
     def failed(self) -> list[Record]:
@@ -95,22 +87,56 @@ def run(
     for fault in store.corrupt.values():
         warnings.warn(f"a corrupt record is computed again: {fault}", stacklevel=2)
     todo = {key: cell for key, cell in keyed.items() if key not in have}
-    mirror = tracker or NoTracker()
     every = (os.cpu_count() or 1) if chosen.device.type == "cpu" else 1
     count = min(workers or every, max(len(todo), 1))
-    display = Display(len(todo), count)
-
-    def keep(record: Record) -> None:
-        store.put(record)
-        have[record.key] = record
-        display.finished(record)
-        mirror.record(record)
-
+    log = Log(folder)
     if todo:
         store.probe(todo)
         cache_folder()  # where it cannot be used, the workers are told here what is
-        _compute(todo, folder / "scores", count, threads, keep, display)
-    return Outcome([have[key] for key in keyed], len(todo))
+        with joined() as board, _kept(store, have, len(keyed)):
+            board.learn(lambda: list(recorded(folder)))
+            board.begin({key: todo[key] for key in todo}, count)
+            keep = partial(_keep, store, have, log, board, tracker or NoTracker())
+            try:
+                _compute(todo, folder, count, threads, keep, board)
+            finally:
+                log.close(todo, board.printed())
+    return Outcome([have[key] for key in keyed], len(todo), log.written)
+
+
+def _keep(
+    store: Store,
+    have: dict[str, Record],
+    log: Log,
+    board: Board,
+    mirror: Tracker,
+    record: Record,
+) -> None:
+    """A cell has ended: what it printed, its record, and what is shown and mirrored of it."""
+    log.take(record)
+    store.put(record)
+    have[record.key] = record
+    seconds = seconds_of(record.status, record.timings)
+    board.finished(record.key, title(record.cell), outcome(record), seconds)
+    mirror.record(record)
+
+
+@contextmanager
+def _kept(store: Store, have: dict[str, Record], total: int) -> Iterator[None]:
+    """Within the context, a stop says what is kept."""
+    stop = stopping.current()
+    before = stop.kept
+
+    def kept() -> str:
+        done = sum(record.status != "failed" for record in have.values())
+        return (
+            f"stopped; {done} of {total} cells are done and kept in {store.folder}\n"
+            "juxtabit: run the same command again to go on with the others"
+        )
+
+    stop.kept = kept
+    yield  # what comes with an exception is said after it
+    stop.kept = before
 
 
 def _check(cell: Cell) -> None:
@@ -141,165 +167,3 @@ def _distinct(cells: Sequence[Cell]) -> list[Cell]:
 def _finished(store: Store, key: str) -> Record | None:
     record = store.get(key)
     return record if record and record.status != "failed" else None
-
-
-def _compute(
-    todo: dict[str, Cell],
-    scores: Path,
-    workers: int,
-    threads: int,
-    keep: Callable[[Record], None],
-    display: Display,
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    manager = SyncManager(ctx=context)
-    manager.start(initializer=end_with_parent)
-    with manager:
-        messages = manager.Queue()
-        listener = threading.Thread(target=_listen, args=(messages, display), daemon=True)
-        listener.start()
-        _persistent(todo, scores, workers, threads, keep, messages)
-        messages.put(None)
-        listener.join(timeout=5)
-
-
-def _persistent(
-    todo: dict[str, Cell],
-    scores: Path,
-    workers: int,
-    threads: int,
-    keep: Callable[[Record], None],
-    messages: Any,
-) -> None:
-    """Compute cells. Of those that a worker had when it died (killed, out of memory) each is tried
-    again in a process of its own, and one that ends that, too, has failed; the rest goes on.
-    """
-    left = todo
-    while left:
-        suspects, left = _pooled(left, scores, workers, threads, keep, messages)
-        for key, cell in suspects.items():
-            died, _ = _pooled({key: cell}, scores, 1, threads, keep, messages)
-            if died:
-                keep(_died(key, cell))
-
-
-def _pooled(
-    todo: dict[str, Cell],
-    scores: Path,
-    workers: int,
-    threads: int,
-    keep: Callable[[Record], None],
-    messages: Any,
-) -> tuple[dict[str, Cell], dict[str, Cell]]:
-    """Compute cells in a pool until a worker dies: what was under way then, and what was not."""
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_begin, initargs=(threads, place(), messages)
-    )
-    waiting, flying, dead = list(todo), dict[Future[Record], str](), list[str]()
-    grace = BRIEF
-    try:
-        while (waiting or flying) and not dead:
-            while waiting and len(flying) < workers and not dead:
-                key = waiting.pop(0)
-                try:
-                    flying[pool.submit(_work, key, todo[key], scores)] = key
-                except BrokenProcessPool:
-                    dead.append(key)
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                key = flying.pop(future)
-                record = _outcome(future, key, todo[key])
-                if record is None:
-                    dead.append(key)
-                else:
-                    keep(record)
-        grace = BRIEF if dead else GRACE
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        _end(set(multiprocessing.active_children()) - others, grace)
-    suspects = [*dead, *flying.values()] if dead else []
-    return {key: todo[key] for key in suspects}, {key: todo[key] for key in waiting}
-
-
-def _outcome(future: Future[Record], key: str, cell: Cell) -> Record | None:
-    """The record that a worker sent, or one that says why it sent another thing; None: it died."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return None
-    except Exception as error:
-        return failed(key, cell, explained(error, cell))
-
-
-def _end(workers: set[multiprocessing.process.BaseProcess], grace: float) -> None:
-    """Wait for workers that have nothing to do; threads that plugins started may hold them up."""
-    for worker in workers:
-        worker.join(grace)
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
-
-
-def _died(key: str, cell: Cell) -> Record:
-    error = (
-        "the worker process died without a message (killed, out of memory, os._exit, or a crash "
-        f"in compiled code) while it computed {plugin_of(cell)}"
-    )
-    return failed(key, cell, error)
-
-
-_messages: Any = None
-
-
-def end_with_parent() -> None:
-    """Let this process end as soon as the one that started it is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _begin(threads: int, where: Place, messages: Any) -> None:
-    import torch
-
-    global _messages
-    _messages = messages
-    end_with_parent()
-    keep_freed_memory()
-    # What a warning quotes may hold codes that steer the terminal.
-    warnings.showwarning = escape.show_warning
-    torch.set_num_threads(threads)
-    compute_on(where)
-    # The table is on the standard output, and nothing that a plugin prints.
-    with contextlib.suppress(OSError):
-        os.dup2(2, 1)
-
-
-def _work(key: str, cell: Cell, scores: Path) -> Record:
-    name = title(cell)
-
-    def progress(done: int, total: int, text: str) -> None:
-        _messages.put((name, int(done), int(total), str(text)[:LONGEST_STAGE]))
-
-    try:
-        return cells_module.compute(cell, key, progress, scores)
-    except Exception as error:
-        return failed(key, cell, explained(error, cell))
-
-
-def _listen(messages: Any, display: Display) -> None:
-    while True:
-        try:
-            message = messages.get(timeout=1)
-        except queue.Empty:
-            continue
-        except (EOFError, OSError):
-            return
-        if message is None:
-            return
-        display.stage(*message)

@@ -22,6 +22,7 @@ from frameworks import (
     Accounting,
     Framework,
     Layer,
+    Policy,
     Recipe,
     Scheme,
     Space,
@@ -35,13 +36,27 @@ from frameworks import (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a cell's configuration stands for, before any training."""
+    """What a cell's configuration stands for, before any training.
+
+    Attributes:
+        space: the protocol's, which budgets are relative to.
+        admitted: the policies that the framework may return; see `frameworks.Framework.widened`.
+    """
 
     framework: Framework
     target: Target
     scheme: Scheme
     space: Space
+    admitted: Space
     recipe: Recipe
+
+    def outside(self, policy: Policy) -> str | None:
+        """Where a policy leaves the protocol's space, in words; None for one of that space."""
+        try:
+            self.space.validate(policy)
+        except ValueError as error:
+            return str(error).removeprefix("policy: ")
+        return None
 
 
 _said: set[tuple[str, str]] = set()
@@ -72,7 +87,11 @@ def setting_of(cell: Cell, layers: tuple[Layer, ...]) -> Setting:
         space = space_of(protocol, target, layers)
     except ValueError as error:
         raise BadCell(str(error)) from error
-    return Setting(framework, target, scheme, space, recipe)
+    try:
+        admitted = framework.widened(space, target)
+    except ValueError as error:
+        raise BadCell(f"framework={cls.name}: framework.{error}") from error
+    return Setting(framework, target, scheme, space, admitted, recipe)
 
 
 def accounted(cell: Cell) -> Accounting:
@@ -81,7 +100,11 @@ def accounted(cell: Cell) -> Accounting:
     Raises:
         BadCell: more stays float than the protocol allows.
     """
-    _, found = taken_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    return allowed(cell, taken_of(entry_text(cell["model"]), entry_text(cell["dataset"]))[1])
+
+
+def allowed(cell: Cell, found: Accounting) -> Accounting:
+    """What of a network stays float, if the protocol allows it; raises as `accounted`."""
     most = cell["protocol"].get("float_share", ProtocolConfig.float_share)
     if found.share > most:
         raise BadCell(
@@ -100,7 +123,7 @@ def check(cell: Cell) -> None:
     Raises:
         ValueError, FileNotFoundError: with a message that names the field and the choices.
     """
-    _check_protocol(cell["protocol"])
+    check_protocol(cell["protocol"])
     if cell["dataset"]["name"] == UNLABELLED and objective_of(cell["protocol"]) == DEFAULT:
         raise BadCell(
             "protocol.objective = accuracy: the images of dataset=unlabelled have no labels; "
@@ -116,7 +139,7 @@ def check(cell: Cell) -> None:
     recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
 
 
-def _check_protocol(protocol: dict[str, Any]) -> None:
+def check_protocol(protocol: dict[str, Any]) -> None:
     """Refuse numbers that mean nothing, NaN among them, before any work is done by them."""
     bounds = {
         "valid_images": (1, math.inf),

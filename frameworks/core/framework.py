@@ -15,6 +15,8 @@ from frameworks.core.solution import Scores, Solution
 if TYPE_CHECKING:
     from frameworks.core.networks.qmodel import QModel
     from frameworks.core.problem import Problem
+    from frameworks.core.space import Space
+    from frameworks.core.target import Target
 
 COUNTS = frozenset(
     {
@@ -102,6 +104,17 @@ class Framework(ABC):
                 reason = "must not be negative"  # it weighs the cost
             if reason is not None:
                 raise ValueError(f"{name} = {value}: {reason}")
+
+    def widened(self, space: Space, target: Target) -> Space:
+        """The space that its policies are of, asked for before any work.
+
+        The protocol's, unless the method brings along a policy that may lie elsewhere; budgets are
+        those of the protocol's space all the same.
+
+        Raises:
+            ValueError: what it brings does not fit; the message begins with the hyper-parameter.
+        """
+        return space
 
     def skip(self, problem: Problem) -> str | None:
         """Why this method cannot solve this problem, or None. Overrides add to these reasons."""

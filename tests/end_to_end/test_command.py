@@ -60,9 +60,9 @@ from benchmarks.suite import cell
 from benchmarks.suite import run
 from benchmarks.cli import main
 
-def serially(todo, scores, workers, threads, keep, display):
+def serially(todo, folder, workers, threads, keep, display):
     for key, entry in todo.items():
-        keep(cell.compute(entry, key, scores=scores))
+        keep(cell.compute(entry, key, scores=folder / "scores"))
 
 run._compute = serially
 ended = []
@@ -147,9 +147,9 @@ def here(shared, tmp_path, environment, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["juxtabit"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
-    def serially(todo, scores, workers, threads, keep, display):
+    def serially(todo, folder, workers, threads, keep, display):
         for key, cell in todo.items():
-            keep(cells.compute(cell, key, scores=scores))
+            keep(cells.compute(cell, key, scores=folder / "scores"))
 
     monkeypatch.setattr(runs, "_compute", serially)
     return tmp_path

@@ -90,10 +90,10 @@ from benchmarks.suite import cell
 from benchmarks.suite import run
 from benchmarks.cli import main
 
-def serially(todo, scores, workers, threads, keep, display):
+def serially(todo, folder, workers, threads, keep, display):
     torch.set_num_threads(threads)
     for key, entry in todo.items():
-        keep(cell.compute(entry, key, scores=scores))
+        keep(cell.compute(entry, key, scores=folder / "scores"))
 
 run._compute = serially
 for arguments in json.loads(sys.argv[1]):

@@ -107,12 +107,17 @@ def golden_cells(folder):
     """All golden cells, by name; files that they need are written to a folder."""
     small, real = cell_of(composed(SMALL)), cell_of(composed(REAL))
     found = {}
+    given = folder / "given.json"
+    given.write_text(json.dumps([[4, 4]] * len(describe(toy.network(), toy.SHAPE))))
     for protocol in PROTOCOLS:
         settings = {**small["protocol"], "name": protocol}
         for name in built_in(registry):
             found[f"{name} {protocol}"] = {
                 **small,
-                "framework": _short(name),
+                "framework": {
+                    **_short(name),
+                    **({"policy": str(given)} if name == "given" else {}),
+                },
                 "protocol": {**settings, **SETTINGS.get(name, {})},
                 # It leaves activations at their most bits.
                 "hardware": {"name": "size" if name == "haq_kmeans" else "bops"},

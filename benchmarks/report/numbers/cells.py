@@ -104,14 +104,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:21]}..."
 
 
+def name_of(entry: Mapping[str, Any]) -> str:
+    """What a configuration is called: by its own ``label``, where it has one."""
+    return str(entry.get("label") or entry.get("name", "?"))
+
+
 def labels(entries: Iterable[str]) -> dict[str, str]:
-    """A name for each configuration (canonical text): its ``name``, and where several
+    """A name for each configuration (canonical text): `name_of` it, and where several
     configurations share that, the settings in which they differ.
     """
     named: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for text in entries:
         entry = json.loads(text)
-        named[str(entry.get("name", "?"))][text] = _flat(entry)
+        named[name_of(entry)][text] = _flat(entry)
     found: dict[str, str] = {}
     for name, configs in named.items():
         keys = sorted({key for flat in configs.values() for key in flat})
@@ -150,7 +155,7 @@ def framework_labels(cells: Iterable[Cell]) -> dict[str, str]:
     for cell in cells:
         groups[cell.axes].add(cell.framework)
         if cell.framework not in name:
-            name[cell.framework] = str(json.loads(cell.framework).get("name", "?"))
+            name[cell.framework] = name_of(json.loads(cell.framework))
     meeting = {
         name[text]
         for texts in groups.values()

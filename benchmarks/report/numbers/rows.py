@@ -104,6 +104,8 @@ class Row:
         notes = ["OVER BUDGET"] if self.over else []
         if self.over_count and not self.over:
             notes.append(f"{self.over_count} over budget")
+        if any(record.notes.get("outside") for record in self.records):
+            notes.append("outside the space")
         for count, word in ((len(self.failed), "failed"), (len(self.skipped), "skipped")):
             if count:
                 notes.append(f"{count} {word}" if self.cells or count > 1 else word)

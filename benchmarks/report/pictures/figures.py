@@ -109,7 +109,9 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
     if any(row.best for row, _, _ in found):
         said = plot.text(axes.width - 4, axes.height - 6, f"ring: {RINGED}", "tick", "end")
         axes.parts.append(said)
-    return axes.render(f"{groups[0].shows.capitalize()} against {groups[0].metric}: {groups[0].title}", "pareto")
+    first = groups[0]
+    title = f"{first.shows.capitalize()} against {first.metric}: {first.title}"
+    return axes.render(title, "pareto")
 
 
 def _leader(start: tuple[float, float], end: tuple[float, float], label: str) -> str:

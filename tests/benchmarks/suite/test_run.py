@@ -13,6 +13,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.suite import run as runs
 from benchmarks.suite.config import cell_of, composed
+from benchmarks.suite.running import pool as pools
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ class Pool:
     def __init__(self, *_, **__):
         self.broken = False
 
-    def submit(self, work, key, cell, scores):
+    def submit(self, work, key, cell, folder):
         future = Future()
         if cell["seed"] in Pool.deadly:
             self.broken = True
@@ -47,13 +48,13 @@ class Pool:
 
 @pytest.fixture(autouse=True)
 def pool(monkeypatch):
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(pools, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(runs, "check", lambda cell: None)
     monkeypatch.setattr(Pool, "deadly", ())
     monkeypatch.setattr(Pool, "computed", [])
 
-    def without_manager(todo, scores, workers, threads, keep, display):
-        runs._persistent(todo, scores, workers, threads, keep, None)
+    def without_manager(todo, folder, workers, threads, keep, board):
+        pools.Workers(folder, workers, threads, keep, board, None).persist(todo)
 
     monkeypatch.setattr(runs, "_compute", without_manager)
     return Pool
@@ -158,7 +159,7 @@ def test_what_no_record_can_hold_is_refused_before_anything_is_computed(three, t
 def test_a_worker_that_sends_no_record_is_one_failed_cell(three):
     future = Future()
     future.set_exception(TypeError("cannot pickle"))
-    record = runs._outcome(future, "k", three[0])
+    record = pools.outcome_of(future, "k", three[0])
     assert (record.key, record.status) == ("k", "failed")
     assert "TypeError: cannot pickle" in record.error
 
@@ -170,7 +171,7 @@ def test_cells_that_differ_in_the_seed_are_checked_once(three):
 
 ORPHAN = """
 import multiprocessing, os, sys, time
-from benchmarks.suite.run import end_with_parent
+from benchmarks.workers.stopping import end_with_parent
 
 def child(pids):
     end_with_parent()
@@ -214,8 +215,9 @@ def test_a_count_that_means_nothing_is_refused_by_name(three, tmp_path, name, va
 
 def test_a_workers_warnings_cannot_steer_a_terminal():
     code = (
-        "import os, warnings; from benchmarks.suite import run;"
-        "run.end_with_parent = lambda: None; run._begin(1, run.place(), None);"
+        "import warnings; from benchmarks.suite.running import worker;"
+        "from benchmarks.fingerprints.numerics import place;"
+        "worker.stopping.end_with_parent = lambda: None; worker.begin(1, place(), None);"
         "warnings.warn('a\\x1b[2Jb\\nc')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -1,0 +1,1 @@
+"""Cells computed by worker processes, and what these print."""

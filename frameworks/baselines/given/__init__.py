@@ -1,0 +1,5 @@
+"""A policy from a file."""
+
+from frameworks.baselines.given.framework import Given
+
+__all__ = ["Given"]

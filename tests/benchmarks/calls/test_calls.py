@@ -1,0 +1,242 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import benchmarks
+from benchmarks import juxtapose, search
+from benchmarks.fingerprints.numerics import place
+from benchmarks.records.record import Record
+from benchmarks.suite.cell import compute
+from benchmarks.suite.config import cell_of, composed
+from benchmarks.suite.identity import key_of
+from frameworks import Policy, registry
+from frameworks.testing import toy
+from tests.golden.cells import SMALL
+
+ROOT = Path(__file__).resolve().parents[3]
+FAST = {"name": "ptq", "calibration_images": 64, "valid_images": 128, "steering_runs": 2}
+LABELS = torch.zeros(4, dtype=torch.int64)
+HAWQ = {"images": 32, "batch": 32, "probes": 2}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """The toy problem's network and images."""
+    parts = {name: toy.split(name, 128) for name in ("train", "valid", "test")}
+    return {"model": toy.network(), **parts}
+
+
+def hawq():
+    return registry.get("hawq_v3")(**HAWQ)
+
+
+def state(model):
+    found = {name: value.clone() for name, value in model.state_dict().items()}
+    return found, [(m.training, len(m._forward_hooks)) for m in model.modules()]
+
+
+def test_a_search_gives_policy_score_and_network(data, capsys):
+    before, modes = state(data["model"])
+    found = search(**data, method=hawq(), like=3, target="bops", protocol=FAST)
+    assert isinstance(found.policy, Policy)
+    assert found.within
+    assert found.costs["bops"] <= found.record.budget["limit"]
+    network = found.network()
+    assert network.policy == found.policy
+    right = (network(data["test"].x).argmax(1) == data["test"].y).sum()
+    assert 100 * int(right) / 128 == found.score
+    after, after_modes = state(data["model"])
+    assert modes == after_modes
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "hawq_v3 ToyConvNet own data bops like=3 ptq" in shown.err
+    assert Record.from_json(found.record.to_json()) == found.record
+
+
+def test_the_network_of_a_search_is_a_copy(data):
+    found = search(**data, method="uniform", protocol=FAST, quiet=True)
+    with torch.no_grad():
+        next(found.network().parameters()).add_(1)
+    assert search(**data, method="uniform", protocol=FAST, quiet=True).score == found.score
+    x = data["test"].x
+    assert int((found.network()(x).argmax(1) == data["test"].y).sum()) == round(1.28 * found.score)
+
+
+@pytest.mark.parametrize("protocol", ["ptq", "controlled"])
+def test_a_call_computes_what_a_cell_of_the_suite_does(cache_folder, protocol):
+    """The numbers are equal to the last bit: the stages are the same."""
+    from benchmarks.suite.assets import Reporter, checkpoint_of, entry_text, splits_of
+
+    options = ["framework=haq", "framework.episodes=4", f"protocol={protocol}"]
+    cell = cell_of(composed([*SMALL, *options]))
+    record = compute(cell, key_of(cell))
+    assert record.status == "done", record.error
+    model, dataset = entry_text(cell["model"]), entry_text(cell["dataset"])
+    network = checkpoint_of(model, dataset, Reporter(lambda *_: None))[0].model
+    splits = splits_of(dataset)
+    found = search(
+        network, splits.train, splits.valid, registry.get("haq")(episodes=4), test=splits.test,
+        like=3, target="bops", protocol=cell["protocol"], quiet=True,
+    )  # fmt: skip
+    assert found.record.policy == record.policy
+    assert found.record.accuracy == record.accuracy
+    assert found.record.costs == record.costs
+    assert found.record.notes == record.notes
+
+
+def test_a_table_has_a_row_a_method_with_the_baselines(data, capsys):
+    table = juxtapose(
+        **data, methods={"hawq_v3": HAWQ, "haq": {"episodes": 4}, "bsq": {}},
+        like=3, target="bops", protocol=FAST, bits=(2, 4, 8), baselines=False,
+    )  # fmt: skip
+    assert isinstance(table, pd.DataFrame)
+    assert set(table.index) == {"hawq_v3", "haq", "bsq"}
+    done = table[table.status == "done"]
+    assert list(done.accuracy) == sorted(done.accuracy, reverse=True)
+    assert (done.of_budget <= 1 + 1e-9).all()
+    assert table.loc["haq", "policies"] == 4
+    assert table.loc["haq", "images"] > 4 * 128
+    assert isinstance(table.loc["haq", "policy"], Policy)
+    assert {b.weight for b in table.loc["haq", "policy"].values()} <= {2, 4, 8}
+    assert table.attrs["title"].startswith("ToyConvNet | own data | bops (model) | ptq | like=3")
+    assert "[3/3]" in capsys.readouterr().err
+
+
+def test_baselines_get_what_each_method_gets(data):
+    table = juxtapose(**data, methods={"haq": {"episodes": 4}}, protocol=FAST, quiet=True)
+    assert {"haq", "uniform", "random", "greedy"} == set(table.index)
+    assert table.baseline.sum() == 3
+    assert table.loc["random", "policies"] <= 4
+    assert table.loc["haq", "gain"] == pytest.approx(
+        table.loc["haq", "accuracy"] - table.loc["uniform", "accuracy"]
+    )
+
+
+def test_seeds_give_a_mean_and_an_interval(data, capsys):
+    common = {"methods": {"random": {"evaluations": 2}}, "baselines": False, "protocol": FAST}
+    table = juxtapose(**data, **common, seeds=(0, 1, 2), quiet=True)
+    single = [juxtapose(**data, **common, seeds=i, quiet=True).accuracy.item() for i in range(3)]
+    row = table.loc["random"]
+    assert row.accuracy == pytest.approx(sum(single) / 3)
+    assert (row.low, row.high) == (min(single), max(single))
+    assert capsys.readouterr().err == ""
+
+
+def test_without_test_images_the_search_validation_images_stand(data):
+    whole = {**FAST, "valid_images": 9999}
+    images = {name: data[name] for name in ("model", "train", "valid")}
+    found = search(**images, method="uniform", protocol=whole, quiet=True)
+    assert found.score == found.record.accuracy["valid"]
+
+
+def test_several_limits(data):
+    found = search(
+        **data, method="uniform", metrics={"size": {"like": 3}, "bops": {"ratio": 0.5}},
+        target="bops", protocol=FAST, quiet=True,
+    )  # fmt: skip
+    assert found.within
+    assert [bound["metric"] for bound in found.record.budget["bounds"]] == ["size", "bops"]
+
+
+def test_a_method_that_fails_or_is_skipped_has_a_row_that_says_why(data, monkeypatch):
+    def broken(self, problem):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("frameworks.baselines.greedy.Greedy.search", broken)
+    monkeypatch.setattr("frameworks.baselines.uniform.Uniform.skip", lambda *_: "not today")
+    call = {**data, "protocol": FAST, "quiet": True}
+    table = juxtapose(**call, methods=["greedy", "uniform", hawq()], baselines=False)
+    assert table.status.to_dict() == {"hawq_v3": "done", "greedy": "failed", "uniform": "skipped"}
+    assert "out of luck" in table.loc["greedy", "reason"]
+    assert "not today" in table.loc["uniform", "reason"]
+    assert pd.isna(table.loc["greedy", "accuracy"])
+    with pytest.raises(RuntimeError, match="out of luck"):
+        search(**call, method="greedy")
+    with pytest.raises(ValueError, match="uniform cannot be used here: not today"):
+        search(**call, method="uniform")
+    assert place().device.type == "cpu"
+
+
+def test_a_given_policy_has_a_row(data, tmp_path):
+    path = tmp_path / "toolkit.json"
+    path.write_text("[4, 4, 4, 4]")
+    methods = {"given": {"policy": str(path)}}
+    table = juxtapose(**data, methods=methods, baselines=False, protocol=FAST, quiet=True)
+    assert list(table.index) == ["toolkit"]
+
+
+def test_a_found_network_is_exported(data, tmp_path, capsys):
+    found = search(**data, method=hawq(), like=3, target="bops", protocol=FAST, quiet=True)
+    path = found.export(tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(path)
+    x = data["test"].x
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.contiguous().numpy()})
+    ours = found.network()(x).argmax(1)
+    assert (torch.from_numpy(out).argmax(1) == ours).all()
+    with pytest.raises(IsADirectoryError):
+        found.export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "haqq"}, r"unknown framework 'haqq'; choose from autoq, "),
+        ({"method": ["haq"]}, r"method is a list: give a name or a framework"),
+        ({"target": "bop"}, r"unknown hardware 'bop'; choose from "),
+        ({"target": {"path": "x"}}, r"target = .*: give a name, or a mapping with a name"),
+        ({"target": {"name": "size", "speed": 1}}, r"target: size: .*speed.*the options are none"),
+        ({"protocol": "magic"}, r"protocol = 'magic': choose from ptq, controlled, paper"),
+        ({"protocol": {"valid_image": 3}}, r"protocol: Key 'valid_image' not in .*valid_images"),
+        ({"protocol": {"valid_images": 0}}, r"protocol\.valid_images = 0: give a number of at"),
+        ({"bits": (2, 9)}, r"protocol\.weight_bits = \[2, 9\]"),
+        ({"quantizer": "magic"}, r"unknown quantizer 'magic'"),
+        ({"space": {"restrict": ["head"]}}, r"space\.restrict: no layer fits 'head'"),
+        ({"space": {"only": ["head"]}}, r"space: Key 'only' not in"),
+        ({"like": 3, "ratio": 0.5}, r"exactly one of like, ratio and limit"),
+        ({"ratio": 1e-6}, r"smallest cost of this space"),
+        ({"seed": "one"}, r"seed = 'one': give a whole number"),
+        ({"device": "tpu"}, r"device = 'tpu': choose from auto"),
+        ({"model": "resnet8"}, r"model is a str: give a torch\.nn\.Module"),
+        ({"model": nn.Flatten()}, r"model has no parameters"),
+        ({"model": nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())}, r"model fails on images of"),
+        ({"valid": toy.split("valid", 8).x}, r"valid is a Tensor: give a DataLoader"),
+        ({"valid": (torch.zeros(4, 3, 9, 9), LABELS)}, r"valid: images of \[3, 9, 9\]"),
+        ({"valid": (torch.zeros(4, *toy.SHAPE), LABELS + 99)}, r"valid, .* labels run from"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(data, monkeypatch, change, message):
+    monkeypatch.setattr("benchmarks.suite.cell.Run.go", lambda self: pytest.fail("it has begun"))
+    with pytest.raises((TypeError, ValueError), match=message):
+        search(**{**data, "method": "uniform", "quiet": True, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": []}, r"methods is empty: choose from autoq"),
+        ({"methods": 3}, r"methods is a int: give names or frameworks"),
+        ({"methods": [3]}, r"methods has a int: give names or frameworks"),
+        ({"methods": {"haq": {"episode": 3}}}, r"methods: haq: .*; the options are .*episodes"),
+        ({"methods": {"haq": {"episodes": 0}}}, r"framework\.episodes = 0: must be at least 1"),
+        ({"methods": "haq", "seeds": ()}, r"seeds is empty"),
+    ],
+)
+def test_wrong_methods_are_refused_before_any_work(data, monkeypatch, change, message):
+    monkeypatch.setattr("benchmarks.suite.cell.Run.go", lambda self: pytest.fail("it has begun"))
+    with pytest.raises((TypeError, ValueError), match=message):
+        juxtapose(**{**data, "quiet": True, **change})
+
+
+def test_the_calls_are_there_without_being_imported_at_once():
+    assert {"juxtapose", "search"} <= set(dir(benchmarks))
+    with pytest.raises(AttributeError, match="no attribute 'searches'"):
+        benchmarks.searches  # noqa: B018
+    code = "import sys, benchmarks; assert 'torch' not in sys.modules; benchmarks.search"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

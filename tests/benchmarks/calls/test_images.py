@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from benchmarks.calls.images import as_split
+from frameworks import DatasetSplit, TensorSplit, torch_rng
+
+X = torch.arange(10 * 2 * 3 * 3, dtype=torch.float32).reshape(10, 2, 3, 3)
+Y = torch.arange(10) % 3
+
+
+class Plain(Dataset):
+    """Any map-style dataset, whose labels are Python numbers."""
+
+    def __getitem__(self, index):
+        return X[index], int(Y[index])
+
+    def __len__(self):
+        return len(X)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(X, Y, strict=True)
+
+
+def collated(samples):
+    return torch.stack([x for x, _ in samples]), torch.tensor([int(y) for _, y in samples])
+
+
+def batches():
+    return [(X[:4], Y[:4]), (X[4:], Y[4:])]
+
+
+def content(split):
+    parts = list(split.batches(4))
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ((X, Y), TensorSplit),
+        ([X.numpy(), Y.numpy().astype(np.uint8)], TensorSplit),
+        (TensorDataset(X, Y), TensorSplit),
+        (Subset(TensorDataset(X.flip(0), Y.flip(0)), list(range(9, -1, -1))), TensorSplit),
+        (Plain(), DatasetSplit),
+        (DataLoader(Plain(), batch_size=3, num_workers=2), DatasetSplit),
+        (DataLoader(Plain(), batch_size=3, shuffle=True), DatasetSplit),
+        (DataLoader(TensorDataset(X, Y), batch_size=3, shuffle=True), TensorSplit),
+        (DataLoader(Plain(), batch_size=3, collate_fn=collated), TensorSplit),
+        (DataLoader(Stream(), batch_size=3), TensorSplit),
+        (Stream(), None),
+        (batches(), TensorSplit),
+        (iter(batches()), TensorSplit),
+        (TensorSplit(X, Y), TensorSplit),
+    ],
+)
+def test_all_forms_hold_the_same_images(data, kind):
+    if kind is None:  # images one by one are no batches
+        with pytest.raises(ValueError, match=r"train: images \[.*\] and labels"):
+            as_split(data, "train")
+        return
+    split = as_split(data, "train")
+    assert type(split) is kind
+    x, y = content(split)
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
+    assert y.dtype == torch.int64
+
+
+def test_a_loaders_workers_and_subset_are_kept():
+    assert as_split(DataLoader(Plain(), num_workers=2), "train").workers == 2
+    split = as_split(DataLoader(Plain(), sampler=SubsetRandomSampler([7, 2])), "train")
+    assert content(split)[1].tolist() == [int(Y[7]), int(Y[2])]
+
+
+def test_a_loader_that_draws_in_its_own_way_is_gathered_the_same_each_time():
+    sampler = WeightedRandomSampler([1.0] * 10, 20)
+    loader = DataLoader(Plain(), batch_size=4, sampler=sampler)
+    state = torch.get_rng_state()
+    first, second = as_split(loader, "train"), as_split(loader, "train")
+    assert len(first) == 20
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_split_of_a_loader_can_be_cut():
+    split = as_split(DataLoader(Plain()), "valid").subset(4, torch_rng(0, "data"))
+    assert len(split) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (7, r"train is a int: give a DataLoader, a Dataset, a pair of tensors"),
+        ("folder", r"train is a str: give a DataLoader"),
+        ({"x": X}, r"train is a dict: give a DataLoader"),
+        (X, r"train is a Tensor: give a DataLoader"),
+        ((X.double(), Y), r"train: images are torch\.float64; give torch\.float32"),
+        (((X > 3).byte(), Y), r"train: images are torch\.uint8"),
+        ((X / 0, Y), r"train: some images hold NaN or infinite values"),
+        ((X, Y[:4]), r"images \[10, 2, 3, 3\] and labels \[4\] of torch\.int64"),
+        ((X, Y.float()), r"of torch\.float32; give \[N, C, H, W\] and class numbers"),
+        ((X, Y[:, None]), r"labels \[10, 1\]"),
+        ((X[:0], Y[:0]), r"images \[0, 2, 3, 3\]"),
+        ([], r"train has no batches"),
+        ([X, X, X], r"train gives a Tensor: give pairs \(images, labels\)"),
+        ([(X, Y, Y)], r"train gives a tuple of 3: give pairs"),
+        (Subset(Plain(), []), r"split: train has no images"),
+    ],
+)
+def test_what_is_no_data_is_refused_with_the_choices(data, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        as_split(data, "train")
