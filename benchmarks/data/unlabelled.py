@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.data.load import (
     CorruptData,
@@ -27,11 +28,14 @@ from benchmarks.data.load import (
 from benchmarks.data.ondisk import OnDisk, cut
 from benchmarks.data.parts import images_below
 from benchmarks.data.pictures import PictureFiles, Pictures, scan
+from frameworks import TensorSplit
 
 FEWEST = 4
 """Images that are needed: two to calibrate on, one to search with, one to hold out."""
 MOST = 4096
 """Of a larger folder as many are drawn; more of them change ranges and scores by little."""
+SHARE = 0.25
+"""Of the images that are held out, and of those for searching."""
 _NAMED = 5
 """A message names at most so many files."""
 
@@ -46,13 +50,13 @@ def unlabelled(config: DatasetConfig) -> Splits:
         raise MissingData(f"dataset unlabelled: {root} is no folder")
     paths, pictures = _readable(_drawn(images_below(root)), root)
     order = torch.randperm(len(paths), generator=cut_order()).tolist()
-    size = cut_size(len(paths), 0.25 if config.valid == DatasetConfig.valid else config.valid)
-    cuts = {"test": order[:size], "valid": order[size : 2 * size], "train": order[2 * size :]}
-    if not cuts["valid"] or not cuts["train"]:
+    size = cut_size(len(paths), SHARE if config.valid == DatasetConfig.valid else config.valid)
+    if 2 * size >= len(paths):
         raise ValueError(
             f"dataset.valid = {config.valid}: nothing is left of {len(paths)} images to calibrate "
             "on, as it is held out as well; lower it"
         )
+    cuts = _cuts(order, size)
     samples = {part: [(paths[i], 0) for i in sorted(index)] for part, index in cuts.items()}
     data = OnDisk(
         [str(number) for number in range(config.classes or 1)],
@@ -60,6 +64,31 @@ def unlabelled(config: DatasetConfig) -> Splits:
         lambda part, transform: PictureFiles(samples[part], pictures, transform),
     )
     return cut(data, config, f"unlabelled:{root.name}")
+
+
+def cut_tensor(images: Tensor) -> Splits:
+    """The same three parts of images ``[N, C, H, W]``, prepared as the network expects them.
+
+    Raises:
+        ValueError: they are too few, or no such images.
+    """
+    if images.dim() < 3 or not images.is_floating_point() or len(images) < FEWEST:
+        raise ValueError(
+            f"images: {images.dtype} {list(images.shape)}: give at least {FEWEST} float images "
+            "[N, C, H, W]"
+        )
+    order = torch.randperm(len(images), generator=cut_order()).tolist()
+    cuts = _cuts(order, cut_size(len(images), SHARE))
+    parts = {
+        part: TensorSplit(images[sorted(index)], torch.zeros(len(index), dtype=torch.long))
+        for part, index in cuts.items()
+    }
+    shape = images.shape
+    return Splits(**parts, classes=1, input_shape=(shape[1], shape[2], shape[-1]))
+
+
+def _cuts(order: list[int], size: int) -> dict[str, list[int]]:
+    return {"test": order[:size], "valid": order[size : 2 * size], "train": order[2 * size :]}
 
 
 def _drawn(paths: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ Numbers given in the configuration win, each for itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,22 @@ def resolved(cell: dict[str, Any]) -> dict[str, Any]:
         dataset = {**dataset, "classes": classes}
     values = {key: dataset[key] if dataset.get(key) is not None else own[key] for key in own}
     return {**cell, "dataset": {**dataset, **values}}
+
+
+def prepared_as(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How images are prepared for a network with these facts of timm's, or for one with none."""
+    from timm.data import resolve_data_config
+
+    if not cfg:
+        return {"image_size": 224, **SCRATCH}
+    found = resolve_data_config(pretrained_cfg=dict(cfg))
+    return {"image_size": found["input_size"][-1], **_of_weights(found)}
+
+
+def _of_weights(found: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: found[key] for key in SCRATCH}
+    # One value stands for all channels.
+    return {**own, **{key: [*own[key]] * (3 // len(own[key])) for key in ("mean", "std")}}
 
 
 def classes_of(config: ModelConfig) -> int:
@@ -89,7 +106,5 @@ def _own(model: str) -> dict[str, Any]:
         )
     own: dict[str, Any] = {"image_size": height, **SCRATCH}
     if cfg and (config.pretrained or config.checkpoint):
-        own |= {key: found[key] for key in SCRATCH}
-        # One value stands for all channels.
-        own |= {k: [*own[k]] * (3 // len(own[k])) for k in ("mean", "std")}
+        own |= _of_weights(found)
     return own

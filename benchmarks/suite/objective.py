@@ -65,12 +65,13 @@ class Objective:
         return self._labelled(self.splits.test, False, keep=True)
 
     @cached_property
-    def _scored(self) -> Split:
+    def scored(self) -> Split:
+        """The test images with the labels that final networks are scored by."""
         return self._labelled(self.splits.test, True, keep=True)
 
     def score(self, model: nn.Module) -> Score:
         """A final network's score on the test images."""
-        return measure(model, self._scored)
+        return measure(model, self.scored)
 
 
 def shown(score: Score) -> float:
