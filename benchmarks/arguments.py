@@ -12,6 +12,7 @@ from benchmarks.authors.new import CATEGORIES
 Action = Callable[[argparse.Namespace, list[str]], int]
 FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 EXPORTS = ("onnx", "qonnx", "packed")
+KINDS = ("frameworks", "models", "datasets", "targets", "suites", "quantizers")
 
 
 def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
@@ -31,6 +32,16 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     )
     run.add_argument("-m", "--multirun", action="store_true", help="sweep over comma-lists")
     run.add_argument("--cfg", action="store_true", help="print the configuration and stop")
+    run.add_argument(
+        "--keys",
+        action="store_true",
+        help="print each key with its value and meaning (of framework=NAME, too) and stop",
+    )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the cells, which are there, and about how long the others take, and stop",
+    )
     run.add_argument(
         "--retrain",
         action="store_true",
@@ -71,10 +82,31 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     new.add_argument("--category", choices=CATEGORIES, required=True, help="of the survey")
     new.add_argument("--into", default=".", help="the folder to write it into (default: this one)")
     new.set_defaults(action=actions["new"])
+    _add_lists(commands, actions)
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=actions["frameworks"])
+    commands.choices["complete"].set_defaults(parser=parser)
     return parser
+
+
+def _add_lists(commands: Any, actions: Mapping[str, Action]) -> None:
+    kinds = commands.add_parser("list", help="list what there is to choose from")
+    kinds.add_argument("kind", choices=KINDS, help="what to list")
+    kinds.add_argument("--filter", help="names that fit a pattern, such as 'res*'")
+    kinds.add_argument("--json", action="store_true", help="all that is known, as JSON")
+    kinds.set_defaults(action=actions["list"])
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes commands, keys and names in bash or zsh",
+        description='For bash: eval "$(juxtabit completion bash)" in ~/.bashrc; for zsh the same '
+        "with zsh in ~/.zshrc, after compinit.",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.set_defaults(action=actions["completion"])
+    complete = commands.add_parser("complete")  # asked by the scripts; not listed
+    complete.add_argument("words", nargs="*")
+    complete.set_defaults(action=actions["complete"])
 
 
 def _add_export(commands: Any, action: Action) -> None:

@@ -37,6 +37,8 @@ def test_the_examples_run_one_after_the_other():
     assert every[0] == min(every)
     assert names["score"] != names["neighbour"]
     assert names["score"] != problem.evaluate(policy)
+    assert all(problem.within(found) for found in names["by_noise"].values())
+    assert names["by_noise"]["exact"] == names["by_noise"]["frontier"]
     tuned = [names[name] for name in ("own_loss", "taught", "by_own_images")]
     weights = [qmodel.qlayer("fc").inner.weight for qmodel in tuned]
     plain = problem.fine_tune(policy, names["recipe"]).qlayer("fc").inner.weight

@@ -56,6 +56,7 @@ FLOORS = (
     ("benchmarks.studies",),
     ("benchmarks.authors",),
     ("benchmarks.arguments",),
+    ("benchmarks.commands",),
     ("benchmarks.cli",),
     ("benchmarks.perf",),
 )

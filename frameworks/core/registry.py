@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -160,7 +161,11 @@ class Registry(Generic[T]):
         if name in self._unavailable:
             fault = self._unavailable[name].fault
             raise UnknownName(f"{self.kind} {name!r} is installed but unavailable: {fault}")
-        raise UnknownName(f"unknown {self.kind} {name!r}; choose from {', '.join(self.names())}")
+        near = get_close_matches(name, self.names(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UnknownName(
+            f"unknown {self.kind} {name!r}{hint}; choose from {', '.join(self.names())}"
+        )
 
     def origin(self, name: str) -> Origin:
         """The distribution that brought an entry."""

@@ -6,6 +6,7 @@ import pytest
 import benchmarks
 from benchmarks import cli
 from benchmarks.cli import main
+from benchmarks.commands import runs
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from frameworks import registry
@@ -76,14 +77,14 @@ def raising(error):
     ],
 )
 def test_errors_become_an_exit_code_and_one_line(monkeypatch, capsys, error, code, message):
-    monkeypatch.setattr(cli, "_frameworks", raising(error))
+    monkeypatch.setattr(cli, "frameworks_command", raising(error))
     assert main(["frameworks"]) == code
     assert capsys.readouterr().err == message
 
 
 def test_debugging_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("JUXTABIT_DEBUG", "1")
-    monkeypatch.setattr(cli, "_frameworks", raising(KeyError("x")))
+    monkeypatch.setattr(cli, "frameworks_command", raising(KeyError("x")))
     with pytest.raises(KeyError):
         main(["frameworks"])
 
@@ -115,7 +116,7 @@ def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, ca
     from benchmarks.suite.run import Outcome
 
     outcome = Outcome([failed, good], 1, tmp_path / "logs/x.log")
-    monkeypatch.setattr(cli, "execute", lambda config: (outcome, tmp_path))
+    monkeypatch.setattr(runs, "execute", lambda configs: (outcome, tmp_path))
     assert main(["run"]) == 1
     shown = capsys.readouterr()
     assert "FAILED haq m d size like=4 ptq seed=0" in shown.err
@@ -139,10 +140,13 @@ def single(*overrides, baselines=True):
         rounds.append({c["framework"]["name"]: c["framework"] for c in cells})
         assert len(rounds[-1]) == len(cells), "each baseline once"
         search = {"images_forward": 30000, "images_backward": 12000}
-        records = [Record(key="k", cell=c, status="done", search=search) for c in cells]
+        records = [
+            Record(key=c["framework"]["name"], cell=c, status="done", search=search) for c in cells
+        ]
         return Outcome(records, len(cells))
 
-    outcome = cli._single(cell_of(composed(list(overrides))), baselines, compute)
+    cell = cell_of(composed(list(overrides)))
+    outcome = runs.beside_baselines([cell], [cell] if baselines else [], compute)
     assert [r.cell["framework"]["name"] for r in outcome.records] == [n for r in rounds for n in r]
     assert outcome.computed == len(outcome.records)
     return rounds

@@ -47,6 +47,7 @@ class Recipe:
         lr: peak learning rate of the weights.
         range_lr: learning rate of quantization ranges, relative to ``lr``.
         schedule: ``cosine`` to zero, ``constant``, or ``step`` (times 0.1 at 1/2 and 3/4).
+        momentum: of ``sgd``.
         weight_decay: on weights of more than one dimension; ranges, biases and norms have none.
         augment: whether images are augmented as the dataset says.
     """

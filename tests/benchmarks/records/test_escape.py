@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.cli import _say
+from benchmarks.commands.words import say as _say
 from benchmarks.records import escape
 from benchmarks.records.record import Record
 from benchmarks.report.formats import html
