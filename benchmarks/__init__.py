@@ -1,7 +1,7 @@
 """The benchmark suite: data, models, cells, records and tables.
 
 ``from benchmarks import juxtapose, search`` compares methods, or runs one, on a network and data
-of your own.
+of your own; ``quantize`` writes a network's file from images without labels.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.calls.methods import juxtapose, search
+    from benchmarks.deploy.quantizing import quantize
 
 __version__ = "0.4.0"
-__all__ = ["__version__", "juxtapose", "search"]
+__all__ = ["__version__", "juxtapose", "quantize", "search"]
+_HOMES = {
+    "juxtapose": "benchmarks.calls.methods",
+    "quantize": "benchmarks.deploy.quantizing",
+    "search": "benchmarks.calls.methods",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The calls, imported when they are asked for: the command's start needs no torch."""
-    if name in ("juxtapose", "search"):
+    if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module("benchmarks.calls.methods"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -69,6 +69,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=actions["lut"])
     _add_export(commands, actions["export"])
+    _add_quantize(commands, actions["quantize"])
     diagnose = commands.add_parser(
         "diagnose",
         help="what each layer alone loses at few bits: table and picture",
@@ -147,6 +148,44 @@ def _add_export(commands: Any, action: Action) -> None:
         help="onnx: accuracy, size and latency beside float and uniform 8 bit, on this machine",
     )
     export.set_defaults(action=action)
+
+
+def _add_quantize(commands: Any, action: Action) -> None:
+    quantize = commands.add_parser(
+        "quantize",
+        help="choose a network's bits from images without labels, and write it as ONNX",
+        description="Choose the bits of every layer for a device from any folder of images without "
+        "labels, and write the network as ONNX, with a picture (.svg) and the record (.json) "
+        "beside it. Of the method and uniform bits the one that is more like the float network is "
+        "written.",
+    )
+    add = quantize.add_argument
+    add("--model", required=True, help="a name of timm's, or PATH.py:FUNCTION")
+    add("--weights", help="safetensors, or a state dict (.pth); without: timm's published ones")
+    add("--images", required=True, help="a folder of images, flat or nested")
+    add("--out", required=True, help="the ONNX file to write")
+    add("--target", default="size", help="what prices the bits (juxtabit list targets)")
+    add("--table", help="a file the target reads, as of juxtabit lut; else cpu is measured now")
+    add("--metric", help="of the target; its first by default")
+    budget = quantize.add_mutually_exclusive_group()
+    budget.add_argument("--like", type=float, help="no costlier than uniform bits (default: 4)")
+    budget.add_argument("--ratio", type=float, help="of the cost of uniform 8 bit")
+    budget.add_argument("--limit", type=float, help="in the metric's unit")
+    budget.add_argument(
+        "--max-drop", type=float, help="points of agreement: the cheapest policy within them"
+    )
+    add("--method", help="a framework (default: hawq_v3); uniform is always tried beside it")
+    add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
+    add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
+    add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")
+    add("--classes", type=_positive, help="of the network, where its weights do not say it")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    quantize.set_defaults(action=action)
+
+
+def _bits(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _positive(text: str) -> int:

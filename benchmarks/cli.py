@@ -13,6 +13,7 @@ from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
 from benchmarks.commands.lists import frameworks_command, list_command
 from benchmarks.commands.others import diagnose_command, export_command, lut_command, new_command
+from benchmarks.commands.quantize import quantize_command
 from benchmarks.commands.runs import run_command
 from benchmarks.commands.tables import table_command, transfer_command
 from benchmarks.commands.words import say
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "transfer": transfer_command,
             "export": export_command,
             "lut": lut_command,
+            "quantize": quantize_command,
             "diagnose": diagnose_command,
             "new": new_command,
             "frameworks": frameworks_command,

@@ -11,6 +11,7 @@ from frameworks.core.contents import (
 )
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.traces import layer_traces
+from frameworks.core.evaluation.answered import AnsweredSplit
 from frameworks.core.evaluation.distillation import distillation
 from frameworks.core.evaluation.divergence import first_nonfinite
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
@@ -58,6 +59,7 @@ from frameworks.core.target import SeparableTarget, Target, UnsupportedBits
 
 __all__ = [
     "Accounting",
+    "AnsweredSplit",
     "Budget",
     "BudgetSpec",
     "Calibration",

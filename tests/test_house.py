@@ -52,6 +52,7 @@ FLOORS = (
     ("benchmarks.report.formats", "benchmarks.export.formats"),
     ("benchmarks.report", "benchmarks.export"),
     ("benchmarks.calls",),
+    ("benchmarks.deploy",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
     ("benchmarks.docs",),

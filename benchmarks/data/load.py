@@ -33,6 +33,7 @@ class DatasetConfig:
     Attributes:
         name: a registered dataset, or ``timm`` for any scheme of ``timm.data.create_dataset``.
         root: folder of the files; None for the usual places.
+        classes: for ``unlabelled``: how many the network tells apart; null stands for its own.
         scheme: for ``timm``: the name given to ``create_dataset`` (``torch/cifar10``, ...).
         valid: images (or, below 1, the share of the training images) cut off for searching.
             Where a folder has ``val/`` beside ``test/``, searches see ``val/`` and none is cut.
@@ -64,6 +65,7 @@ class DatasetConfig:
     workers: int = 0
     memory: float = 1.0
     pretrain: RecipeConfig = field(default_factory=RecipeConfig)
+    classes: int | None = None
 
     @property
     def side(self) -> int:

@@ -100,6 +100,16 @@ def files_of(folder: Path, flavour: Flavour) -> list[File]:
     return sorted(found, key=flavour.file_key)
 
 
+def images_below(folder: Path) -> list[str]:
+    """The paths of all files below a folder whose names are those of images, sorted."""
+    return sorted(
+        os.path.join(place, name)
+        for place, _, names in _walk(folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    )
+
+
 def _only(root: Path, names: Sequence[str]) -> Path | None:
     places = {(root / n).resolve(): root / n for n in reversed(names) if (root / n).is_dir()}
     if len(places) > 1:

@@ -9,7 +9,7 @@ the search is run again, too, and has to find the same policy.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -18,12 +18,12 @@ from benchmarks.models.build import ModelConfig, create
 from benchmarks.records.record import Record
 from benchmarks.suite.assets import Progress, entry_text, layers_of, splits_of
 from benchmarks.suite.cell import Run
+from benchmarks.suite.objective import shown
 from frameworks import (
     Policy,
     Problem,
     QModel,
     Solution,
-    measure,
     observe,
     schemes,
     torch_rng,
@@ -42,7 +42,7 @@ class Rebuilt:
         model: the quantized network at the record's policy.
         network: the float network it came from.
         problem: what it was made with.
-        splits: the data.
+        splits: the data; without labels, test images have the float network's answers.
         accuracy: top-1 on the test split in percent.
         warnings: in what the network differs from the record.
     """
@@ -127,9 +127,10 @@ def rebuilt(
         model = run.trained(framework, solution, judge)
     else:
         model = run.untrained(solution, judge)
-    accuracy = measure(model, run.splits.test).accuracy
+    accuracy = shown(run.objective.score(model))
+    splits = replace(run.splits, test=run.objective.test)
     notes = tuple(_differences(record, made, accuracy, calibration))
-    return Rebuilt(model, run.network, judge, run.splits, accuracy, notes)
+    return Rebuilt(model, run.network, judge, splits, accuracy, notes)
 
 
 def _differences(

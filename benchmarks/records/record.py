@@ -43,15 +43,19 @@ class Record:
             are those of the unquantized and the uniform 8-bit network.
         accuracy: ``float``, ``ptq`` (the policy without training), ``fine_tuned`` (None under a
             protocol that does not train) and ``final`` (what the table ranks), all on the test
-            split; ``valid``: the policy without training on the search-validation split.
+            split; ``valid``: the policy without training on the search-validation split. Under an
+            objective without labels these are agreements with the float network (whose own is 100),
+            and ``kl`` is the mean KL(float || final network) on the test images, in nats;
+            ``valid_kl`` that of the policy without training on the search-validation images, where
+            it is the objective.
         weights: the network's weights: how many are ``quantized``, which are ``left`` in float or
             ``unused`` (numbers by parameter), the ``share`` left, and a ``note`` that says so;
             ``dropped``: the search returned trained weights, which the protocol does not use.
         search: measured cost: policies, images_forward, images_backward, seconds, peak_memory;
             ``scoring`` is the part that was shared with other budgets.
         curve: what the search would have returned over time: policies, images (forward plus
-            backward), seconds, and the search-validation accuracy without training of the best
-            policy within the budget so far.
+            backward), seconds, and the search-validation accuracy (or other objective, in percent)
+            without training of the best policy within the budget so far.
         front: points of a Pareto front with policy and objectives.
         notes: what the framework noted.
         identity: what the key was made of beside the configuration; see

@@ -100,7 +100,9 @@ FIELDS: dict[str, Check] = {
     "costs": _COSTS,
     "float_costs": _COSTS,
     "int8_costs": _COSTS,
-    "accuracy": mapped(optional(percent)),
+    "accuracy": shaped(
+        {"kl": optional(_least_zero), "valid_kl": optional(_least_zero)}, optional(percent)
+    ),
     "weights": shaped(
         {
             "quantized": _least_zero,

@@ -20,6 +20,7 @@ from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.objective import Objective, objective_of, shown
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import setting_of
@@ -38,7 +39,6 @@ from frameworks import (
     Spent,
     describe,
     finished,
-    measure,
     place_of,
     placed,
     registry,
@@ -129,6 +129,8 @@ class Run:
         self.seed = int(cell["seed"])
         self.ground = ground or ground_of(cell, progress)
         self.splits, self.network = self.ground.splits, self.ground.network
+        on_device = placed(copy.deepcopy(self.network), place().device)
+        self.objective = Objective(objective_of(self.protocol), on_device, self.splits)
         self.setting = setting_of(cell, describe(self.network, self.splits.input_shape))
         record.weights = self.ground.accounting.to_json()
         self.budget = budget_spec(cell).resolve(self.setting.target, self.setting.space)
@@ -152,7 +154,7 @@ class Run:
         """The problem with the data that a card names (all for None)."""
         draw = torch_rng(self.seed, "data")
         calibration = self.splits.train.subset(self.protocol["calibration_images"], draw)
-        valid = self.splits.valid.subset(self.protocol["valid_images"], draw)
+        valid = self.objective.valid(self.protocol["valid_images"], draw)
         retrains = self.trains and (needs is None or "train" in needs)
 
         def granted(need: str, value: Any) -> Any:
@@ -167,7 +169,7 @@ class Run:
             scheme=self.setting.scheme,
             data=Data(
                 # A search that retrains as its paper does may read what the protocol trains on.
-                train=granted("train", self.splits.train),
+                train=granted("train", self.objective.train),
                 valid=granted("valid", valid),
                 calibration=granted("calibration", calibration.images()),
             ),
@@ -299,11 +301,12 @@ class Run:
         judge = self.judged = self.judge(solution)
         ptq = self.untrained(solution, judge)
         self.final, fine_tuned = ptq, None
-        test = self.splits.test
+        searched, score = judge.score_model(ptq), self.objective.score(ptq)
         self.record.accuracy = {
-            "float": self.ground.float_accuracy,
-            "valid": judge.score_model(ptq).accuracy,
-            "ptq": measure(ptq, test).accuracy,
+            # A network agrees with itself.
+            "float": 100.0 if self.objective.free else self.ground.float_accuracy,
+            "valid": shown(searched),
+            "ptq": shown(score),
             "fine_tuned": None,
         }
         if self.trains:
@@ -311,11 +314,14 @@ class Run:
             stage = "fine-tuning" if controlled else "training as published"
             with self._timed("fine_tune", stage):
                 self.final = self.trained(framework, solution, judge)
-                fine_tuned = measure(self.final, test).accuracy
+                score = self.objective.score(self.final)
+            fine_tuned = shown(score)
         self.record.accuracy["fine_tuned"] = fine_tuned
-        self.record.accuracy["final"] = (
-            self.record.accuracy["ptq"] if fine_tuned is None else fine_tuned
-        )
+        self.record.accuracy["final"] = shown(score)
+        if self.objective.free:
+            self.record.accuracy["kl"] = finite(score.loss)
+        if self.objective.name == "kl":
+            self.record.accuracy["valid_kl"] = finite(searched.loss)
 
     def judge(self, solution: Solution) -> Problem:
         """The problem with all data that the final networks of a solution are made from."""

@@ -72,6 +72,9 @@ class ProtocolConfig:
             100 ImageNet epochs. 0: as published.
         max_images: under ``paper``, images of an epoch; 0: all.
         steering_runs: how many times a method that steers by a penalty may run.
+        objective: what searches maximise on search-validation images: ``accuracy``; or, without
+            labels, ``agreement`` (top-1) with the float network, or ``kl``: minus the mean
+            KL(float || quantized). See `benchmarks.suite.objective`.
     """
 
     name: str = "ptq"
@@ -90,6 +93,7 @@ class ProtocolConfig:
     max_epochs: float = 0
     max_images: int = 0
     steering_runs: int = 6
+    objective: str = "accuracy"
 
 
 @dataclass

@@ -22,9 +22,12 @@ from benchmarks.models.pretrain import Start
 from benchmarks.records.record import digest
 from benchmarks.suite.assets import data_identity, entry_text, start_from
 from benchmarks.suite.config import Cell
+from benchmarks.suite.objective import DEFAULT
 from frameworks import kernels_in_force
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
+_LATER = {"protocol": ("objective", DEFAULT), "dataset": ("classes", None)}
+"""Keys that came later, which have no part in a cell while they stand for what was done before."""
 
 
 class BadCell(ValueError):
@@ -142,6 +145,8 @@ def _plain(cell: Cell) -> dict[str, Any]:
         kept = {k: v for k, v in entry.items() if k not in skipped} if skipped else entry
         if axis == "budget":  # one limit, as most have; those that were asked for before this key
             kept = {k: v for k, v in kept.items() if k != "metrics" or v is not None}
+        if axis in _LATER:
+            kept = {k: v for k, v in kept.items() if (k, v) != _LATER[axis]}
         plain[axis] = _whole(_by_content(kept, axis, {}))
     return plain
 

@@ -10,10 +10,12 @@ from typing import Any
 from benchmarks.data.load import DatasetConfig
 from benchmarks.data.recipes import recipe_of
 from benchmarks.models.build import ModelConfig
+from benchmarks.models.preprocessing import UNLABELLED
 from benchmarks.models.pretrain import recipe_for
 from benchmarks.suite.assets import entry_text, layers_of, taken_of
 from benchmarks.suite.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.suite.identity import BadCell
+from benchmarks.suite.objective import DEFAULT, OBJECTIVES, objective_of
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.options.spaces import space_of
 from frameworks import (
@@ -122,6 +124,11 @@ def check(cell: Cell) -> None:
         ValueError, FileNotFoundError: with a message that names the field and the choices.
     """
     check_protocol(cell["protocol"])
+    if cell["dataset"]["name"] == UNLABELLED and objective_of(cell["protocol"]) == DEFAULT:
+        raise BadCell(
+            "protocol.objective = accuracy: the images of dataset=unlabelled have no labels; "
+            "choose agreement or kl"
+        )
     left = accounted(cell).text()
     if left and (said := (cell["model"]["name"], left)) not in _said:
         _said.add(said)  # once, and not for each of the cells that share a network
@@ -145,6 +152,8 @@ def check_protocol(protocol: dict[str, Any]) -> None:
     rule = protocol.get("bn", ProtocolConfig.bn)
     if rule not in batchnorm.RULES:
         raise BadCell(f"protocol.bn: {rule!r}; choose from {list(batchnorm.RULES)}")
+    if (objective := objective_of(protocol)) not in OBJECTIVES:
+        raise BadCell(f"protocol.objective: {objective!r}; choose from {list(OBJECTIVES)}")
     for key, (least, most) in bounds.items():
         # Cells of earlier versions lack some keys.
         value = protocol.get(key, getattr(ProtocolConfig, key))

@@ -80,7 +80,9 @@ def data_state(data: Data) -> State:
 def _split_state(split: Split) -> tuple[Any, ...]:
     tensors = [_bytes(v) for _, v in sorted(vars(split).items()) if isinstance(v, Tensor)]
     others = [v for _, v in sorted(vars(split).items()) if not isinstance(v, Tensor)]
-    return (repr(_settings(split)), tensors, [_dataset_state(v) for v in others])
+    inner = [_split_state(v) for v in others if isinstance(v, Split)]
+    answers = [network_state(v) for v in others if isinstance(v, nn.Module)]
+    return (repr(_settings(split)), tensors, [_dataset_state(v) for v in others], inner, answers)
 
 
 def _dataset_state(dataset: Any) -> tuple[Any, ...]:

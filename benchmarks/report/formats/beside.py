@@ -62,7 +62,7 @@ def _sides(groups: Sequence[Group], numbers: Sequence[Reported]) -> dict[Place, 
     """Both halves by place: of each framework that is in both, the measured places first."""
     published = {n.framework for n in numbers}
     found: dict[Place, _Side] = defaultdict(_Side)
-    for group in groups:
+    for group in (g for g in groups if g.shows == "accuracy"):
         level = group.float_accuracy
         for row in group.rows:
             if row.rank and row.accuracy and row.name in published and level is not None:

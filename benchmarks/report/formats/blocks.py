@@ -41,6 +41,11 @@ OVERALL_NOTES = (
     "Images and time: what one search cost, mean over groups.",
 )
 
+AGREEMENT_NOTE = (
+    "Agreement: test images in percent with the float network's top-1, without labels; KL: mean "
+    "KL(float || final network) on them, in nats."
+)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -100,6 +105,7 @@ COLUMNS: dict[str, Column] = {
     "rank": Column("#", lambda g, r: str(r.rank or ""), True),
     "framework": Column("framework", lambda g, r: marked_name(r), True),
     "accuracy": Column("accuracy", lambda g, r: show.estimate(r.accuracy)),
+    "kl": Column("KL", lambda g, r: show.fixed(r.mean("accuracy", "kl"), 4)),
     "seeds": Column("n", lambda g, r: str(len(r.cells) or "")),
     "best": Column("vs best", _versus("best")),
     "uniform": Column("vs uniform", _versus("uniform")),
@@ -117,7 +123,7 @@ COLUMNS: dict[str, Column] = {
     "memory": Column("memory", _spent("peak_memory", show.memory)),
     "status": Column("status", lambda g, r: r.status, True),
 }
-_HEAD = ("rank", "framework", "accuracy", "seeds", "best", "uniform")
+_HEAD = ("rank", "framework", "accuracy", "kl", "seeds", "best", "uniform")
 BRIEF = (*_HEAD, "share", "bits", "policies", "images", "seconds", "status")
 MEDIUM = (
     *_HEAD,
@@ -158,13 +164,15 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
         group.metric if columns[i].heading == "cost" and group.metric else columns[i].heading
         for i in shown
     ]
+    headings = [group.shows if heading == "accuracy" else heading for heading in headings]
     accuracy = group.float_accuracy
     title = group.title + (f" | float {accuracy:.2f}" if accuracy is not None else "")
-    notes = [note for note in (group.left_out, group.mixture, group.undecided) if note]
+    notes = [AGREEMENT_NOTE] * (group.shows == "agreement")
+    notes += [note for note in (group.left_out, group.mixture, group.undecided) if note]
     notes += [*footnotes(group.rows), *(fault for row in group.rows for fault in row.faults)]
     rows = [[cells[i][r] for i in shown] for r in range(len(group.rows))]
     left = frozenset(n for n, i in enumerate(shown) if columns[i].left)
-    strong = {(r, headings.index("accuracy")) for r, row in enumerate(group.rows) if row.best}
+    strong = {(r, headings.index(group.shows)) for r, row in enumerate(group.rows) if row.best}
     return Block(title, headings, rows, left, notes, frozenset(strong))
 
 

@@ -45,7 +45,7 @@ def _result(group: Group, row: Row, looks: Styles, drawn: str) -> Iterator[tuple
     yield "framework", "left name", _name(row, looks)
     yield "status", "left", raw_cell(alarm, row.status, "left")
     yield _INTERVAL, "left", raw_cell(drawn, mean, "left")
-    yield "accuracy", "", cell(show.estimate(accuracy), mean, "best" * bool(row.best))
+    yield group.shows, "", cell(show.estimate(accuracy), mean, "best" * bool(row.best))
     yield "n", "", cell(str(len(row.cells) or ""), len(row.cells))
     yield "vs best", "", _gain(row.gains.get("best"))
     yield "vs uniform", "", _gain(row.gains.get("uniform"))
@@ -130,8 +130,9 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
             _card(marked_name(row) + (f" and {row.random.label}" if row.random else ""), picture)
             for row, picture in pictures
         )
+        sought = "accuracy" if group.shows == "accuracy" else "objective"
         yield (
-            f"<details{' open' * unfold}><summary>Convergence: best search-validation accuracy "
+            f"<details{' open' * unfold}><summary>Convergence: best search-validation {sought} "
             "(without training) so far, mean over seeds; random search dashed</summary>"
             f'<div class="grid">{cards}</div></details>'
         )

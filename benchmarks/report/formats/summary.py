@@ -54,7 +54,8 @@ def _block(model: str, dataset: str, groups: Sequence[Group]) -> Block:
     ]
     strong = {(r, i + 1) for r, name in enumerate(names) for i in best[name]}
     headings = ["framework", *(f"{g.protocol}, {g.hardware}, {g.budget}" for g in groups)]
-    title = f"{model} on {dataset}: mean test accuracy (%) within the budget"
+    what = " or ".join(dict.fromkeys(group.shows for group in groups))
+    title = f"{model} on {dataset}: mean test {what} (%) within the budget"
     shown = {sign for signs_of in said.values() for text in signs_of.values() for sign in text}
     notes = [BEST_NOTE] * (BEST in shown) + [MARK_NOTE] * bool(shown - {BEST})
     notes += _undecided(headings[1:], groups)

@@ -21,8 +21,13 @@ RESIDENT = frozenset({"digits", "fashion_mnist", "cifar10", "cifar100"})
 """As in `benchmarks.models.preprocessing`, which needs torch, as a table does not."""
 LATER: dict[str, dict[str, Any]] = {
     "model": {"retrain": False},
-    "protocol": {"float_share": 0.05, "bn": "batches", "bias_correction": False},
-    "dataset": dict.fromkeys(PREPARED[1:]),
+    "protocol": {
+        "float_share": 0.05,
+        "bn": "batches",
+        "bias_correction": False,
+        "objective": "accuracy",
+    },
+    "dataset": {**dict.fromkeys(PREPARED[1:]), "classes": None},
     "budget": {"metrics": None},
 }
 """Keys that earlier records lack, with the defaults that stand for what was done then."""

@@ -39,6 +39,8 @@ class Group:
         asked: the metric that the budget names, if it names one.
         bounds: all limits; the first is that of ``metric``.
         verdict: who is best.
+        shows: what the percentages are: ``accuracy``, or where searches did without labels
+            ``agreement`` with the float network.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Group:
     asked: str = ""
     bounds: tuple[Bound, ...] = ()
     verdict: Verdict = NOBODY
+    shows: str = "accuracy"
 
     @property
     def panel(self) -> tuple[str, str, str, str, str]:
@@ -189,13 +192,18 @@ def _group(
     given = cells[0].record.cell.get("budget")
     asked = given if isinstance(given, Mapping) else json.loads(axes[4])
     model, dataset, hardware, protocol = (names[axis][axes[i]] for i, axis in enumerate(AXES[:-1]))
+    settings = json.loads(axes[3])
+    objective = str(settings.get("objective"))
+    if objective != "accuracy" and objective not in protocol:
+        protocol = f"{protocol} (objective={objective})"
     return Group(
         model=model,
         dataset=dataset,
         hardware=hardware,
         protocol=protocol,
         budget=str(budget.get("label") or budget_label(asked)),
-        protocol_name=str(json.loads(axes[3]).get("name")),
+        protocol_name=str(settings.get("name")),
+        shows="accuracy" if objective == "accuracy" else "agreement",
         kind=_kind(cell.record for cell in cells),
         metric=str(budget.get("metric") or _asked(asked)),
         rows=rows,

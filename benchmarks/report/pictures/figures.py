@@ -76,7 +76,7 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
     unit = groups[0].unit
     axes.frame(
         groups[0].metric + (f" ({unit})" if unit and unit != groups[0].metric else ""),
-        "accuracy (%)",
+        f"{groups[0].shows} (%)",
         tick_labels(axes.x, 6, show.si),
         tick_labels(axes.y, 6, lambda t: f"{t:g}"),
     )
@@ -109,7 +109,9 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
     if any(row.best for row, _, _ in found):
         said = plot.text(axes.width - 4, axes.height - 6, f"ring: {RINGED}", "tick", "end")
         axes.parts.append(said)
-    return axes.render(f"Accuracy against {groups[0].metric}: {groups[0].title}", "pareto")
+    first = groups[0]
+    title = f"{first.shows.capitalize()} against {first.metric}: {first.title}"
+    return axes.render(title, "pareto")
 
 
 def _leader(start: tuple[float, float], end: tuple[float, float], label: str) -> str:

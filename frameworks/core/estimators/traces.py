@@ -165,6 +165,10 @@ class Rule:
         return {name: _sum(traces[name], part) for name, part in parts.items()}
 
 
+ROUNDING = 1e-5
+"""By how much two passes over the same images may differ in a class's share."""
+
+
 def residual(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """A loss whose Hessian is that of mean cross-entropy without its Gauss-Newton part.
 
@@ -173,10 +177,20 @@ def residual(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """
     logits: Tensor = model(x)
     classes = logits.shape[1]
+    pull = logits.detach().softmax(1) - _shares(y, classes)
+    if y.is_floating_point():
+        # Of labels that are the network's own shares nothing is left but rounding.
+        pull = pull.where(pull.abs() > ROUNDING, 0)
+    return (pull.to(logits.dtype) * logits).sum() / len(x)
+
+
+def _shares(y: Tensor, classes: int) -> Tensor:
+    """Labels as shares of the classes ``[B, classes]``; they may be such already."""
+    if y.is_floating_point() and y.dim() == 2 and y.shape[1] == classes:
+        return y
     if y.is_floating_point() or bool(((y < 0) | (y >= classes)).any()):
         raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}, one an image")
-    pull = logits.detach().softmax(1) - functional.one_hot(y, classes)
-    return (pull.to(logits.dtype) * logits).sum() / len(x)
+    return functional.one_hot(y, classes)
 
 
 class OutputHessian(Hessian):

@@ -35,12 +35,18 @@ EVALUATION_BATCH = 125
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network does on a split."""
+    """How well a network does on a split, by the split's labels.
+
+    Labels that are shares ``[B, classes]`` are those of a network to be like
+    (`frameworks.core.evaluation.answered`), with D the mean KL(shares || network).
+    """
 
     accuracy: float
-    """Top-1, in percent."""
+    """What searches maximise: top-1 in percent; with shares 100 exp(-D)."""
     loss: float
-    """Mean cross-entropy."""
+    """Mean cross-entropy; with shares D, in nats."""
+    agreement: float | None = None
+    """With shares: images in percent whose top-1 is that of the shares."""
 
 
 def measure(model: nn.Module, split: Split, batch: int = EVALUATION_BATCH) -> Score:
@@ -63,14 +69,34 @@ def _measured(
 ) -> Score | None:
     """The score, or None as soon as the accuracy cannot reach ``least`` any more."""
     right, seen, loss, total = 0, 0, 0.0, len(split)
+    soft = False
     for x, y in split.batches(batch):
         logits = run(x)
-        right += int((logits.argmax(1) == y).sum())
-        loss += float(functional.cross_entropy(logits, y, reduction="sum"))
+        soft = y.dim() == 2
+        right += int((logits.argmax(1) == (y.argmax(1) if soft else y)).sum())
+        loss += _divergence(y, logits) if soft else _entropy(y, logits)
         seen += len(y)
-        if least is not None and 100.0 * (right + total - seen) / total < least:
+        best = _likeness(loss / total) if soft else 100.0 * (right + total - seen) / total
+        if least is not None and best < least:
             return None
+    if soft:
+        return Score(_likeness(loss / seen), loss / seen, 100.0 * right / seen)
     return Score(100.0 * right / seen, loss / seen)
+
+
+def _entropy(y: Tensor, logits: Tensor) -> float:
+    return float(functional.cross_entropy(logits, y, reduction="sum"))
+
+
+def _divergence(shares: Tensor, logits: Tensor) -> float:
+    """The sum over a batch of KL(shares || softmax(logits)); rounding makes none negative."""
+    each = functional.kl_div(functional.log_softmax(logits, 1), shares, reduction="none").sum(1)
+    return float(each.clamp_min(0).sum())
+
+
+def _likeness(divergence: float) -> float:
+    """A mean divergence on the scale of an accuracy; logits that are not finite have none of it."""
+    return 0.0 if math.isnan(divergence) else 100.0 * math.exp(-divergence)
 
 
 class Evaluator:

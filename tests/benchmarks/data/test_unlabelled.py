@@ -1,0 +1,87 @@
+"""Any folder of images, without labels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.data import unlabelled
+from benchmarks.data.load import DatasetConfig, MissingData, load
+from benchmarks.data.unlabelled import cut_tensor
+from frameworks import numpy_rng
+
+RNG = numpy_rng(0, "unlabelled")
+
+
+def picture(path, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 255, (12, 12, 3)).astype(np.uint8)).convert(mode).save(path)
+
+
+def read(root, **more):
+    return load(DatasetConfig(name="unlabelled", root=str(root), classes=7, image_size=8, **more))
+
+
+def sizes(splits):
+    return [len(part) for part in (splits.train, splits.valid, splits.test)]
+
+
+def rows(splits):
+    parts = [part.images() for part in (splits.train, splits.valid, splits.test)]
+    return torch.cat(parts).flatten(1)
+
+
+def test_flat_and_nested_images_are_cut_in_three_without_overlap(tmp_path):
+    for i in range(10):
+        picture(tmp_path / f"{i}.png", "L" if i % 2 else "RGB")
+        picture(tmp_path / "a" / "b" / f"{i}.JPG")
+    splits = read(tmp_path)
+    assert sizes(splits) == [10, 5, 5]
+    assert (splits.classes, splits.input_shape) == (7, (3, 8, 8))
+    assert len(rows(splits).unique(dim=0)) == 20
+    assert torch.equal(rows(splits), rows(read(tmp_path)))
+
+
+def test_unreadable_files_and_copies_are_named_counted_and_skipped(tmp_path):
+    for i in range(8):
+        picture(tmp_path / f"{i}.png")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "torn.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.warns(UserWarning) as said:
+        splits = read(tmp_path)
+    assert sum(sizes(splits)) == 8
+    text = " ".join(str(w.message) for w in said)
+    assert "1 of 10 images cannot be read and are skipped: sub/torn.png" in text
+    assert "1 of 10 images are copies of others and are skipped: copy.png" in text
+
+
+def test_of_a_large_folder_a_part_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(unlabelled, "MOST", 8)
+    for i in range(20):
+        picture(tmp_path / f"{i}.png")
+    assert sizes(read(tmp_path)) == [4, 2, 2]
+
+
+def test_what_cannot_be_used_is_refused(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png")
+    with pytest.raises(MissingData, match="3 images that can be read.*at least 4"):
+        read(tmp_path)
+    with pytest.raises(MissingData, match="no folder"):
+        read(tmp_path / "nowhere")
+    picture(tmp_path / "3.png")
+    assert sizes(read(tmp_path)) == [2, 1, 1]
+    with pytest.raises(ValueError, match="nothing is left of 4 images"):
+        read(tmp_path, valid=2)
+
+
+def test_a_tensor_is_cut_alike():
+    images = torch.arange(32.0).view(32, 1, 1, 1).expand(32, 1, 2, 2)
+    splits = cut_tensor(images)
+    assert sizes(splits) == [16, 8, 8]
+    assert sorted(rows(splits)[:, 0].tolist()) == list(range(32))
+    for bad in (images[:3], images.long(), images[:, 0, 0]):
+        with pytest.raises(ValueError, match="at least 4 float images"):
+            cut_tensor(bad)
