@@ -30,8 +30,15 @@ def test_a_warning_is_an_error(tmp_path, monkeypatch):
         api.build(["frameworks.core.policy"], tmp_path / "out")
 
 
+def test_every_room_has_pages_but_the_measurements_of_speed():
+    found = api.packages()
+    assert {"frameworks", "frameworks.core", "frameworks.hardware", "benchmarks.docs"} <= set(found)
+    assert "benchmarks.perf" not in found
+
+
 @pytest.mark.slow
 def test_all_pages_build(tmp_path, capsys):
     assert api.main(["--out", str(tmp_path)]) == 0
     assert (tmp_path / "benchmarks" / "cli.html").exists()
+    assert 'id="juxtapose"' in (tmp_path / "benchmarks.html").read_text()
     assert "modules:" in capsys.readouterr().out
