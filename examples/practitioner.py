@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--like", type=float, default=3, help="as large as so many uniform bits")
     parser.add_argument("--episodes", type=int, default=40, help="policies that HAQ tries")
     asked = parser.parse_args()
+    torch.set_num_threads(1)  # of layers as small as these, threads only wait for each other
 
     with tempfile.TemporaryDirectory() as made:
         folder = asked.images or Path(made)
