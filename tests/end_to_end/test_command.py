@@ -302,7 +302,7 @@ BAD = [
     (["run", "framework=random", "framework.evaluations=many"], "framework.evaluations"),
     (["run", "framework=random", "framework.evaluations=0"], "evaluations = 0"),
     (["run", "protocol.bits=4"], "the keys are act_bits"),
-    (["run", "dataset.nokey=1"], "the keys are crop_mode, crop_pct, download"),
+    (["run", "dataset.nokey=1"], "the keys are classes, crop_mode, crop_pct, download"),
     (["run", "sed=1"], "the keys are amp, baselines"),
     (["run", "+nokey=1"], "unknown keys ['nokey']; the keys are"),
     (["run", "protocol.weight_bits=[0,4]"], "protocol.weight_bits = [0, 4]: bits must lie within"),
