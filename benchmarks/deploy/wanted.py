@@ -19,7 +19,7 @@ from benchmarks.suite.config import Cell, cell_of, composed
 from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.setting import check
 
-METHOD = "hawq_v3"
+METHOD = "divergence"
 """One pass over the images scores every layer at all bits, and a programme solves each budget
 exactly; README.md and `docs` say how it does beside others."""
 

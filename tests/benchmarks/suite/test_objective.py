@@ -77,7 +77,7 @@ def test_the_default_has_no_part_in_a_key():
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(BadCell, match="objective: 'loss'; choose from .*agreement"):
+    with pytest.raises(BadCell, match=r"objective: 'loss'; choose from .*agreement"):
         check(cell("protocol.objective=loss"))
 
 

@@ -1,0 +1,163 @@
+"""`benchmarks.quantize` and ``juxtabit quantize``: a small network, images without labels."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks import cli, quantize
+from benchmarks.deploy.outcome import Likeness, strip
+from benchmarks.deploy.wanted import Wanted
+from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.models.build import ModelConfig
+from benchmarks.models.preprocessing import classes_of
+from benchmarks.records.record import Record
+from benchmarks.records.store import read_record
+from frameworks import LayerBits, Policy, describe, numpy_rng
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty pictures in two folders, and a torn one."""
+    root, rng = tmp_path_factory.mktemp("photos"), numpy_rng(0, "photos")
+    for i in range(20):
+        place = root / "ab"[i % 2] / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        coarse = rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((40, 40)).save(place)
+    (root / "torn.png").write_bytes(b"nothing")
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of timm's test_vgg-like network with eleven classes of its own."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet8", num_classes=11)
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    return path
+
+
+class Net(nn.Module):
+    """Three layers for 8 x 8 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.c = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.c(x.mean((2, 3)))
+
+
+def own(seed=0):
+    torch.manual_seed(seed)
+    return Net().eval(), torch.randn(40, 1, 8, 8)
+
+
+def test_the_command_writes_a_file_that_computes_what_it_says(folder, weights, tmp_path, capsys):
+    out = tmp_path / "net.onnx"
+    command = ["quantize", "--model", "resnet8", "--weights", str(weights), "--images", str(folder)]
+    options = ["--target", "size", "--like", "4", "--method", "hawq", "--out", str(out)]
+    with pytest.warns(UserWarning, match=r"1 of 21 images cannot be read.*torn\.png"):
+        assert cli.main([*command, *options]) == 0
+    said = capsys.readouterr().out
+    assert 9 <= len(said.splitlines()) <= 12
+    record = read_record(out.with_suffix(".json"))
+    assert record.budget["within"]
+    assert record.cell["dataset"]["classes"] == 11
+    assert f"KL {record.accuracy['kl']:.4f}" in said
+    assert "10 to calibrate, 5 to search, 5 held out" in said
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    assert f"{out.stat().st_size:,} bytes" in said
+    assert onnx.load(out).graph.output[0].type.tensor_type.shape.dim[1].dim_value == 11
+
+
+def test_from_python_with_a_module_and_a_tensor(tmp_path):
+    model, images = own()
+    done = quantize(model, images, tmp_path / "net.onnx", like=3, method="greedy", seed=1)
+    assert {record.cell["framework"]["name"] for record in done.rivals} == {"greedy", "uniform"}
+    best = min(done.rivals, key=lambda r: r.accuracy["valid_kl"])
+    assert done.record is best is done.rivals[0]
+    assert set(done.policy) == {"a", "b", "c"}
+    assert done.exported.kl == pytest.approx(done.network.kl, abs=1e-4)
+    record = Record.from_json(json.loads((tmp_path / "net.json").read_text()))
+    assert record.policy == done.policy.to_json()
+    # The file itself, against the network that it came from.
+    running = session(onnx.load(tmp_path / "net.onnx"))
+    with torch.no_grad():
+        want = model(images)
+    found = torch.from_numpy(outputs(running, images)[0])
+    apart = (want.softmax(1) * (want.log_softmax(1) - found.log_softmax(1))).sum(1).mean()
+    assert 0 < float(apart) < 0.5
+    assert str(done).count("\n") <= 11
+
+
+def test_the_cheapest_policy_within_a_drop(tmp_path):
+    model, images = own()
+    costs, lost = [], []
+    for drop in (0.0, 30.0, 90.0):
+        done = quantize(
+            model, images, tmp_path / "net.onnx", max_drop=drop, method="uniform", metric=None
+        )
+        costs.append(done.record.costs["size"])
+        lost.append(100 - done.record.accuracy["valid"])
+        assert lost[-1] <= drop
+        assert "the cheapest within" in str(done)
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+
+
+def test_a_drop_that_no_policy_keeps_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.deploy.trying.shown", lambda score: 80.0)
+    model, images = own()
+    with pytest.raises(ValueError, match=r"20\.00 points.*10 search-validation images.*10 points"):
+        quantize(model, images, tmp_path / "net.onnx", max_drop=5, method="uniform")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"like": 4, "ratio": 0.5}, "like and ratio: give one budget"),
+        ({"max_drop": -1}, "max_drop = -1"),
+        ({"objective": "accuracy"}, "choose agreement or kl"),
+        ({"weights": "w.pth"}, "has its own"),
+        ({"metric": "size"}, "metric: give like"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Wanted(nn.Linear(2, 2), str(tmp_path), tmp_path / "o.onnx", **fields)
+
+
+def test_before_any_work_a_wrong_name_is_said(tmp_path):
+    model, images = own()
+    with pytest.raises(ValueError, match="magic"):
+        quantize(model, images, tmp_path / "net.onnx", method="magic")
+
+
+def test_classes_are_those_of_the_weights(weights):
+    assert classes_of(ModelConfig("resnet8", checkpoint=str(weights))) == 11
+    assert classes_of(ModelConfig("tf_efficientnet_lite0")) == 1000
+
+
+def test_strips_have_a_letter_a_layer():
+    model, _ = own()
+    layers = describe(model, (1, 8, 8))
+    bits = (LayerBits(4, 8), LayerBits((2, 4) * 4, 3), LayerBits(32, 32))
+    policy = Policy(dict(zip("abc", bits, strict=True)))
+    assert strip(policy, layers, "weight") == "4~F"
+    assert strip(policy, layers, "act") == "83F"
+    assert str(Likeness(97.5, 0.01234)) == "97.50 % agreement, KL 0.0123"
