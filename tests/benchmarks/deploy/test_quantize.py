@@ -19,7 +19,9 @@ from benchmarks.models.build import ModelConfig
 from benchmarks.models.preprocessing import classes_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import read_record
+from benchmarks.studies.real_weights import COLOUR, imagenet_paths, package
 from frameworks import LayerBits, Policy, describe, numpy_rng
+from tests.real_weights import lite0
 
 pytest.importorskip("onnxruntime")
 
@@ -161,3 +163,21 @@ def test_strips_have_a_letter_a_layer():
     assert strip(policy, layers, "weight") == "4~F"
     assert strip(policy, layers, "act") == "83F"
     assert str(Likeness(97.5, 0.01234)) == "97.50 % agreement, KL 0.0123"
+
+
+@pytest.mark.slow
+def test_real_weights_and_photos(tmp_path):
+    """EfficientNet-Lite0 on twenty photos and five more, within 4 GiB."""
+    network = lite0()
+    photos, path = tmp_path / "photos", tmp_path / "lite0.safetensors"
+    photos.mkdir()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    for place in [*imagenet_paths(), *(package("skimage") / "data" / name for name in COLOUR)]:
+        (photos / place.name).write_bytes(place.read_bytes())
+    done = quantize(
+        "tf_efficientnet_lite0", photos, tmp_path / "net.onnx", weights=path, target="bops", like=6
+    )
+    assert done.record.budget["within"]
+    assert done.record.search["peak_memory"] < 4 * 2**30
+    assert done.network.kl < 0.2
+    assert done.exported.kl == pytest.approx(done.network.kl, abs=0.05)
