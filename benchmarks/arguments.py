@@ -155,7 +155,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
         "quantize",
         help="choose a network's bits from images without labels, and write it as ONNX",
         description="Choose the bits of every layer for a device from any folder of images without "
-        "labels, and write the network as ONNX, with a picture (.svg) and the record (.json) "
+        "labels, and write the network as ONNX, with a picture (.svg) and the record (KEY.json) "
         "beside it. Of the method and uniform bits the one that is more like the float network is "
         "written.",
     )

@@ -15,9 +15,10 @@ from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.data.unlabelled import cut_tensor
 from benchmarks.models.preprocessing import UNLABELLED, prepared_as
 from benchmarks.suite.assets import Progress
-from benchmarks.suite.config import Cell, cell_of, composed
+from benchmarks.suite.config import PROTOCOLS, Cell, cell_of, composed
 from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.setting import check
+from frameworks import registry, targets
 
 METHOD = "divergence"
 """One pass over the images scores every layer at all bits, and a programme solves each budget
@@ -77,6 +78,10 @@ class Wanted:
         Raises:
             ValueError: a name is unknown; the message lists the choices.
         """
+        registry.get(framework)
+        targets.get(self.target)
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol = {self.protocol!r}: choose from {', '.join(PROTOCOLS)}")
         named = isinstance(self.model, str)
         config = composed(
             [

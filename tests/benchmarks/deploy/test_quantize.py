@@ -1,7 +1,5 @@
 """`benchmarks.quantize` and ``juxtabit quantize``: a small network, images without labels."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +15,6 @@ from benchmarks.deploy.wanted import Wanted
 from benchmarks.export.graphs.runtime import outputs, session
 from benchmarks.models.build import ModelConfig
 from benchmarks.models.preprocessing import classes_of
-from benchmarks.records.record import Record
 from benchmarks.records.store import read_record
 from benchmarks.studies.real_weights import COLOUR, imagenet_paths, package
 from frameworks import LayerBits, Policy, describe, numpy_rng
@@ -39,14 +36,26 @@ def folder(tmp_path_factory):
     return root
 
 
+SOURCE = """
+import timm
+
+def build(num_classes=10, in_chans=3):
+    made = timm.create_model("resnet8", num_classes=num_classes, in_chans=in_chans)
+    size = {"input_size": (3, 24, 24), "num_classes": 10}
+    made.pretrained_cfg = {**size, "mean": (0.5,), "std": (1,)}
+    return made
+"""
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Weights of timm's test_vgg-like network with eleven classes of its own."""
+def model(tmp_path_factory):
+    """A file's model for 24 x 24 images, and weights of it with eleven classes."""
+    root = tmp_path_factory.mktemp("model")
+    (root / "net.py").write_text(SOURCE)
     torch.manual_seed(0)
-    model = timm.create_model("resnet8", num_classes=11)
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    return path
+    state = timm.create_model("resnet8", num_classes=11).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, root / "w.safetensors")
+    return f"{root / 'net.py'}:build", root / "w.safetensors"
 
 
 class Net(nn.Module):
@@ -56,11 +65,11 @@ class Net(nn.Module):
         super().__init__()
         self.a = nn.Conv2d(1, 8, 3, padding=1)
         self.b = nn.Conv2d(8, 8, 3, padding=1)
-        self.c = nn.Linear(8, 5)
+        self.c = nn.Linear(512, 5, bias=False)
 
     def forward(self, x):
         x = torch.relu(self.b(torch.relu(self.a(x))))
-        return self.c(x.mean((2, 3)))
+        return self.c(x.flatten(1))
 
 
 def own(seed=0):
@@ -68,17 +77,18 @@ def own(seed=0):
     return Net().eval(), torch.randn(40, 1, 8, 8)
 
 
-def test_the_command_writes_a_file_that_computes_what_it_says(folder, weights, tmp_path, capsys):
-    out = tmp_path / "net.onnx"
-    command = ["quantize", "--model", "resnet8", "--weights", str(weights), "--images", str(folder)]
-    options = ["--target", "size", "--like", "4", "--method", "hawq", "--out", str(out)]
-    with pytest.warns(UserWarning, match=r"1 of 21 images cannot be read.*torn\.png"):
-        assert cli.main([*command, *options]) == 0
-    said = capsys.readouterr().out
+def test_the_command_writes_a_file_that_computes_what_it_says(folder, model, tmp_path, capsys):
+    out, (name, weights) = tmp_path / "net.onnx", model
+    command = ["quantize", "--model", name, "--weights", str(weights), "--images", str(folder)]
+    options = ["--target", "size", "--like", "4", "--bits", "2,4,8", "--out", str(out)]
+    assert cli.main([*command, *options]) == 0
+    said, progress = capsys.readouterr()
+    assert "1 of 21 images cannot be read and are skipped: torn.png" in progress
     assert 9 <= len(said.splitlines()) <= 12
-    record = read_record(out.with_suffix(".json"))
+    (record,) = map(read_record, tmp_path.glob("*.json"))
     assert record.budget["within"]
     assert record.cell["dataset"]["classes"] == 11
+    assert (record.cell["dataset"]["image_size"], record.cell["dataset"]["std"]) == (24, [1] * 3)
     assert f"KL {record.accuracy['kl']:.4f}" in said
     assert "10 to calibrate, 5 to search, 5 held out" in said
     assert out.with_suffix(".svg").read_text().startswith("<svg")
@@ -94,7 +104,7 @@ def test_from_python_with_a_module_and_a_tensor(tmp_path):
     assert done.record is best is done.rivals[0]
     assert set(done.policy) == {"a", "b", "c"}
     assert done.exported.kl == pytest.approx(done.network.kl, abs=1e-4)
-    record = Record.from_json(json.loads((tmp_path / "net.json").read_text()))
+    record = read_record(tmp_path / f"{done.record.key}.json")
     assert record.policy == done.policy.to_json()
     # The file itself, against the network that it came from.
     running = session(onnx.load(tmp_path / "net.onnx"))
@@ -146,12 +156,14 @@ def test_what_does_not_go_together_is_refused(fields, message, tmp_path):
 
 def test_before_any_work_a_wrong_name_is_said(tmp_path):
     model, images = own()
-    with pytest.raises(ValueError, match="magic"):
-        quantize(model, images, tmp_path / "net.onnx", method="magic")
+    for key in ("method", "target", "protocol"):
+        with pytest.raises(ValueError, match=r"magic.*(choose|hawq|size)"):
+            quantize(model, images, tmp_path / "net.onnx", **{key: "magic"})
 
 
-def test_classes_are_those_of_the_weights(weights):
-    assert classes_of(ModelConfig("resnet8", checkpoint=str(weights))) == 11
+def test_classes_are_those_of_the_weights(model):
+    assert classes_of(ModelConfig(model[0], checkpoint=str(model[1]))) == 11
+    assert classes_of(ModelConfig(model[0])) == 10
     assert classes_of(ModelConfig("tf_efficientnet_lite0")) == 1000
 
 
