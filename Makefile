@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Tests use one thread a process.
 WORKERS := --numprocesses auto --maxprocesses 4
 
-.PHONY: juxtapose test test-all lint perf clean
+.PHONY: juxtapose test test-all lint perf docs clean
 
 # The stamp is remade when the dependencies change, so a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -34,8 +34,12 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Pages of the Python interface; a warning is an error.
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.docs.api --out build/docs
+
 perf: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.studies.performance
 
 clean:
-	rm -rf $(VENV) results/quick results/runs
+	rm -rf $(VENV) build/docs results/quick results/runs

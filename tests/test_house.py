@@ -55,6 +55,7 @@ FLOORS = (
     ("benchmarks.deploy",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
+    ("benchmarks.docs",),
     ("benchmarks.authors",),
     ("benchmarks.arguments",),
     ("benchmarks.commands",),

@@ -1,4 +1,4 @@
-"""What the README says of results is what the committed records give, and nothing else."""
+"""What the README and the guides say of results is what the records give, and nothing else."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from benchmarks.records.store import find_records
 from benchmarks.studies.statements import measures
 from benchmarks.studies.statements.__main__ import main
 from benchmarks.studies.statements.expressions import BadExpression, evaluate
-from benchmarks.studies.statements.page import FILE, Page, Statement, read
+from benchmarks.studies.statements.page import FILE, Pages, Statement, read
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +45,7 @@ def page(tmp_path, text, *statements, settings=(), untied=(), tables=(), names=N
     path = tmp_path / "page.md"
     path.write_text(text)
     made = tuple(Statement(says, tuple(holds), names or {}) for says, holds in statements)
-    return Page(path, made, tables, settings, untied)
+    return Pages((path,), made, tables, settings, untied)
 
 
 COST = ("costs {1 + 0.24:.1f} points", ())
@@ -56,8 +56,8 @@ COST = ("costs {1 + 0.24:.1f} points", ())
     [
         ("It costs 1.2 points.", None),
         ("It costs 1.2\n  points.", None),
-        ("It costs 1.3 points.", "the page does not say: costs 1.2 points"),
-        ("It costs nothing.", "the page does not say: costs 1.2 points"),
+        ("It costs 1.3 points.", "no page says: costs 1.2 points"),
+        ("It costs nothing.", "no page says: costs 1.2 points"),
         ("It costs 1.2 points, or 7.", "a number that nothing accounts for: It ..., or 7."),
         ("It costs 1.2 points. ResNet-8 at W4A4 and `x = 3` ([a](b4.md), 1811.08886).", None),
         ("It costs 1.2 points.\n\n```sh\nsleep 5\n```\n<!-- 6 -->", None),
@@ -82,8 +82,8 @@ def test_settings_and_debts_must_be_in_the_page(tmp_path):
     some = {"settings": ("With 8 bit",), "untied": (("40 evaluations", "why"),)}
     assert page(tmp_path, text, **some).faults() == []
     assert page(tmp_path, "Nothing.", **some).faults() == [
-        "the page does not have the phrase: With 8 bit",
-        "the page does not have the phrase: 40 evaluations",
+        "no page has the phrase: With 8 bit",
+        "no page has the phrase: 40 evaluations",
     ]
     table = "| bits |\n|--:|\n| 8 |\n\nEnd."
     assert page(tmp_path, table, settings=("| bits",)).faults() == []
@@ -99,7 +99,7 @@ def test_numbers_and_tables_are_brought_up_to_date(tmp_path, monkeypatch):
     share = ("{-0.5:.0f} %", ())
     before = page(tmp_path, old, COST, share, tables=(("| f | a", "x"),))
     assert len(before.faults()) == 5
-    new = before.written()
+    (new,) = before.written().values()
     assert new == old.replace("9.9", "1.2").replace("3.00", "2.00").replace("-9", "-0")
     assert page(tmp_path, new, COST, share, tables=(("| f | a", "x"),)).faults() == []
     with pytest.raises(LookupError, match=r"0 times the words of: costs 1\.2 points"):
@@ -108,16 +108,28 @@ def test_numbers_and_tables_are_brought_up_to_date(tmp_path, monkeypatch):
         page(tmp_path, "It costs 1 points, or costs 2 points.", COST).written()
 
 
+def test_pages_are_read_and_written_together(tmp_path):
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    first.write_text("It costs 9 points.\n\n| a |\n|--:|\n")
+    second.write_text("| b |\n|--:|\n\nOr 7.\n")
+    made = Pages((first, second), (Statement(*COST, {}),), (), (), ())
+    assert len(made.faults()) == 3
+    assert made.written() == {
+        first: "It costs 1.2 points.\n\n| a |\n|--:|\n",
+        second: "| b |\n|--:|\n\nOr 7.\n",
+    }
+
+
 def test_the_command_prints_numbers_and_writes_them(tmp_path, monkeypatch, capsys):
     path, file = tmp_path / "page.md", tmp_path / "s.yaml"
     path.write_text("It is 0.1 times\nas fast.")
     file.write_text(
-        f"page: {path}\nstatements:\n  - says: It is {{families('all') / 49:.1f}} times as fast."
+        f"pages: [{path}]\nstatements:\n  - says: It is {{families('all') / 49:.1f}} times as fast."
     )
     assert main([str(file)]) == 1
     said = capsys.readouterr()
     assert "It is 2.0 times as fast.\n    families('all') / 49 = 2.0" in said.out
-    assert "page.md: the page does not say: It is 2.0 times" in said.err
+    assert "s.yaml: no page says: It is 2.0 times" in said.err
     assert main([str(file), "--check", "--write"]) == 0
     assert path.read_text() == "It is 2.0 times\nas fast."
     assert capsys.readouterr().out == ""

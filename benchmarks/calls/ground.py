@@ -26,7 +26,9 @@ MEMORY = 2.0**30
 
 @contextmanager
 def computing_on(device: str, amp: str) -> Iterator[None]:
-    """Within the context this process computes on a device; see `numerics.place_named`.
+    """Within the context this process computes on a device.
+
+    See `benchmarks.fingerprints.numerics.place_named`.
 
     Raises:
         ValueError: there is no such device, or precision.

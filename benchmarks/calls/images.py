@@ -34,7 +34,7 @@ FORMS = (
 def as_split(data: Images, name: str, room: Room | None = None) -> Split:
     """Data as searches see them.
 
-    A `DataLoader` stands for its dataset, read by as many processes; where it draws batches in a
+    A ``DataLoader`` stands for its dataset, read by as many processes; where it draws batches in a
     way of its own (a collate function, a sampler) they are gathered once and kept, as are those of
     any other iterable. Pairs of tensors, and datasets that are made of such, are kept as they are.
 

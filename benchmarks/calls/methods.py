@@ -65,8 +65,8 @@ def search(
 
     Args:
         model: a trained float network; it is copied, never changed.
-        train: labelled training images: any `DataLoader`, `Dataset`, pair of tensors ``[N, C, H,
-            W]`` and ``[N]``, iterable of batches, or `frameworks.Split`.
+        train: labelled training images: any ``DataLoader``, ``Dataset``, pair of tensors
+            ``[N, C, H, W]`` and ``[N]``, iterable of batches, or `frameworks.Split`.
         valid: labelled images that the search may score policies on, which the network was not
             trained on.
         method: a framework's name, or one with hyper-parameters of its own, such as
@@ -81,7 +81,7 @@ def search(
             `benchmarks.suite.config.ProtocolConfig`.
         bits: candidate bits of weights and activations.
         quantizer: the common quantization scheme.
-        space: what of the space is searched; see `benchmarks.suite.spaces.SpaceConfig`.
+        space: what of the space is searched; see `benchmarks.suite.options.spaces.SpaceConfig`.
         seed: of every random draw.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         amp: ``off``, or ``bf16`` for training steps.

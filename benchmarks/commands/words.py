@@ -20,6 +20,6 @@ def row(text: str) -> None:
 
 
 def meant(name: str, choices: Iterable[str]) -> str:
-    """``; did you mean X?`` for the choice nearest to a name, or nothing."""
+    """`` (did you mean X?)`` for the choice nearest to a name, or nothing."""
     near = get_close_matches(name, list(choices), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""

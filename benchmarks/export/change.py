@@ -4,7 +4,7 @@ The file is no longer the suite's network, so that its top-1 may be another on s
 counted, and not explained away. What must hold is
 
 - that the file is the one without these quantizers, which `benchmarks.export.verify` checks, plus
-  quantizers (`benchmarks.export.outputs.added`);
+  quantizers (`benchmarks.export.outputs`);
 - that ONNX Runtime's integer kernels compute it: it is run a second time with each node by itself,
   in float, as the standard has it, and every quantizer there gets the codes of the integers as its
   result (as in `benchmarks.export.checks.forced`), so that each step shows by itself.

@@ -30,7 +30,8 @@ RECTIFIERS = ("Relu", "Clip", "Identity")
 
 
 def with_quantized_outputs(model: onnx.ModelProto, images: Tensor) -> onnx.ModelProto:
-    """A model of `Integers.OUTPUTS` with its outputs quantized; the argument stays as it is.
+    """A model of `benchmarks.export.formats.integers.Integers.OUTPUTS` with its outputs quantized;
+    the argument stays as it is.
 
     Args:
         model: the model without these quantizers.

@@ -1,9 +1,10 @@
 """Whether an exported model computes what the suite's fake-quantized network computes.
 
-Both run on the same images. Layer by layer, on the exported network's inputs (`checks.forced`),
-every code must be the same but for rounding ties (`checks.ties`), and logits must agree within
-float arithmetic. The two are run apart from each other, too, and must agree as far as ties let them
-(`checks.agreement`).
+Both run on the same images. Layer by layer, on the exported network's inputs
+(`benchmarks.export.checks.forced`), every code must be the same but for rounding ties
+(`benchmarks.export.checks.ties`), and logits must agree within float arithmetic. The two are run
+apart from each other, too, and must agree as far as ties let them
+(`benchmarks.export.checks.agreement`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ _CARD = shaped(
         **dict.fromkeys(("title", "category", "quantizer", "granularity", "arxiv", "venue"), text),
         "year": optional(whole(0, 9999)),
         "hardware_aware": optional(truth),
-        **dict.fromkeys(("searches", "needs", "deviations"), _words),
+        **dict.fromkeys(("searches", "needs", "quantization", "deviations"), _words),
     },
     plain,
 )

@@ -129,7 +129,7 @@ class Store:
         return self.folder / f"{key}.json"
 
     def get(self, key: str) -> Record | None:
-        """The record of a key; None if there is none, or it is corrupt (noted in `corrupt`)."""
+        """The record of a key; None if there is none, or it is corrupt (noted in ``corrupt``)."""
         path = self.path(key)
         # A link to nothing is no record, but it is there.
         return self._read(path) if os.path.lexists(path) else None
@@ -164,7 +164,7 @@ class Store:
         write_json(self.path(record.key), record.to_json())
 
     def records(self) -> Iterator[Record]:
-        """All records that can be read, by key; the others are noted in `corrupt`."""
+        """All records that can be read, by key; the others are noted in ``corrupt``."""
         for path in sorted(self.folder.glob("*.json")):
             record = self._read(path)
             if record is not None:

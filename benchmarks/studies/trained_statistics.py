@@ -3,7 +3,7 @@
     python -m benchmarks.studies.trained_statistics --out results/batchnorm
 
 ResNet-8 is fine-tuned on Fashion-MNIST at uniform bits (the first and the last layer 8) by the
-recipe of the committed `controlled` cells, and each network is scored on the search-validation
+recipe of the committed ``controlled`` cells, and each network is scored on the search-validation
 images with its running statistics as training left them (`as trained`), with statistics taken in
 execution order in eval mode over plain or augmented training images (`in order`), and with averages
 of batch statistics collected in training mode at the final weights (`in training mode`). Networks
@@ -84,7 +84,7 @@ def drawn(train: Split, count: int, seed: int, augment: bool) -> Tensor:
 
 
 def trained(seed: int, weight: int, act: int) -> tuple[QModel, Run]:
-    """ResNet-8 fine-tuned at uniform bits as `controlled` does, its statistics as trained."""
+    """ResNet-8 fine-tuned at uniform bits as ``controlled`` does, its statistics as trained."""
     config = composed(["+suite=fashion_mnist"])
     cells = (c for c in suite_cells(config) if c["protocol"]["name"] == "controlled")
     cell = next(c for c in cells if c["framework"]["name"] == "uniform" and c["seed"] == seed)

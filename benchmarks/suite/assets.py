@@ -83,7 +83,7 @@ def _splits_on(text: str, state: str, device: torch.device) -> Splits:
 
 
 def data_identity(text: str) -> dict[str, Any]:
-    """What the data of a dataset's `entry_text` are; see `ingredients.data_of`."""
+    """A dataset's data by its `entry_text`; see `benchmarks.models.ingredients.data_of`."""
     return dict(_data(text, _state(text)))
 
 

@@ -52,7 +52,8 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     Raises:
         BadCell: ``model.checkpoint`` cannot be read.
         UnknownName: nothing is registered under a name; the message lists the choices.
-        ValueError: where the float network comes from is not clear; see `pretrain.start_of`.
+        ValueError: where the float network comes from is not clear; see
+            `benchmarks.models.pretrain.start_of`.
     """
     return {
         "data": _data(cell),

@@ -1,7 +1,7 @@
 """The baselines that stand beside a single cell, with what its framework gets.
 
-Uniform, random and greedy always; a kernel-wise method also meets `random_kernel`, and one that
-trains each candidate `random_retrained`, with the same training. They evaluate as many distinct
+Uniform, random and greedy always; a kernel-wise method also meets ``random_kernel``, and one that
+trains each candidate ``random_retrained``, with the same training. They evaluate as many distinct
 policies as the framework says that it asks for. Of one that trains in place of that (a super net,
 gates) the cell is computed first, and random and greedy get the images that its record has spent.
 Scoring methods pass over the data once for every budget, so there the defaults stand: as many

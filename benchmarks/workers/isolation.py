@@ -24,6 +24,8 @@ State = dict[str, Any]
 _HELD = ("indices", "transform", "target_transform", "transforms", "samples", "targets", "labels",
          "data")  # fmt: skip
 """Attributes of a data set that decide on what it gives."""
+_CACHES = ("_kept",)
+"""Attributes of a split with copies of what it has read, of which nobody gets hold."""
 _DEPTH = 16
 """A data set may be a part of a part, and so on, of another."""
 _NAMED = 5
@@ -78,11 +80,13 @@ def data_state(data: Data) -> State:
 
 
 def _split_state(split: Split) -> tuple[Any, ...]:
-    tensors = [_bytes(v) for _, v in sorted(vars(split).items()) if isinstance(v, Tensor)]
-    others = [v for _, v in sorted(vars(split).items()) if not isinstance(v, Tensor)]
+    held = {name: value for name, value in sorted(vars(split).items()) if name not in _CACHES}
+    tensors = [_bytes(v) for v in held.values() if isinstance(v, Tensor)]
+    others = [v for v in held.values() if not isinstance(v, Tensor)]
     inner = [_split_state(v) for v in others if isinstance(v, Split)]
     answers = [network_state(v) for v in others if isinstance(v, nn.Module)]
-    return (repr(_settings(split)), tensors, [_dataset_state(v) for v in others], inner, answers)
+    settings = [one for one in _settings(split) if one[0] not in _CACHES]
+    return (repr(settings), tensors, [_dataset_state(v) for v in others], inner, answers)
 
 
 def _dataset_state(dataset: Any) -> tuple[Any, ...]:

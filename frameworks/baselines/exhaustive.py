@@ -32,6 +32,7 @@ class Exhaustive(Framework):
         year=2016,
         category="baseline",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "valid"}),

@@ -54,6 +54,7 @@ class Greedy(Framework):
         year=2015,
         category="baseline",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "valid"}),

@@ -50,6 +50,7 @@ class Random(Framework):
         year=2012,
         category="baseline",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "valid"}),
@@ -154,7 +155,7 @@ class RandomRetrained(Random):
 
     @property
     def retraining(self) -> Recipe | None:
-        """The training before a measurement, the same as `ActorCriticSearch.measure`'s."""
+        """The training before a measurement; see `frameworks.core.agents.drl.ActorCriticSearch`."""
         if not self.retrain_epochs:
             return None
         return Recipe(

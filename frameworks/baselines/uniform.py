@@ -36,6 +36,7 @@ class Uniform(Framework):
         year=2016,
         category="baseline",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "valid"}),

@@ -13,9 +13,24 @@ labelled training split; ``valid``: the labelled search-validation split; ``seco
 twice differentiable network; ``separable_cost``: a cost that is a sum over layers; ``batchnorm``:
 a network with BatchNorm statistics."""
 
+Quantization = Literal[
+    "deterministic rounding", "stochastic rounding", "codebook", "learned range", "bit planes"
+]
+"""A quantization technique, the survey's second axis. ``deterministic rounding``: to the nearest
+step of a fixed or measured range; ``stochastic rounding``: up or down by chance; ``codebook``:
+values of any distance; ``learned range``: steps or clipping points that are trained; ``bit
+planes``: the bits themselves are trained."""
+
 CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baseline")
 GRANULARITIES = ("layer", "block", "kernel")
 KINDS = ("weight", "act")
+QUANTIZATIONS = (
+    "deterministic rounding",
+    "stochastic rounding",
+    "codebook",
+    "learned range",
+    "bit planes",
+)
 NEEDS = ("calibration", "train", "valid", "second_order", "separable_cost", "batchnorm")
 
 
@@ -31,6 +46,8 @@ class Card:
     granularity: Granularity
     searches: tuple[Literal["weight", "act"], ...]
     needs: frozenset[Need]
+    quantization: tuple[Quantization, ...] = ()
+    """The techniques of the paper's own quantizer; none if the card does not say."""
     arxiv: str = ""
     venue: str = ""
     hardware_aware: bool = False
@@ -47,6 +64,7 @@ class Card:
         for name, given, known in (
             ("needs", self.needs, NEEDS),
             ("searches", self.searches, KINDS),
+            ("quantization", self.quantization, QUANTIZATIONS),
         ):
             if unknown := set(given) - set(known):
                 raise ValueError(f"card: {name} {sorted(unknown)} are none of {list(known)}")

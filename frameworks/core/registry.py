@@ -162,7 +162,7 @@ class Registry(Generic[T]):
             fault = self._unavailable[name].fault
             raise UnknownName(f"{self.kind} {name!r} is installed but unavailable: {fault}")
         near = get_close_matches(name, self.names(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownName(
             f"unknown {self.kind} {name!r}{hint}; choose from {', '.join(self.names())}"
         )

@@ -165,7 +165,7 @@ class DatasetSplit(Split):
         return self.known().digest
 
     def known(self) -> Known:
-        """By files, arrays or samples, and the transforms; see `contents.identify_dataset`."""
+        """By files, arrays or samples; see `frameworks.core.contents.identify_dataset`."""
         plain = identify_dataset(self.dataset)
         if self.augmented is None:
             return plain

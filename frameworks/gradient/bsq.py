@@ -15,9 +15,8 @@ Yang, Duan, Chen and Li, ICLR 2021, arXiv 2102.10462; released code yanghr/BSQ.
   corrected so that no weight changes; a new optimizer starts. The planes left are the precision,
   which is fine-tuned under the kept scales.
 
-Shorter searches (the paper takes some 136,000 steps): raise ``plane_lr``, not alpha. That moves
-planes, too, but weighs the Lasso more against the loss, and as its pull on a bit is strongest in
-the sparse top planes, these die first and take the network with them.
+Shorter searches (the paper takes some 136,000 steps): raise ``plane_lr``, not alpha, whose pull on
+a bit is strongest in the sparse top planes: these die first and take the network with them.
 """
 
 from __future__ import annotations
@@ -71,6 +70,7 @@ class BSQ(Framework):
         year=2021,
         category="gradient",
         quantizer="bsq",
+        quantization=("bit planes",),
         granularity="layer",
         searches=("weight",),
         needs=frozenset({"calibration", "train"}),

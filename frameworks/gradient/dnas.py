@@ -12,10 +12,9 @@ Wu, Wang, Zhang, Tian, Vajda and Keutzer, 2018, arXiv 1812.00090.
   80 % of the training images and then theta by Adam on the other 20 %.
 - Every few epochs, architectures are sampled from softmax(theta); the best ones are trained.
 
-Shorter searches: keep the last temperature by scaling ``anneal`` with 90 / ``epochs``, and raise
-``theta_lr`` in proportion to the missing steps, of which 80 are few. theta's gradients are in
-proportion to the cross-entropy: at 0.03, of a network that starts trained, they drown in a weight
-decay made for a loss of 1, and theta stays uniform; set ``theta_decay`` to 0 there.
+Shorter searches: scale ``anneal`` with 90 / ``epochs`` to keep the last temperature, and raise
+``theta_lr`` by the missing steps (80 are few). theta's gradients scale with the cross-entropy: at
+0.03, of a trained network, a weight decay made for 1 drowns them; set ``theta_decay`` to 0 there.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class DNAS(Framework):
         gamma: exponent of the cost.
         sample_every: epochs between samplings of architectures, after the warm-up.
         samples: architectures sampled each time, and at the end.
-        pairs: candidate (weight, activation) bits of a block; by default see `default_pairs`.
+        pairs: candidate (weight, activation) bits of a block; by default `blocks.default_pairs`.
         range_lr: learning rate of learned quantization ranges, relative to ``lr``.
         augment: whether images are augmented as the dataset says.
     """
@@ -79,6 +78,7 @@ class DNAS(Framework):
         year=2018,
         category="gradient",
         quantizer="dorefa_pact",
+        quantization=("deterministic rounding", "learned range"),
         granularity="block",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "valid", "separable_cost"}),

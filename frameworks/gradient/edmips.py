@@ -85,6 +85,7 @@ class EdMIPS(Framework):
         year=2020,
         category="gradient",
         quantizer="hwgq",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "separable_cost"}),

@@ -64,6 +64,7 @@ class HAWQ(ScoringFramework):
         venue="ICCV",
         category="heuristic",
         quantizer="minmax",
+        quantization=("deterministic rounding",),
         granularity="block",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "valid", "second_order", "separable_cost"}),

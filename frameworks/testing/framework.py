@@ -180,7 +180,7 @@ class FrameworkContract:
         assert not wrong, f"finish: not finite after training: {', '.join(wrong)}"
 
     def test_computes_where_the_problem_is(self) -> None:
-        """Search, evaluation and training on a GPU, which is a pretended one; see `placement`."""
+        """All on a GPU, which is a pretended one; see `frameworks.testing.placement`."""
         few: dict[str, Any] = {"bits": (2, 4), "scheme": "minmax"}  # pretending takes its time
         problem = self.problem(retrains="train" in self.framework.card.needs, **few)
         judge = toy.make_problem(retrains=True, **few)

@@ -14,7 +14,9 @@ def card(**fields):
 
 
 def test_json_is_plain_sorted_data():
-    plain = card(deviations=("one", "two"), arxiv="1811.08886").to_json()
+    plain = card(
+        deviations=("one", "two"), arxiv="1811.08886", quantization=("codebook",)
+    ).to_json()
     assert json.loads(json.dumps(plain)) == plain
     assert plain == {
         "title": "HAQ",
@@ -27,6 +29,7 @@ def test_json_is_plain_sorted_data():
         "arxiv": "1811.08886",
         "venue": "",
         "hardware_aware": False,
+        "quantization": ["codebook"],
         "deviations": ["one", "two"],
     }
 
@@ -41,6 +44,11 @@ def test_unknown_category_and_needs_list_the_choices():
         card(category="genetic")
     with pytest.raises(ValueError, match=r"needs \['labels', 'test'\] are none of \['calibration'"):
         card(needs=frozenset({"test", "labels", "train"}))
+
+
+def test_an_unknown_technique_lists_the_choices():
+    with pytest.raises(ValueError, match=r"quantization \['magic'\] are none of \['deterministic"):
+        card(quantization=("bit planes", "magic"))
 
 
 def test_a_search_can_never_ask_for_the_test_split():

@@ -288,7 +288,7 @@ def test_plugins_are_listed_and_a_broken_one_breaks_nothing(call, plugins, share
 
 BAD = [
     (["run", "framework=nonesuch"], "unknown framework 'nonesuch'; choose from"),
-    (["run", "model=nonesuch"], "unknown model 'nonesuch'; choose from"),
+    (["run", "model=nonesuch"], "unknown model 'nonesuch'; juxtabit's own are resnet8"),
     (["run", "model=timm", "model.name=resnet8000"], "unknown model 'resnet8000'"),
     (["run", "dataset=nonesuch"], "unknown dataset 'nonesuch'; choose from"),
     (
@@ -346,7 +346,7 @@ def test_a_fault_of_the_program_names_its_kind(monkeypatch, capsys):
     def broken(*_):
         raise KeyError("conv1")
 
-    monkeypatch.setattr("benchmarks.cli._frameworks", broken)
+    monkeypatch.setattr("benchmarks.cli.frameworks_command", broken)
     assert main(["frameworks"]) == 2
     assert "KeyError: 'conv1' (JUXTABIT_DEBUG=1 shows where)" in capsys.readouterr().err
 

@@ -2,9 +2,10 @@
 
 Of every layer the file holds, under the layer's name,
 
-- ``.codes``: the weight's unsigned codes in one bit stream (see `bitstream`), output channel after
-  output channel, each with its own bits; one stream a layer, rounded up to a byte. Its bytes are
-  ceil(sum over channels of n * b / 8): the target ``size``, rounded up per layer.
+- ``.codes``: the weight's unsigned codes in one bit stream (see
+  `benchmarks.export.graphs.bitstream`), output channel after output channel, each with its own
+  bits; one stream a layer, rounded up to a byte. Its bytes are ceil(sum over channels of n * b /
+  8): the target ``size``, rounded up per layer.
 - ``.bits``: bits of the channels ``[C]``, or one number, uint8;
 - ``.scale`` and ``.offset``: value = scale * (u + offset), or ``.codebook``; neither for float
   weights, which are in ``.weight``;
@@ -65,7 +66,7 @@ def packed_tensors(model: QModel) -> dict[str, Tensor]:
     """The tensors of a packed file.
 
     Raises:
-        UnsupportedExport: see `codes.exported_layers`.
+        UnsupportedExport: see `benchmarks.export.graphs.codes.exported_layers`.
     """
     layers = exported_layers(model)
     weights = {f"{e.layer.name}.weight" for e in layers}
@@ -113,7 +114,7 @@ def save_packed(
         notes: further metadata.
 
     Raises:
-        UnsupportedExport: see `codes.exported_layers`.
+        UnsupportedExport: see `benchmarks.export.graphs.codes.exported_layers`.
         OSError: the file cannot be written.
     """
     tensors = packed_tensors(model)

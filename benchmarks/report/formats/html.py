@@ -69,11 +69,11 @@ def pictures(groups: Sequence[Group]) -> dict[str, str]:
     for _, members in groupby(groups, key=lambda g: g.panel):
         panel = list(members)
         if picture := figures.pareto(panel, looks):
-            found[_file_name("pareto", panel[0].panel, found)] = _alone(picture)
+            found[_file_name("pareto", panel[0].panel, found)] = alone(picture)
     for group in groups:
         if picture := curves.sheet(group, looks):
             parts = (*group.panel, group.budget)
-            found[_file_name("learning", parts, found)] = _alone(picture)
+            found[_file_name("learning", parts, found)] = alone(picture)
     return found
 
 
@@ -84,12 +84,12 @@ def _file_name(kind: str, parts: tuple[str, ...], taken: Container[str]) -> str:
     return name
 
 
-def _alone(picture: str) -> str:
+def alone(picture: str) -> str:
     """A picture of the page as a file of its own."""
-    alone = "svg { background: var(--bg); font-family: sans-serif; }"
+    look = "svg { background: var(--bg); font-family: sans-serif; }"
     opening, inside = picture.split(">", 1)
     opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return f"{opening}><style>{_asset('page.css')} {alone}</style>{inside}\n"
+    return f"{opening}><style>{_asset('page.css')} {look}</style>{inside}\n"
 
 
 def _panel(groups: Sequence[Group], looks: Styles, unfold: bool) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""The README's statements with the numbers of the records.
+"""The statements of the README and the guides, with the numbers of the records.
 
 python -m benchmarks.studies.statements           # each statement, its expressions and their values
 python -m benchmarks.studies.statements --check   # only what is wrong
-python -m benchmarks.studies.statements --write   # puts the records' numbers into the page
+python -m benchmarks.studies.statements --write   # puts the records' numbers into the pages
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records.store import write_text
-from benchmarks.studies.statements.page import FILE, Page, read
+from benchmarks.studies.statements.page import FILE, Pages, read
 
 
-def shown(page: Page) -> str:
+def shown(page: Pages) -> str:
     """All statements with their numbers."""
     lines = []
     for statement in page.statements:
@@ -30,7 +30,7 @@ def shown(page: Page) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 1 if the page says something else than the records."""
+    """Entry point; returns the exit code: 1 if a page says something else than the records."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.statements")
     parser.add_argument("file", nargs="?", type=Path, default=FILE, help="the statements")
     parser.add_argument("--check", action="store_true", help="print only what is wrong")
@@ -38,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     page = read(options.file)
     if options.write:
-        write_text(page.path, page.written())
+        for path, text in page.written().items():
+            write_text(path, text)
         page = read(options.file)
     if not options.check:
         print(shown(page))
     faults = page.faults()
     for fault in faults:
-        print(f"{page.path.name}: {fault}", file=sys.stderr)
+        print(f"{options.file.name}: {fault}", file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -1,4 +1,5 @@
-"""Expressions of statements: a small, closed part of Python over the measures of `measures`.
+"""Expressions of statements: a small, closed part of Python over the measures of
+`benchmarks.studies.statements.measures`.
 
 ``drop('haq', tight)``, ``max(mean('bsq', tight), 50) - 1``, ``ratio('haq_speedup') > 1``: numbers,
 texts, names, calls of the functions that there are, arithmetic and comparisons. Nothing else is

@@ -1,12 +1,12 @@
-"""A page's statements: rendered, found in the page, and what of its numbers nobody accounts for.
+"""Statements of pages: rendered, found, and what numbers of the pages nobody accounts for.
 
 The file of statements (YAML) has
 
-- ``page``: the page that makes them.
+- ``pages``: the pages that make them.
 - ``groups``: names for groups of cells, by records and axes.
 - ``statements``: each a text ``says`` with ``{expression:format}`` in the place of its numbers, and
   expressions that must hold where its words compare (``holds``).
-- ``tables``: how a table in the page begins, and the records whose summary it is.
+- ``tables``: how a table in a page begins, and the records whose summary it is.
 - ``settings``: phrases, and beginnings of tables, whose numbers are choices and facts, no results.
 - ``untied``: phrases with results that no committed data gives, each with the reason.
 """
@@ -28,6 +28,8 @@ from benchmarks.studies.statements.expressions import BadExpression, evaluate
 from benchmarks.studies.statements.measures import FUNCTIONS, ROOT, group, table
 
 FILE = ROOT / "docs" / "statements.yaml"
+BREAK = "\f"
+"""Between two pages in their common text."""
 _CODE = re.compile(r"```.*?```|`[^`\n]*(?:\n[^`\n]*)?`", re.S)
 _HIDDEN = re.compile(r"<[^>]*>|\]\([^)]*\)|\b\d{4}\.\d{5}\b")
 """Tags, comments, targets of links, arXiv numbers."""
@@ -90,10 +92,10 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Page:
-    """A page and what it states; see the module."""
+class Pages:
+    """Some pages, read as one text, and what they state; see the module."""
 
-    path: Path
+    paths: tuple[Path, ...]
     statements: tuple[Statement, ...]
     tables: tuple[tuple[str, str], ...]
     settings: tuple[str, ...]
@@ -101,8 +103,8 @@ class Page:
 
     @cached_property
     def text(self) -> str:
-        """The page."""
-        return self.path.read_text(encoding="utf-8")
+        """The pages, one after the other."""
+        return BREAK.join(path.read_text(encoding="utf-8") for path in self.paths)
 
     def faults(self) -> list[str]:
         """All that is wrong, a line each: statements, tables, and numbers without a tie."""
@@ -111,7 +113,7 @@ class Page:
         for statement in self.statements:
             found += [f"does not hold: {broken}" for broken in statement.broken()]
             if statement.text not in flat:
-                found.append(f"the page does not say: {statement.text}")
+                found.append(f"no page says: {statement.text}")
         for first, folder in self.tables:
             said = _rows(self.text, first)
             found += [
@@ -121,7 +123,7 @@ class Page:
             ]
         for phrase in [*self.settings, *(phrase for phrase, _ in self.untied)]:
             if _flat(phrase) not in flat:
-                found.append(f"the page does not have the phrase: {phrase}")
+                found.append(f"no page has the phrase: {phrase}")
         return found + [f"a number that nothing accounts for: {part}" for part in self.loose()]
 
     def loose(self) -> list[str]:
@@ -143,25 +145,27 @@ class Page:
             rest[max(m.start() - 60, 0) : m.end() + 40] for m in re.finditer(r"\d[\d.,]*", rest)
         ]
 
-    def written(self) -> str:
-        """The page with the numbers that the records give, and with their tables.
+    def written(self) -> dict[Path, str]:
+        """The pages with the numbers that the records give, and with their tables.
 
         Raises:
-            LookupError: it does not have a statement's words, once, or a table.
+            LookupError: they do not have a statement's words, once, or a table.
         """
         text = self.text
         for statement in self.statements:
             if len(found := list(statement.pattern.finditer(text))) != 1:
-                raise LookupError(f"the page has {len(found)} times the words of: {statement.text}")
+                raise LookupError(
+                    f"the pages have {len(found)} times the words of: {statement.text}"
+                )
             shown = [shown for _, _, shown in statement.numbers()]
             for place, number in reversed(list(enumerate(shown, 1))):
                 start, end = found[0].span(place)
                 text = text[:start] + number + text[end:]
         for first, folder in self.tables:
             if not (old := _rows(text, first)):
-                raise LookupError(f"the page has no table {first!r}")
+                raise LookupError(f"no page has the table {first!r}")
             text = text.replace("\n".join(old), "\n".join(_summary(folder, old)))
-        return text
+        return dict(zip(self.paths, text.split(BREAK), strict=True))
 
 
 def _flat(text: str) -> str:
@@ -192,8 +196,8 @@ def _summary(folder: str, said: list[str]) -> list[str]:
     return []
 
 
-def read(path: Path = FILE) -> Page:
-    """The page that a file of statements is about.
+def read(path: Path = FILE) -> Pages:
+    """The pages that a file of statements is about.
 
     Raises:
         BadExpression: a group is not there.
@@ -203,8 +207,8 @@ def read(path: Path = FILE) -> Page:
         names = {name: group(**axes) for name, axes in (data.get("groups") or {}).items()}
     except LookupError as error:
         raise BadExpression(f"{path}: {error}") from error
-    return Page(
-        ROOT / data["page"],
+    return Pages(
+        tuple(ROOT / page for page in data["pages"]),
         tuple(
             Statement(one["says"], tuple(one.get("holds", ())), names) for one in data["statements"]
         ),

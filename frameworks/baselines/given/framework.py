@@ -46,6 +46,7 @@ class Given(Framework):
         year=2026,
         category="baseline",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "valid"}),

@@ -75,13 +75,14 @@ def gauss_newton(
 ) -> tuple[dict[str, GaussNewton], dict[str, GaussNewton]]:
     """The traces over layers' weights and over layers' inputs, for the mean cross-entropy.
 
-    Works inside `twice_differentiable`.
+    Works inside `frameworks.twice_differentiable`.
 
     Args:
         model: a network that gives logits ``[B, C]``.
         batches: images and labels.
         generator: draws signs where there are more classes than passes.
-        weights: layers that `layouts` gives, and where their images are.
+        weights: layers that `frameworks.core.estimators.layouts.layouts` gives, and where their
+            images are.
         inputs: any layers that are called.
         passes: at most this many backward passes (at least 2).
         most: at most this many images go together.

@@ -25,7 +25,7 @@ def gradient_norms(
     """Squared norms of each image's weight gradient, summed over images.
 
     Args:
-        module: a layer for which `plain` holds.
+        module: a layer for which `frameworks.core.estimators.layouts.plain` holds.
         read: its input ``[B, I, ...]`` (linear: ``[B, ..., I]``), B as the layout says.
         deltas: K gradients of its output ``[B, O, ...]`` (linear: ``[B, ..., O]``).
         layout: where the images are in the input and the output.

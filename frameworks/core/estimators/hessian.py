@@ -87,7 +87,7 @@ class Graph:
 class Hessian(ABC):
     """The Hessian of the mean loss over some batches.
 
-    Make and use it inside `twice_differentiable`, which also gives the parameters their
+    Make and use it inside `frameworks.twice_differentiable`, which also gives the parameters their
     ``requires_grad`` back.
 
     Args:

@@ -64,7 +64,7 @@ def hutchinson(
     joint: bool = False,
     base: Mapping[str, float] | None = None,
 ) -> dict[str, Trace]:
-    """Estimate the trace of every diagonal block, inside `twice_differentiable`.
+    """Estimate the trace of every diagonal block, inside `frameworks.twice_differentiable`.
 
     Probes are drawn in rounds of ``min_probes``, so that one gradient graph serves a whole round;
     each batch has probes of its own, however it is cut into portions.

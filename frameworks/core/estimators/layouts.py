@@ -85,7 +85,7 @@ class Layouts:
 def layouts(
     model: nn.Module, like: Tensor, weights: Sequence[str] = (), inputs: Sequence[str] = ()
 ) -> Layouts:
-    """See how layers get images, inside `twice_differentiable`.
+    """See how layers get images, inside `frameworks.twice_differentiable`.
 
     Args:
         model: its parameters must not require gradients.

@@ -57,7 +57,8 @@ def power_iteration(
 ) -> dict[str, Eigenvalue]:
     """The top eigenvalue of the diagonal block of each named variable.
 
-    Works inside `twice_differentiable`. Blocks that have converged cost nothing any more.
+    Works inside `frameworks.twice_differentiable`. Blocks that have converged cost nothing any
+    more.
 
     Args:
         max_iterations: the cap.

@@ -74,7 +74,7 @@ def layer_traces(
     tolerance: float = 1e-3,
     bound: int = BOUND,
 ) -> Traces:
-    """The traces of the mean cross-entropy's Hessian, inside `twice_differentiable`.
+    """The traces of the mean cross-entropy's Hessian, inside `frameworks.twice_differentiable`.
 
     Args:
         model: a float network that gives logits, and whose images do not mix.

@@ -53,8 +53,8 @@ class _OfSplit:
 class _OfLoader:
     """The passes of a loader, one after the other, in as many steps as a training takes.
 
-    Its code runs by seeded global generators, which are put back: a shuffled `DataLoader` or a
-    transform of torchvision draws from these.
+    Its code runs by seeded global generators, which are put back: a shuffled
+    `torch.utils.data.DataLoader` or a transform of torchvision draws from these.
     """
 
     def __init__(self, loader: Any, generator: torch.Generator, device: torch.device) -> None:

@@ -1,12 +1,13 @@
 """Which module calls of a network depend on which layers, and which of their outputs are read.
 
-One forward pass of a `QModel` is recorded: the calls of its modules, and between them every tensor
-operation with what it reads and writes. The recording never runs anything in the network's place;
-it tells what a later pass may skip. A call *needs* the first k layers if none of the later ones had
-run when it returned: with the same input batch and the same bits in those k layers, it returns the
-same again, bit for bit, whatever the other layers' bits are. So where two policies agree in their
-first k layers, the outermost calls that need at most k layers can be skipped, and of their outputs
-only those that the remaining operations read are needed (`Recording.plan`).
+One forward pass of a `frameworks.QModel` is recorded: the calls of its modules, and between them
+every tensor operation with what it reads and writes. The recording never runs anything in the
+network's place; it tells what a later pass may skip. A call *needs* the first k layers if none of
+the later ones had run when it returned: with the same input batch and the same bits in those k
+layers, it returns the same again, bit for bit, whatever the other layers' bits are. So where two
+policies agree in their first k layers, the outermost calls that need at most k layers can be
+skipped, and of their outputs only those that the remaining operations read are needed
+(`Recording.plan`).
 
 Never skipped are modules that are called more than once, take or return anything but one tensor,
 write into tensors made before them (but for those that change their input and return it, such as
@@ -278,7 +279,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.no_grad()
 def record(qmodel: QModel, x: Tensor) -> Recording:
-    """Record a pass of a network at a policy (see `QModel.fix`), in eval mode.
+    """Record a pass of a network at a policy (see `frameworks.QModel.fix`), in eval mode.
 
     Args:
         qmodel: the network; it is left as it was.

@@ -20,9 +20,9 @@ class Spent:
 
     Policies and images say how much was asked for, not how fast the answer came: of an evaluation
     that was resumed from another policy's (`frameworks.core.evaluation.resume`), or left because
-    the policy could not win any more (`Evaluator.contend`), every image counts as one image
-    forward, as in a plain one. Only scores that are known as a whole are free. What was saved shows
-    in the seconds.
+    the policy could not win any more (`frameworks.Evaluator.contend`), every image counts as one
+    image forward, as in a plain one. Only scores that are known as a whole are free. What was saved
+    shows in the seconds.
     """
 
     policies: int = 0

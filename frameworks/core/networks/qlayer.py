@@ -75,7 +75,7 @@ class QLayer(LayerStandIn):
         return self.shifted(run_layer(self.inner, self.act_quantizer(x), self.present_weight()))
 
     def shifted(self, out: Tensor) -> Tensor:
-        """An output without `shift`, which a bias correction sets for each channel ``[C]``."""
+        """An output without ``shift``, which a bias correction sets for each channel ``[C]``."""
         if self.shift is None:
             return out
         last = self.layer.kind == "linear" or out.dim() == 2

@@ -28,7 +28,7 @@ class QModel(nn.Module):
         model: the float model; it is copied and not changed.
         layers: its layers, from `frameworks.core.networks.taking.describe`.
         scheme: how tensors are quantized.
-        calibration: samples of the layers' inputs, from `calibrate.observe`.
+        calibration: samples of the layers' inputs, from `frameworks.observe`.
 
     Raises:
         ValueError: a layer's bits do not reach what the network computes; it is named.

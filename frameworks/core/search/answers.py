@@ -38,7 +38,7 @@ def place_of(framework: Framework, method: str) -> str:
 
 
 def searched(framework: Framework, problem: Problem) -> Solution:
-    """`Framework.search`, its answer checked.
+    """`frameworks.Framework.search`, its answer checked.
 
     Raises:
         WrongAnswer: it is no solution of the problem.
@@ -47,12 +47,12 @@ def searched(framework: Framework, problem: Problem) -> Solution:
 
 
 def solved(framework: ScoringFramework, problem: Problem, scores: Scores) -> Solution:
-    """`ScoringFramework.solve`, its answer checked; raises as `searched`."""
+    """`frameworks.ScoringFramework.solve`, its answer checked; raises as `searched`."""
     return _solution(framework, "solve", framework.solve(problem, scores), problem)
 
 
 def scored(framework: ScoringFramework, problem: Problem) -> Scores:
-    """`ScoringFramework.score`, its answer checked (``values`` but for what is in them)."""
+    """`frameworks.ScoringFramework.score`, its answer checked, but not what ``values`` hold."""
     found: Any = framework.score(problem)
     where = place_of(framework, "score")
     if not isinstance(found, Scores) or not isinstance(found.values, Mapping):
@@ -63,7 +63,7 @@ def scored(framework: ScoringFramework, problem: Problem) -> Scores:
 
 
 def skipped(framework: Framework, problem: Problem) -> str | None:
-    """`Framework.skip`, its answer checked."""
+    """`frameworks.Framework.skip`, its answer checked."""
     reason: Any = framework.skip(problem)
     if reason is not None and type(reason) is not str:
         where = place_of(framework, "skip")
@@ -72,7 +72,8 @@ def skipped(framework: Framework, problem: Problem) -> str | None:
 
 
 def finished(framework: Framework, problem: Problem, solution: Solution) -> QModel:
-    """`Framework.finish`, its answer checked: a network at the bits of the solution's policy.
+    """`frameworks.Framework.finish`, its answer checked: a network at the bits of the solution's
+    policy.
 
     Raises:
         WrongAnswer: it is no such network.

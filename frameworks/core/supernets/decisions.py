@@ -101,7 +101,7 @@ def tied_blocks(space: Space) -> list[tuple[str, ...]]:
 
 
 def block_candidates(decisions: Sequence[Decision], space: Space) -> dict[str, list[Bits]]:
-    """The candidates of each searched block, for its own layers (see `StochasticNet`)."""
+    """The candidates of each searched block, for its own layers."""
     own = {b: [x.name for x in space.layers if x.block == b] for d in decisions for b in d.blocks}
     return {
         block: [{name: option[name] for name in own[block]} for option in decision.options]

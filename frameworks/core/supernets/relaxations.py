@@ -140,7 +140,7 @@ def choice_rows(space: Space) -> dict[str, tuple[int | None, int | None]]:
 def expected_cost(
     space: Space, costs: Mapping[str, Mapping[tuple[int, int], float]], unit: float = 1.0
 ) -> ExpectedCost:
-    """The expected cost of the space's choices, from `Problem.layer_costs`.
+    """The expected cost of the space's choices, from `frameworks.Problem.layer_costs`.
 
     Pairs that the hardware does not support count as the layer's dearest pair.
     """

@@ -80,6 +80,7 @@ class BayesianBits(Framework):
         year=2020,
         category="gradient",
         quantizer="bayesian_bits",
+        quantization=("learned range",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train"}),

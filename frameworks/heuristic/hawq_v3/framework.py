@@ -72,6 +72,7 @@ class HAWQV3(ScoringFramework):
         venue="ICML",
         category="heuristic",
         quantizer="minmax",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "second_order", "separable_cost"}),

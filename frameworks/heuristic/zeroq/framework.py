@@ -71,6 +71,7 @@ class ZeroQ(ScoringFramework):
         venue="CVPR",
         category="heuristic",
         quantizer="zeroq",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"batchnorm", "separable_cost"}),

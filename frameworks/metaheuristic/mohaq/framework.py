@@ -71,6 +71,7 @@ class MOHAQ(Framework):
         venue="J. Systems Architecture 2022",
         category="metaheuristic",
         quantizer="mse",
+        quantization=("deterministic rounding",),
         granularity="layer",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "valid"}),

@@ -112,6 +112,7 @@ class AutoQ(ActorCriticSearch):
         year=2020,
         category="reinforcement",
         quantizer="autoq",
+        quantization=("deterministic rounding",),
         granularity="kernel",
         searches=("weight", "act"),
         needs=frozenset({"calibration", "train", "valid"}),

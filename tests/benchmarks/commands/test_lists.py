@@ -50,7 +50,7 @@ def test_suites_and_their_cells(capsys):
 
 def test_a_filter_that_nothing_fits_says_what_is_near(capsys):
     assert main(["list", "targets", "--filter", "bitfuson"]) == 1
-    assert "no targets fits 'bitfuson'; did you mean bitfusion?" in capsys.readouterr().err
+    assert "no targets fits 'bitfuson' (did you mean bitfusion?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from frameworks import (
     LayerBits,
     Point,
     Policy,
+    Room,
     Scores,
     ScoringFramework,
     Solution,
@@ -531,7 +532,8 @@ class Listed(torch.utils.data.Dataset):
 
 def on_disk():
     generator = torch.Generator().manual_seed(0)
-    return DatasetSplit(Listed(), name="listed").halves(0.5, generator)[0].subset(3, generator)
+    split = DatasetSplit(Listed(), name="listed", room=Room(2**20))  # it keeps what it has read
+    return split.halves(0.5, generator)[0].subset(3, generator)
 
 
 @pytest.mark.parametrize(
@@ -548,6 +550,7 @@ def test_what_is_done_to_data_on_disk_is_noticed(act):
     split = on_disk()
     before = _split_state(split)
     split.images()
+    assert split._kept is not None
     assert _split_state(split) == before
     act(split)
     assert _split_state(split) != before

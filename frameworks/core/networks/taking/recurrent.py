@@ -1,7 +1,8 @@
 """torch's recurrent modules in calls of layers.
 
-`torch.nn.LSTM`, `GRU` and `RNN` run in one kernel over all of their weights. Here each matrix is a
-linear layer that is called: that of the input once for all steps, that of the state once a step.
+`torch.nn.LSTM`, ``GRU`` and ``RNN`` run in one kernel over all of their weights. Here each matrix
+is a linear layer that is called: that of the input once for all steps, that of the state once a
+step.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 What a network is given as and what can be quantized in it are not always the same: weights that are
 computed from other tensors (`bake`), attention and recurrent modules that compute in one kernel
-(`attention`, `recurrent`), transposed convolutions (`transposed`), and weights that functions read
-(`reads`). The taken network computes what the given one does in evaluation, up to the order of
-sums.
+(`attention`, `recurrent`), transposed convolutions (`frameworks.core.networks.taking.transposed`),
+and weights that functions read (`reads`). The taken network computes what the given one does in
+evaluation, up to the order of sums.
 A network with none of these is taken as it is, without a copy.
 """
 
@@ -55,7 +55,7 @@ def taken(model: nn.Module, reads: Iterable[str] = ()) -> nn.Module:
 
     Args:
         model: the network as given, or one that is taken already; it is not changed.
-        reads: names of layers whose weights functions read (`Layer.read`).
+        reads: names of layers whose weights functions read (`frameworks.Layer.read`).
 
     Raises:
         ValueError: a layer's weight is computed in a way that cannot be baked; it is named.

@@ -1,0 +1,1 @@
+"""Pages made from cards, docstrings and records: one a framework, and one that juxtaposes all."""

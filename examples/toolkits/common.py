@@ -1,0 +1,72 @@
+"""What the scripts share: the suite's network, images and budget, and the file of a policy.
+
+They run where a toolkit and juxtabit are both installed, in an environment of the toolkit's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from benchmarks.suite.config import Cell, cell_of, composed
+from benchmarks.suite.ground import Ground, ground_of
+from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.setting import Setting, setting_of
+from frameworks import Budget, Layer, describe
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a toolkit is to search.
+
+    Attributes:
+        layers: the quantizable layers; the protocol pins the first and the last one at 8 bits.
+        budget: the limit, as the suite resolves it.
+        out: the file of the policy.
+    """
+
+    ground: Ground
+    setting: Setting
+    layers: tuple[Layer, ...]
+    budget: Budget
+    out: Path
+
+    @property
+    def network(self) -> nn.Module:
+        """The float network, in eval mode."""
+        return self.ground.network
+
+    def images(self, count: int) -> Tensor:
+        """Unlabelled training images ``[N, C, H, W]``."""
+        return self.ground.splits.train.images(count)
+
+    def write(self, package: str, bits: Mapping[str, tuple[int, int]], **notes: object) -> None:
+        """Write the weight and activation bits by layer, which `framework=given` reads."""
+        policy = {layer.name: dict(zip(("weight", "act"), bits[layer.name], strict=True))
+                  for layer in self.layers}  # fmt: skip
+        found = {"toolkit": package, "version": importlib.metadata.version(package), **notes}
+        self.out.write_text(json.dumps({**found, "policy": policy}, indent=1) + "\n")
+        print(f"{self.out}: {' '.join(f'{w}/{a}' for w, a in bits.values())}")
+
+
+def task(hardware: str) -> Task:
+    """The task that the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--like", type=float, default=3, help="budget: so many uniform bits")
+    parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--dataset", default="fashion_mnist")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    choices = [f"model={asked.model}", f"dataset={asked.dataset}", f"hardware={hardware}"]
+    cell: Cell = cell_of(composed([*choices, f"budget.like={asked.like}"]))
+    ground = ground_of(cell, lambda done, total, text: None)
+    layers = describe(ground.network, ground.splits.input_shape)
+    setting = setting_of(cell, layers)
+    budget = budget_spec(cell).resolve(setting.target, setting.space)
+    return Task(ground, setting, layers, budget, asked.out)

@@ -1,0 +1,64 @@
+"""How to cite the project, and the templates of issues and pull requests."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from frameworks.core.card import CATEGORIES, QUANTIZATIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+FORMS = [path for path in FORMS if path.name != "config.yml"]
+
+
+def read(path):
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def test_the_citation_has_what_its_schema_asks_for_and_the_survey():
+    """`cffconvert --validate` checks the whole schema; it is no dependency."""
+    said = read(ROOT / "CITATION.cff")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert said["cff-version"] == "1.2.0"
+    assert said["license"] == project["license"]
+    assert {"message", "title", "authors"} <= set(said)
+    assert all(set(author) == {"name"} for author in said["authors"])
+    (survey,) = said["references"]
+    assert survey["url"] == project["urls"]["Survey"]
+    assert survey["identifiers"][0]["value"] == "arXiv:2208.06064"
+    assert [a["family-names"] for a in survey["authors"]] == [
+        "Rakka", "Fouda", "Khargonekar", "Kurdahi",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_issue_forms_have_the_form_that_github_asks_for(path):
+    form = read(path)
+    assert {"name", "description", "body"} <= set(form) <= {"name", "description", "labels", "body"}
+    ids = [field["id"] for field in form["body"] if field["type"] != "markdown"]
+    assert len(ids) == len(set(ids)) > 0
+    for field in form["body"]:
+        asked = field["attributes"]
+        assert field["type"] in ("markdown", "input", "textarea", "dropdown", "checkboxes")
+        assert asked["value" if field["type"] == "markdown" else "label"]
+        assert ("options" in asked) == (field["type"] in ("dropdown", "checkboxes"))
+
+
+def test_a_new_method_is_placed_by_the_words_of_cards():
+    assert {path.stem for path in FORMS} == {"bug", "new_method", "wrong_number"}
+    fields = {f["id"]: f["attributes"] for f in read(FORMS[1])["body"]}
+    surveyed = [category for category in CATEGORIES if category != "baseline"]
+    assert fields["category"]["options"] == [*surveyed, "not sure"]
+    assert fields["quantization"]["options"] == [*QUANTIZATIONS, "not sure"]
+
+
+def test_what_the_templates_name_is_there():
+    texts = [path.read_text() for path in [*FORMS, ROOT / ".github/pull_request_template.md"]]
+    for text in texts:
+        for name in re.findall(r"\b(?:docs|results)/\w+\.\w+", text):
+            assert (ROOT / name).is_file(), name
+        for module in re.findall(r"python -m (benchmarks[\w.]*)", text):
+            assert (ROOT / module.replace(".", "/") / "__main__.py").is_file(), module
