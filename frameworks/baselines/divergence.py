@@ -47,6 +47,7 @@ class Divergence(SensitivityFramework):
         quantizer="mse",
         granularity="layer",
         searches=("weight", "act"),
+        quantization=("deterministic rounding",),
         needs=frozenset({"calibration", "separable_cost"}),
     )
 
