@@ -23,7 +23,7 @@ from frameworks import registry, targets
 METHOD = "divergence"
 """A pass over a few images for each layer and bit width, no gradients, and each budget is solved
 exactly. On EfficientNet-Lite0 with 32 photos, one thread, that took under three minutes of a
-processor; the Hessian traces of `hawq_v3`, with their 1000 classes, were not done after four."""
+processor; the Hessian traces of HAWQ-V3, with their 1000 classes, were not done after four."""
 
 
 @dataclass(frozen=True)
