@@ -155,7 +155,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
         "quantize",
         help="choose a network's bits from images without labels, and write it as ONNX",
         description="Choose the bits of every layer for a device from any folder of images without "
-        "labels, and write the network as ONNX, with a picture (.svg) and the record (.json) "
+        "labels, and write the network as ONNX, with a picture (.svg) and the record (KEY.json) "
         "beside it. Of the method and uniform bits the one that is more like the float network is "
         "written.",
     )
@@ -174,7 +174,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     budget.add_argument(
         "--max-drop", type=float, help="points of agreement: the cheapest policy within them"
     )
-    add("--method", help="a framework (default: hawq_v3); uniform is always tried beside it")
+    add("--method", help="a framework (default: divergence); uniform is always tried beside it")
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
     add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")

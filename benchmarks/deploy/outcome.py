@@ -40,7 +40,7 @@ class Quantized:
         method: that found it.
         network: its likeness to the float network on the held-out images.
         exported: that of the file, as ONNX Runtime computes it.
-        path: the file; ``.json`` (the record) and ``.svg`` (the picture) lie beside it.
+        path: the file; the picture (``.svg``) and the record (``KEY.json``) lie beside it.
         record: all that was measured.
         rivals: the records of the methods that were tried, the chosen one first.
     """

@@ -59,7 +59,8 @@ def quantize(
         images: a folder, flat or nested, of images without labels; for a module also a tensor
             ``[N, C, H, W]`` as the network expects it. A folder's are prepared as the weights of
             the network expect (for a module, as its ``pretrained_cfg`` says).
-        out: the ONNX file. ``.json`` (the record) and ``.svg`` (a picture) are written beside it.
+        out: the ONNX file. Beside it a picture (``.svg``) is written and the record (``KEY.json``),
+            which ``juxtabit table`` and, for a model with a name, ``export`` read.
         weights: safetensors, or what ``torch.load`` reads with ``weights_only``; without, timm's
             published ones.
         target: what prices a policy; see ``juxtabit list targets``.
@@ -142,7 +143,8 @@ def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Likeness) ->
     score = best.objective.score(best.final)
     assert score.agreement is not None
     network = Likeness(score.agreement, score.loss)
-    beside = [out.with_suffix(suffix) for suffix in (".svg", ".json")]
+    # Records are known by their names: so `juxtabit table` and `export` read this one.
+    beside = out.with_suffix(".svg"), out.with_name(f"{record.key}.json")
     title = f"{wanted.name}, {asked}: {network}"
     write_text(beside[0], picture(best, title))
     write_json(beside[1], record.to_json())

@@ -15,13 +15,15 @@ from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.data.unlabelled import cut_tensor
 from benchmarks.models.preprocessing import UNLABELLED, prepared_as
 from benchmarks.suite.assets import Progress
-from benchmarks.suite.config import Cell, cell_of, composed
+from benchmarks.suite.config import PROTOCOLS, Cell, cell_of, composed
 from benchmarks.suite.ground import Ground, ground_of
 from benchmarks.suite.setting import check
+from frameworks import registry, targets
 
-METHOD = "hawq_v3"
-"""One pass over the images scores every layer at all bits, and a programme solves each budget
-exactly; README.md and `docs` say how it does beside others."""
+METHOD = "divergence"
+"""A pass over a few images for each layer and bit width, no gradients, and each budget is solved
+exactly. On EfficientNet-Lite0 with 32 photos, one thread, that took under three minutes of a
+processor; the Hessian traces of HAWQ-V3, with their 1000 classes, were not done after four."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Wanted:
         Raises:
             ValueError: a name is unknown; the message lists the choices.
         """
+        registry.get(framework)
+        targets.get(self.target)
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol = {self.protocol!r}: choose from {', '.join(PROTOCOLS)}")
         named = isinstance(self.model, str)
         config = composed(
             [

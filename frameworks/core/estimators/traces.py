@@ -186,7 +186,8 @@ def residual(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def _shares(y: Tensor, classes: int) -> Tensor:
     """Labels as shares of the classes ``[B, classes]``; they may be such already."""
-    if y.is_floating_point() and y.dim() == 2 and y.shape[1] == classes:
+    shares = y.is_floating_point() and y.shape[1:] == (classes,)
+    if shares and bool((y >= 0).all() & ((y.sum(1) - 1).abs() < ROUNDING * classes).all()):
         return y
     if y.is_floating_point() or bool(((y < 0) | (y >= classes)).any()):
         raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}, one an image")

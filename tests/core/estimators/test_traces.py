@@ -391,6 +391,25 @@ def test_an_operation_without_a_second_derivative_is_named():
     assert found.value == pytest.approx(float(dense(twin, "head", x, y).trace()), rel=1e-9)
 
 
+def test_labels_may_be_shares():
+    model, (x, _) = network(Odd), data()
+    shares = torch.rand(len(x), 3, generator=generator(), dtype=x.dtype).softmax(1)
+    with twice_differentiable(model):
+        found = layer_traces(model, [(x, shares)], generator(), weights=["head"]).weights["head"]
+    assert found.value == pytest.approx(float(dense(model, "head", x, shares).trace()), rel=1e-6)
+
+
+def test_of_the_own_shares_of_a_network_no_residual_is_probed():
+    """The Hessian is the Gauss-Newton part alone, which is exact; rounding is none of it."""
+    model, (x, _) = network(Odd), data()
+    with torch.no_grad():
+        shares = model(x).softmax(1) + 1e-9
+    with twice_differentiable(model):
+        found = layer_traces(model, [(x, shares)], generator(), weights=["first"]).weights["first"]
+    assert found.error == 0
+    assert found.value == pytest.approx(float(dense(model, "first", x, shares).trace()), rel=1e-5)
+
+
 @pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([0, -1]), torch.rand(2, 3)])
 def test_labels_that_are_no_classes_are_refused(labels):
     model, (x, _) = network(Odd), data()

@@ -1,0 +1,195 @@
+"""`benchmarks.quantize` and ``juxtabit quantize``: a small network, images without labels."""
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks import cli, quantize
+from benchmarks.deploy.outcome import Likeness, strip
+from benchmarks.deploy.wanted import Wanted
+from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.models.build import ModelConfig
+from benchmarks.models.preprocessing import classes_of
+from benchmarks.records.store import read_record
+from benchmarks.studies.real_weights import COLOUR, imagenet_paths, package
+from frameworks import LayerBits, Policy, describe, numpy_rng
+from tests.real_weights import lite0
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty pictures in two folders, and a torn one."""
+    root, rng = tmp_path_factory.mktemp("photos"), numpy_rng(0, "photos")
+    for i in range(20):
+        place = root / "ab"[i % 2] / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        coarse = rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((40, 40)).save(place)
+    (root / "torn.png").write_bytes(b"nothing")
+    return root
+
+
+SOURCE = """
+import timm
+
+def build(num_classes=10, in_chans=3):
+    made = timm.create_model("resnet8", num_classes=num_classes, in_chans=in_chans)
+    size = {"input_size": (3, 24, 24), "num_classes": 10}
+    made.pretrained_cfg = {**size, "mean": (0.5,), "std": (1,)}
+    return made
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A file's model for 24 x 24 images, and weights of it with eleven classes."""
+    root = tmp_path_factory.mktemp("model")
+    (root / "net.py").write_text(SOURCE)
+    torch.manual_seed(0)
+    state = timm.create_model("resnet8", num_classes=11).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, root / "w.safetensors")
+    return f"{root / 'net.py'}:build", root / "w.safetensors"
+
+
+class Net(nn.Module):
+    """Three layers for 8 x 8 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.c = nn.Linear(512, 5, bias=False)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.c(x.flatten(1))
+
+
+def own(seed=0):
+    torch.manual_seed(seed)
+    return Net().eval(), torch.randn(40, 1, 8, 8)
+
+
+def test_the_command_writes_a_file_that_computes_what_it_says(folder, model, tmp_path, capsys):
+    out, (name, weights) = tmp_path / "net.onnx", model
+    command = ["quantize", "--model", name, "--weights", str(weights), "--images", str(folder)]
+    options = ["--target", "size", "--like", "4", "--bits", "2,4,8", "--out", str(out)]
+    assert cli.main([*command, *options]) == 0
+    said, progress = capsys.readouterr()
+    assert "1 of 21 images cannot be read and are skipped: torn.png" in progress
+    assert 9 <= len(said.splitlines()) <= 12
+    (record,) = map(read_record, tmp_path.glob("*.json"))
+    assert record.budget["within"]
+    assert record.cell["dataset"]["classes"] == 11
+    assert (record.cell["dataset"]["image_size"], record.cell["dataset"]["std"]) == (24, [1] * 3)
+    assert f"KL {record.accuracy['kl']:.4f}" in said
+    assert "10 to calibrate, 5 to search, 5 held out" in said
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    assert f"{out.stat().st_size:,} bytes" in said
+    assert onnx.load(out).graph.output[0].type.tensor_type.shape.dim[1].dim_value == 11
+
+
+def test_from_python_with_a_module_and_a_tensor(tmp_path):
+    model, images = own()
+    done = quantize(model, images, tmp_path / "net.onnx", like=3, method="greedy", seed=1)
+    assert {record.cell["framework"]["name"] for record in done.rivals} == {"greedy", "uniform"}
+    best = min(done.rivals, key=lambda r: r.accuracy["valid_kl"])
+    assert done.record is best is done.rivals[0]
+    assert set(done.policy) == {"a", "b", "c"}
+    assert done.exported.kl == pytest.approx(done.network.kl, abs=1e-4)
+    record = read_record(tmp_path / f"{done.record.key}.json")
+    assert record.policy == done.policy.to_json()
+    # The file itself, against the network that it came from.
+    running = session(onnx.load(tmp_path / "net.onnx"))
+    with torch.no_grad():
+        want = model(images)
+    found = torch.from_numpy(outputs(running, images)[0])
+    apart = (want.softmax(1) * (want.log_softmax(1) - found.log_softmax(1))).sum(1).mean()
+    assert 0 < float(apart) < 0.5
+    assert str(done).count("\n") <= 11
+
+
+def test_the_cheapest_policy_within_a_drop(tmp_path):
+    model, images = own()
+    costs, lost = [], []
+    for drop in (0.0, 30.0, 90.0):
+        done = quantize(
+            model, images, tmp_path / "net.onnx", max_drop=drop, method="uniform", metric=None
+        )
+        costs.append(done.record.costs["size"])
+        lost.append(100 - done.record.accuracy["valid"])
+        assert lost[-1] <= drop
+        assert "the cheapest within" in str(done)
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+
+
+def test_a_drop_that_no_policy_keeps_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.deploy.trying.shown", lambda score: 80.0)
+    model, images = own()
+    with pytest.raises(ValueError, match=r"20\.00 points.*10 search-validation images.*10 points"):
+        quantize(model, images, tmp_path / "net.onnx", max_drop=5, method="uniform")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"like": 4, "ratio": 0.5}, "like and ratio: give one budget"),
+        ({"max_drop": -1}, "max_drop = -1"),
+        ({"objective": "accuracy"}, "choose agreement or kl"),
+        ({"weights": "w.pth"}, "has its own"),
+        ({"metric": "size"}, "metric: give like"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Wanted(nn.Linear(2, 2), str(tmp_path), tmp_path / "o.onnx", **fields)
+
+
+def test_before_any_work_a_wrong_name_is_said(tmp_path):
+    model, images = own()
+    for key in ("method", "target", "protocol"):
+        with pytest.raises(ValueError, match=r"magic.*(choose|hawq|size)"):
+            quantize(model, images, tmp_path / "net.onnx", **{key: "magic"})
+
+
+def test_classes_are_those_of_the_weights(model):
+    assert classes_of(ModelConfig(model[0], checkpoint=str(model[1]))) == 11
+    assert classes_of(ModelConfig(model[0])) == 10
+    assert classes_of(ModelConfig("tf_efficientnet_lite0")) == 1000
+
+
+def test_strips_have_a_letter_a_layer():
+    model, _ = own()
+    layers = describe(model, (1, 8, 8))
+    bits = (LayerBits(4, 8), LayerBits((2, 4) * 4, 3), LayerBits(32, 32))
+    policy = Policy(dict(zip("abc", bits, strict=True)))
+    assert strip(policy, layers, "weight") == "4~F"
+    assert strip(policy, layers, "act") == "83F"
+    assert str(Likeness(97.5, 0.01234)) == "97.50 % agreement, KL 0.0123"
+
+
+@pytest.mark.slow
+def test_real_weights_and_photos(tmp_path):
+    """EfficientNet-Lite0 on twenty photos and five more, within 4 GiB."""
+    network = lite0()
+    photos, path = tmp_path / "photos", tmp_path / "lite0.safetensors"
+    photos.mkdir()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    for place in [*imagenet_paths(), *(package("skimage") / "data" / name for name in COLOUR)]:
+        (photos / place.name).write_bytes(place.read_bytes())
+    done = quantize(
+        "tf_efficientnet_lite0", photos, tmp_path / "net.onnx", weights=path, target="bops", like=6
+    )
+    assert done.record.budget["within"]
+    assert done.record.search["peak_memory"] < 4 * 2**30
+    assert done.network.kl < 0.2
+    assert done.exported.kl == pytest.approx(done.network.kl, abs=0.05)
