@@ -1,0 +1,19 @@
+"""One colour and one marker a category: told apart in print and by the colour-blind, too."""
+
+from __future__ import annotations
+
+from benchmarks.leaderboard.contents.methods import CATEGORIES, OTHER
+from benchmarks.report.pictures.plot import Style, marker
+
+_MARKERS = ("circle", "triangle", "square", "diamond", "down", "star")
+LOOKS = {
+    category: Style(f"c-{category}", shape)
+    for category, shape in zip((*CATEGORIES, OTHER), _MARKERS, strict=True)
+}
+
+
+def swatch(category: str) -> str:
+    """A category's marker, for names and legends."""
+    look = LOOKS[category]
+    shape = marker(look.marker, 6, 6, 4.4)
+    return f'<svg width="12" height="12" aria-hidden="true" class="swatch {look.colour}">{shape}</svg>'
