@@ -4,7 +4,7 @@
   const element = (id) => document.getElementById(id);
   const every = rows.map((row) => Object.fromEntries(columns.map((name, place) => [name, row[place]])));
   for (const row of every) [row.slug, row.category] = methods[row.framework];
-  const SYMBOLS = { gradient: "circle", reinforcement: "triangle", heuristic: "square", metaheuristic: "diamond", baseline: "times", other: "star" };
+  const SYMBOLS = { gradient: "circle", reinforcement: "triangle", heuristic: "square", metaheuristic: "diamond", baseline: "star", other: "wye" };
   const colour = (category) => `var(--c-${category})`;
   const picked = new Set();
   const si = (value) => {
@@ -80,12 +80,18 @@
     const best = front(inside);
     const fronts = [...new Set(inside.map((row) => row.category))].map((kind) =>
       front(inside.filter((row) => row.category === kind)));
-    const names = picked.size ? inside.filter((row) => picked.has(row.bare)) : best;
     const log = element("across").value === "images";
     const titles = { cost: `${panel.metric}${panel.unit && panel.unit !== panel.metric ? ` (${panel.unit})` : ""}`, images: "search cost (images)", weight: "mean weight bits" };
     const width = Math.max(320, Math.min(plot.clientWidth || 640, 1100));
+    const height = Math.max(340, Math.min(560, width * 0.62));
+    const spread = (value) => { const all = inside.map(value); return (Math.max(...all) - Math.min(...all)) || 1; };
+    const names = [];
+    for (const row of [...(picked.size ? inside.filter((one) => picked.has(one.bare)) : best)].sort((a, b) => up(b) - up(a))) {
+      const near = (other) => Math.abs(across(row) - across(other)) / spread(across) * width < 85 && Math.abs(up(row) - up(other)) / spread(up) * height < 18;
+      if (!names.some((other) => other.bare === row.bare || near(other))) names.push(row);
+    }
     const made = Plot.plot({
-      width, height: Math.max(340, Math.min(560, width * 0.62)), marginLeft: 52, marginRight: 24, marginBottom: 44,
+      width, height, marginLeft: 52, marginRight: 24, marginBottom: 44,
       style: { background: "none", color: "inherit", fontSize: "12px", overflow: "visible" },
       ariaLabel: `${panel.shows} against ${titles[element("across").value]}`,
       x: { label: titles[element("across").value], type: log ? "log" : "linear", tickFormat: si, ticks: width < 500 ? 4 : 8, nice: true, labelAnchor: "center", labelArrow: "none" },
@@ -106,6 +112,8 @@
         Plot.tip(inside, Plot.pointer({ x: across, y: up, title: tip, fill: "var(--panel)", stroke: "var(--line)" })),
       ],
     });
+    for (const text of made.querySelectorAll("text[fill], [fill] > text"))  // which page.css would colour
+      text.style.fill = text.getAttribute("fill") ?? text.parentNode.getAttribute("fill");
     made.addEventListener("click", () => { if (made.value) toggle(made.value.bare); });
     plot.replaceChildren(made);
     const makers = best.map((row) => `${row.bare} (${row.budget})`);

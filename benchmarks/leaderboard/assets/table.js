@@ -24,25 +24,24 @@
   const mean = (name) => (row) => row[at[name]] && row[at[name]][0];
   const shown = [
     entry("framework", of("label"), String, true),
-    entry("category", method(1), String, true),
     entry("model", panel("model"), String, true),
     entry("dataset", panel("dataset"), String, true),
-    entry("target", panel("target"), String, true),
-    entry("protocol", panel("protocol"), String, true),
     entry("budget", of("budget"), String, true),
-    entry("needs data", method(2), String, true),
     entry("#", of("rank")),
     entry("accuracy", of("accuracy"), fixed(2)),
-    entry("interval", of("low"), String),
-    entry("n", of("seeds")),
-    entry("vs uniform", mean("gain"), String),
-    entry("vs best", mean("behind"), String),
-    entry("of budget", of("share"), (v) => `${(100 * v).toFixed(1)}%`),
-    entry("W bits", of("weight"), fixed(2)),
-    entry("A bits", of("act"), fixed(2)),
-    entry("policies", of("policies"), si),
+    entry("vs uniform", mean("gain")),
+    entry("vs best", mean("behind")),
     entry("images", of("images"), si),
     entry("time", of("seconds"), seconds),
+    entry("policies", of("policies"), si),
+    entry("W bits", of("weight"), fixed(2)),
+    entry("A bits", of("act"), fixed(2)),
+    entry("of budget", of("share"), (v) => `${(100 * v).toFixed(1)}%`),
+    entry("n", of("seeds")),
+    entry("target", panel("target"), String, true),
+    entry("protocol", panel("protocol"), String, true),
+    entry("category", method(1), String, true),
+    entry("needs data", method(2), String, true),
     entry("status", of("status"), String, true),
     entry("verified", of("verified"), String, true),
   ];
@@ -130,10 +129,15 @@
       const pair = row[at[heading === "vs best" ? "behind" : "gain"]];
       cell.textContent = difference(pair);
       if (pair[2]) cell.className = pair[0] > 0 ? "better" : "worse";
-    } else if (heading === "interval") {
-      cell.textContent = `[${fixed(2)(found)}, ${fixed(2)(row[at.high])}]`;
+    } else if (heading === "accuracy") {
+      const ends = row[at.low] === null ? "" : ` [${fixed(2)(row[at.low])}, ${fixed(2)(row[at.high])}]`;
+      cell.textContent = fixed(2)(found) + ends;
     } else {
       cell.textContent = text(found);
+    }
+    if (heading === "target" || heading === "protocol") {
+      cell.classList.add("clip");
+      cell.title = found;
     }
     if (heading === "status") cell.classList.add("alarm");
     if (heading === "accuracy" && row[at.best]) cell.classList.add("best");

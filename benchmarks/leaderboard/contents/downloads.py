@@ -15,12 +15,14 @@ from benchmarks.records import escape
 from benchmarks.records.store import finite
 
 FOLDER = "downloads"
+DIGITS = 10
+"""Significant digits: far more than any measurement has."""
 NO_PYARROW = "not made, as pyarrow is not installed: pip install 'juxtabit[parquet]'"
 
 
 def downloads(board: Board) -> dict[str, tuple[str, bytes]]:
     """What each file is and its content, by its path; no content where it cannot be made."""
-    rows = measured(board)
+    rows = [{key: _rounded(value) for key, value in row.items()} for row in measured(board)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = {column: [row.get(column) for row in rows] for column in columns}
     packed = parquet(table)
@@ -35,12 +37,13 @@ def downloads(board: Board) -> dict[str, tuple[str, bytes]]:
             "the papers as BibTeX; authors are not on the cards",
             bibtex(board.methods).encode(),
         ),
-        "juxtaposition.csv": (
-            "measured, overall and published rows together, as juxtabit table writes them",
-            board.table.csv().encode(),
-        ),
     }
     return {f"{FOLDER}/{name}": found for name, found in files.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """A number with `DIGITS` significant digits."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _csv(table: Mapping[str, Sequence[Any]], count: int) -> bytes:

@@ -15,7 +15,7 @@ from benchmarks.report.numbers.marks import signs
 from benchmarks.report.numbers.rows import Row
 
 _DIGITS = 6
-"""Significant digits of what pages draw; downloads are not rounded."""
+"""Significant digits of what pages draw."""
 
 
 def script(board: Board) -> str:

@@ -115,8 +115,8 @@ def pareto(panel: Panel) -> str:
     if not points:
         return ""
     front = set(pareto_front((cost, mean) for cost, mean, *_ in points))
-    makers = [f"{label} ({budget})" for c, m, label, budget in sorted(points) if (c, m) in front]
-    said = f"The front is made by {named(makers)}."
+    makers = [label for c, m, label, _ in sorted(points, key=lambda p: -p[1]) if (c, m) in front]
+    said = f"From the most accurate down, the front is made by {named(list(dict.fromkeys(makers)))}."
     level = panel.first.float_accuracy
     near = [p for p in points if level is not None and p[1] >= level - NEAR]
     if level is None or not near:

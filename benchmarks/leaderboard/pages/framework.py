@@ -10,6 +10,7 @@ from benchmarks.leaderboard.contents.board import Board, Panel
 from benchmarks.leaderboard.contents.methods import Method
 from benchmarks.leaderboard.contents.verification import together
 from benchmarks.leaderboard.pages.overview import panel_path
+from benchmarks.leaderboard.pages.prose import prose
 from benchmarks.leaderboard.pages.shell import Page, folded, paragraphs
 from benchmarks.leaderboard.pictures.bits import bars
 from benchmarks.leaderboard.pictures.looks import LOOKS, swatch
@@ -25,6 +26,9 @@ from benchmarks.report.pictures import convergence
 
 OPEN_PANELS = 4
 """Up to so many groups have their pictures unfolded."""
+SEARCHES = 6
+"""So many groups, those of most frameworks first, show how each search converged; the others do so
+on their own pages, by category."""
 
 
 def framework_page(board: Board, method: Method) -> Page:
@@ -51,8 +55,7 @@ def _card(method: Method) -> Iterator[str]:
     missing = "It is not installed where this page was made, so that its card alone is known."
     yield f"<h2>How it works</h2><p>{escape(method.summary or missing)}</p>"
     if method.text:
-        text = f'<pre tabindex="0">{escape(method.text)}</pre>'
-        yield folded("The method, from its source, with the paper's formulas", text)
+        yield f'<div class="method">{prose(method.text)}</div>'
     if deviations := card.get("deviations"):
         known = method.category != "baseline"
         yield f"<h2>{'Where this differs from the paper' if known else 'Notes'}</h2><ul>"
@@ -74,9 +77,12 @@ def _measured(board: Board, method: Method) -> Iterator[str]:
     yield paragraphs(list(dict.fromkeys(footnotes([row for *_, row in found]))))
     panels = dict.fromkeys(id(panel) for panel, *_ in found)
     unfold = len(panels) <= OPEN_PANELS
+    yield "<p>Of each policy: weight bits (bars) and activation bits (ticks), mean over seeds.</p>"
+    shown = sorted(board.panels, key=lambda p: -sum(len(g.rows) for g in p.groups))[:SEARCHES]
     for panel in board.panels:
         mine = [(group, row) for p, group, row in found if p is panel]
-        if cards := "".join(card for group, row in mine for card in _pictures(group, row, method)):
+        drawn = (c for group, row in mine for c in _pictures(group, row, method, panel in shown))
+        if cards := "".join(drawn):
             yield folded(panel.title, f'<div class="grid">{cards}</div>', unfold)
 
 
@@ -118,13 +124,12 @@ def _line(board: Board, panel: Panel, group: Group, row: Row) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _pictures(group: Group, row: Row, method: Method) -> Iterator[str]:
+def _pictures(group: Group, row: Row, method: Method, searches: bool) -> Iterator[str]:
     """A policy as bars, and the search beside random's."""
     name = f"{group.budget}, {row.label}" if row.label != row.name else group.budget
     if drawn := bars(row, group.budget):
-        caption = escape(f"{name}: weight bits (bars), activation bits (ticks)")
-        yield f'<figure class="card"><figcaption>{caption}</figcaption>{drawn}</figure>'
-    if row.name in ("random", "uniform"):
+        yield f'<figure class="card"><figcaption>{escape(name)}</figcaption>{drawn}</figure>'
+    if not searches or row.name in ("random", "uniform"):
         return
     looks = {row.label: LOOKS[method.category]}
     if row.random is not None:

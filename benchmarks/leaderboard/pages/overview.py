@@ -12,7 +12,7 @@ from benchmarks.leaderboard.pages.shell import Page, figure, folded, paragraphs
 from benchmarks.leaderboard.pictures import bits, convergence, pareto
 from benchmarks.leaderboard.pictures.looks import swatch
 from benchmarks.records.escape import html as escape
-from benchmarks.report.formats.blocks import FULL, group_block
+from benchmarks.report.formats.blocks import MEDIUM, group_block
 from benchmarks.report.formats.markup import plain
 from benchmarks.report.numbers.groups import Group
 
@@ -50,7 +50,7 @@ def _page(board: Board, panel: Panel) -> Page:
     front += f'<p class="more">{explore}</p>' if front else ""
     more = [*_strips(panel), *_searches(board, panel), *_numbers(board, panel)]
     body = (
-        f"<h1>{escape(board.title)}</h1>{_chooser(board, panel)}"
+        f"{_chooser(board, panel)}<h1>{escape(panel.title)}</h1>"
         f'<p class="lead">{escape(sentences.wins(panel))}</p>'
         f'<div class="first">{score}<div class="side">{front}</div></div>{"".join(more)}'
     )
@@ -114,7 +114,7 @@ def _numbers(board: Board, panel: Panel) -> list[str]:
     """All numbers of each budget as a table, with the notes and what has no result."""
     found = ["<h2>All numbers</h2>"]
     for group in panel.groups:
-        block = group_block(group, FULL)
+        block = group_block(group, MEDIUM)
         inner = plain(block) + paragraphs([*block.notes, _verified(board, group)])
         bound = f": {group.bound}" if group.bound else ""
         found.append(folded(f"{group.budget}{bound}", inner))

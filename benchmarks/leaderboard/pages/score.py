@@ -38,7 +38,7 @@ class _Sheet:
 def board_table(panel: Panel, methods: Mapping[str, Method], root: str) -> str:
     """The whole board; ``root`` leads to the site's folder."""
     count = len(panel.groups)
-    drawn = [lanes.lane_of(group, count) for group in panel.groups]
+    drawn = [lanes.lane_of(group, n, count) for n, group in enumerate(panel.groups)]
     sheet = _Sheet(panel, methods, drawn, lanes.cost_scale(panel), root)
     rows = "".join(_row(sheet, standing) for standing in panel.standings)
     return (
@@ -52,15 +52,22 @@ def _heads(sheet: _Sheet) -> Iterator[str]:
     for group, lane in zip(sheet.panel.groups, sheet.lanes, strict=True):
         if lane:
             against = "gain" if lane.against == "uniform" else "to best"
-            yield _head(f"{against}, {group.budget}", "left lane", lanes.axis(lane))
+            yield _head(against, "left lane", group.budget, lanes.axis(lane))
     for group in sheet.panel.groups:
-        yield _head(f"gap, {group.budget}", "gap")
+        yield _head("gap", "gap", _brief(sheet.panel, group))
     if sheet.scale:
-        yield _head("search cost (images)", "left")
+        yield _head("images", "left", "searched")
 
 
-def _head(text: str, classes: str, below: str = "") -> str:
-    button = f'<button type="button">{escape(text)}</button>'
+def _brief(panel: Panel, group: Group) -> str:
+    """A budget's number, where all budgets of the panel are of one kind."""
+    kinds = {g.budget.partition("=")[0] for g in panel.groups}
+    return group.budget.partition("=")[2] if len(kinds) == 1 else group.budget
+
+
+def _head(text: str, classes: str, budget: str = "", below: str = "") -> str:
+    named = escape(budget).replace("=", "=<wbr>")
+    button = f'<button type="button">{escape(text)}{" " * bool(named)}{named}</button>'
     return f'<th scope="col" class="{classes}">{button}{below}</th>'
 
 
@@ -79,7 +86,7 @@ def _row(sheet: _Sheet, standing: Standing) -> str:
         spent = standing.images
         drawn = lanes.bar(sheet.scale, spent, LOOKS[method.category]) if spent else ""
         time = f"{show.si(spent)} images, {show.seconds(standing.seconds)}" if spent else ""
-        cells.append(_titled(drawn + vanished(time), "" if spent is None else spent, "left", time))
+        cells.append(_titled(drawn, "" if spent is None else spent, "left", time))
     return f'<tr class="{"baseline" * standing.baseline}">{"".join(cells)}</tr>'
 
 
@@ -94,8 +101,8 @@ def _lane(lane: Lane, row: Row | None, method: Method) -> str:
     else:
         text, said = show.signed(found.mean).replace("-", "−"), show.difference(found)
         said += f" points, {found.n} seeds" + ", told apart" * found.significant
-    value = "" if not text else found.mean if found else 0.0
-    markup = f'{drawn}<span class="value">{text}</span>{vanished(said)}'
+    value = "" if not text else f"{found.mean:.6g}" if found else 0
+    markup = f'{drawn}<span class="value">{text}</span>'
     return _titled(markup, value, "left lane" + " tied" * bool(row.best), said)
 
 
@@ -117,9 +124,8 @@ def _gap(group: Group, row: Row | None) -> str:
     shade = sum(behind > end for end in SHADES)
     classes = f"gap g{shade}" + " tied" * bool(row.best)
     level = show.fixed(row.accuracy.mean)
-    return _titled(
-        escape(text) + vanished(f" ({said})"), behind, classes, f"{level} % {group.shows}: {said}"
-    )
+    markup = escape(text) + vanished(f" ({said})" * (text != "best"))
+    return _titled(markup, f"{behind:.6g}", classes, f"{level} % {group.shows}: {said}")
 
 
 def _titled(markup: str, value: object, classes: str, title: str) -> str:

@@ -62,7 +62,7 @@ def _block(found: Sequence[Bits], layers: Sequence[str], left: int, top: int, ce
     """The cells of one side: a path a shade, as there may be thousands, and what stands in them."""
     shades: dict[int, list[str]] = defaultdict(list)
     parts = [_head(layer, n, left + cell * n, top, cell) for n, layer in enumerate(layers)]
-    numbers = []
+    numbers: dict[str, list[str]] = defaultdict(list)
     for row, of in enumerate(found):
         for column, layer in enumerate(layers):
             if layer not in of:
@@ -72,9 +72,9 @@ def _block(found: Sequence[Bits], layers: Sequence[str], left: int, top: int, ce
             if cell >= NUMBERED:
                 kind = "on-dark" if level(of[layer]) >= 5 else "on-light"
                 text = f"{of[layer]:.1f}".removesuffix(".0")
-                numbers.append(plot.text(x + cell / 2, y + 12.5, text, kind, "middle"))
+                numbers[kind].append(f'<text x="{x + cell / 2:g}" y="{y + 13}">{text}</text>')
     parts += [f'<path class="b{n}" d="{"".join(d)}"/>' for n, d in sorted(shades.items())]
-    return parts + numbers
+    return parts + [f'<g class="{kind}">{"".join(of)}</g>' for kind, of in numbers.items()]
 
 
 def _head(layer: str, number: int, x: float, top: int, cell: int) -> str:
@@ -96,17 +96,16 @@ def bars(row: Row, budget: str) -> str:
     most = max(8.0, *weights.values(), *acts.values())
     width = left + step * len(weights) + 6
     parts = []
-    for tick in (0, 4, 8):
-        y = base - height * tick / most
-        parts.append(plot.line(left, y, width - 4, y, "grid"))
-        parts.append(plot.text(left - 4, y + 4, str(tick), "tick", "end"))
+    lines = "".join(f"M{left} {base - height * t / most:g}H{width - 4}" for t in (0, 4, 8))
+    parts.append(f'<path d="{lines}" class="ticks"/>')
+    parts += [plot.text(2, base - height * t / most + 4, str(t)) for t in (0, 8)]
     solid = "".join(
-        f"M{left + step * n} {base}v-{height * b / most:.1f}h{max(step - 2, 2)}V{base}z"
+        f"M{left + step * n} {base}v-{height * b / most:.0f}h{max(step - 2, 2)}V{base}z"
         for n, b in enumerate(weights.values())
         if b > 0
     )
     marks = "".join(
-        f"M{left + step * n} {base - height * b / most:.1f}h{max(step - 2, 2)}"
+        f"M{left + step * n} {base - height * b / most:.0f}h{max(step - 2, 2)}"
         for n, b in enumerate(acts.values())
     )
     parts.append(f'<path d="{solid}" class="weights"/><path d="{marks}" class="acts"/>')

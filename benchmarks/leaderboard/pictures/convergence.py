@@ -15,8 +15,8 @@ from benchmarks.report.pictures.convergence import mean_curve
 from benchmarks.report.pictures.figures import Points, lowest_drawn, tick_labels
 from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
-MOST_STEPS = 40
-SIZE, MARGINS = (330.0, 210.0), (8.0, 92.0, 36.0, 42.0)
+MOST_STEPS = 24
+SIZE, MARGINS = (340.0, 210.0), (8.0, 92.0, 36.0, 52.0)
 
 
 def _thin(points: Points) -> Points:
@@ -54,7 +54,7 @@ def _picture(
 ) -> str:
     axes = Axes.of(SIZE, *spanned, MARGINS, True)
     axes.frame(
-        "images", "", tick_labels(axes.x, 4, show.si), tick_labels(axes.y, 4, lambda t: f"{t:g}")
+        "images", "objective (%)", tick_labels(axes.x, 4, show.si), tick_labels(axes.y, 4, lambda t: f"{t:g}")
     )
     low = axes.y.low
     ends = [axes.y(max(points[-1][1], low)) for points in curves.values()]

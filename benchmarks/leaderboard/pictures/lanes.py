@@ -14,10 +14,10 @@ from benchmarks.report.pictures.figures import lowest_drawn
 from benchmarks.report.pictures.plot import Scale, Style, marker, padded
 
 HEIGHT, EDGE = 20, 8
-WIDTHS = {1: 300, 2: 190, 3: 124}
-NARROW = 96
+WIDTHS = {1: 300, 2: 170, 3: 100}
+NARROW = 90
 """Pixels of a lane by the number of lanes beside each other; with more of them it is narrow."""
-BAR = 74
+BAR = 54
 """Pixels of a search cost's bar."""
 
 
@@ -32,6 +32,7 @@ class Lane:
     group: Group
     against: str
     scale: Scale
+    place: int
 
     def difference(self, row: Row) -> Difference | None:
         """What is drawn of a row."""
@@ -43,8 +44,8 @@ class Lane:
         return bool(row.rank) and (rival or (self.against == "uniform" and row.name == "uniform"))
 
 
-def lane_of(group: Group, lanes: int) -> Lane | None:
-    """The lane of a group, one of some beside each other; None without a difference."""
+def lane_of(group: Group, place: int, lanes: int) -> Lane | None:
+    """The lane of a group, one of ``lanes`` beside each other; None without a difference."""
     known = {
         against: [row.gains[against] for row in group.rows if against in row.gains and row.rank]
         for against in ("uniform", "best")
@@ -58,24 +59,27 @@ def lane_of(group: Group, lanes: int) -> Lane | None:
     top = max(0.0, *highs)
     low = min(0.0, lowest_drawn([min(0.0, value) for value in lows], top))
     ends = padded([low, top], 0.06, 0.2)
-    return Lane(group, against, Scale(*ends, EDGE, WIDTHS.get(lanes, NARROW) - EDGE))
+    scale = Scale(*ends, EDGE, WIDTHS.get(lanes, NARROW) - EDGE)
+    return Lane(group, against, scale, place)
 
 
 def axis(lane: Lane) -> str:
-    """The numbers of a lane's scale."""
-    wide = lane.scale.end > 200
+    """The numbers of a lane's scale, and the grid that every row of it shows."""
+    scale = lane.scale
+    ticks = scale.ticks(6 if scale.end > 200 else 3)
     parts = [
-        plot.text(lane.scale(tick), 10, f"{tick:g}".replace("-", "−"), "tick", "middle")
-        for tick in lane.scale.ticks(6 if wide else 3)
+        plot.text(scale(tick), 10, f"{tick:g}".replace("-", "−"), "tick", "middle")
+        for tick in ticks
     ]
-    return _svg(lane.scale.end + EDGE, 13, parts)
+    lines = "".join(f"M{plot.number(scale(t))} 0v{HEIGHT}" for t in ticks)
+    zero = f'<path d="M{plot.number(scale(0))} 0v{HEIGHT}" class="zero"/>'
+    grid = f'<defs><g id="lane{lane.place}"><path d="{lines}" class="ticks"/>{zero}</g></defs>'
+    return _svg(scale.end + EDGE, 13, [grid, *parts])
 
 
 def picture(lane: Lane, row: Row, look: Style) -> str:
     """A row's difference with its interval; an arrow for what lies beyond the lane."""
-    scale, ticks = lane.scale, lane.scale.ticks(6 if lane.scale.end > 200 else 3)
-    parts = [plot.line(scale(t), 0, scale(t), HEIGHT, "grid") for t in ticks]
-    parts.append(plot.line(scale(0), 0, scale(0), HEIGHT, "zero"))
+    scale, parts = lane.scale, [f'<use href="#lane{lane.place}"/>']
     found = lane.difference(row)
     if found is None and not lane.is_zero(row):
         return _svg(scale.end + EDGE, HEIGHT, parts)
@@ -83,7 +87,8 @@ def picture(lane: Lane, row: Row, look: Style) -> str:
     x = scale(max(value, scale.low))
     if found and found.low is not None and found.high is not None:
         ends = [scale(min(max(end, scale.low), scale.high)) for end in (found.low, found.high)]
-        bits.append(plot.line(ends[0], middle, ends[1], middle, "whisker"))
+        across = f"M{plot.number(ends[0])} {middle:g}H{plot.number(ends[1])}"
+        bits.append(f'<path d="{across}" class="whisker"/>')
     arrow = f"M1 {middle:g}l7 -5v10Z"
     bits.append(f'<path d="{arrow}"/>' if value < scale.low else marker(look.marker, x, middle, 4))
     parts.append(f'<g class="series {look.colour}">{"".join(bits)}</g>')
@@ -101,11 +106,7 @@ def cost_scale(panel: Panel) -> Scale | None:
 def bar(scale: Scale, images: float, look: Style) -> str:
     """A search cost as a bar with its number."""
     width = plot.number(max(scale(images), 1.5))
-    parts = [
-        f'<rect x="0" y="6" width="{width}" height="8" rx="1" class="bar {look.colour}"/>',
-        plot.text(scale(images) + 5, 14, show.si(images), "value"),
-    ]
-    return _svg(BAR + 46, HEIGHT, parts)
+    return f'<span class="bar {look.colour}" style="width:{width}px"></span>{show.si(images)}'
 
 
 def _svg(width: float, height: float, parts: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.leaderboard.contents.methods import CATEGORIES, OTHER
 from benchmarks.report.pictures.plot import Style, marker
 
-_MARKERS = ("circle", "triangle", "square", "diamond", "down", "star")
+_MARKERS = ("circle", "triangle", "square", "diamond", "star", "down")
 LOOKS = {
     category: Style(f"c-{category}", shape)
     for category, shape in zip((*CATEGORIES, OTHER), _MARKERS, strict=True)

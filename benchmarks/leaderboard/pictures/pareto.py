@@ -16,7 +16,7 @@ from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.figures import lowest_drawn, tick_labels
 from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
-SIZE, MARGINS = (520.0, 380.0), (12.0, 104.0, 42.0, 50.0)
+SIZE, MARGINS = (440.0, 350.0), (12.0, 96.0, 42.0, 48.0)
 MOST_NAMED = 12
 
 
@@ -56,7 +56,7 @@ def picture(panel: Panel, methods: Mapping[str, Method]) -> str:
     axes.frame(
         f"{first.metric}{unit}",
         f"{first.shows} (%)",
-        tick_labels(axes.x, 5, show.si),
+        tick_labels(axes.x, 4, show.si),
         tick_labels(axes.y, 6, lambda t: f"{t:g}"),
     )
     if level is not None:
@@ -70,6 +70,10 @@ def picture(panel: Panel, methods: Mapping[str, Method]) -> str:
         axes.parts.append(_series(axes, category, members, floor))
     axes.parts += _names(axes, found, floor)
     return axes.render(f"{first.shows.capitalize()} against {first.metric}: {panel.title}", "wide")
+
+
+def _mean(point: Point) -> float:
+    return point.accuracy.mean
 
 
 def _by_category(found: Sequence[Point]) -> dict[str, list[Point]]:
@@ -101,10 +105,11 @@ def _series(axes: Axes, category: str, members: Sequence[Point], floor: float) -
 
 
 def _names(axes: Axes, found: Sequence[Point], floor: float) -> list[str]:
-    """Names of what is on the common front, beside the plot with a line to each."""
+    """Names of who is on the common front, beside the plot, each with a line to its best point."""
     kept = [p for p in found if p.within and p.accuracy.mean >= floor]
     front = pareto_front((p.cost, p.accuracy.mean) for p in kept)[-MOST_NAMED:]
-    makers = [p for p in kept if (p.cost, p.accuracy.mean) in front]
+    best = {p.label: p for p in sorted(kept, key=_mean) if (p.cost, p.accuracy.mean) in front}
+    makers = sorted(best.values(), key=_mean)
     ends = [(axes.x(p.cost), axes.y(p.accuracy.mean)) for p in makers]
     heights = plot.spread([y for _, y in ends], 13)
     lower = max(0.0, 8 - min(heights, default=8))
