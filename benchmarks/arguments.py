@@ -99,7 +99,9 @@ def _add_leaderboard(commands: Any, action: Action) -> None:
         description="Build a site that needs no server and no network, from any records. What "
         "'juxtabit verify' wrote beside them is shown as each row's level.",
     )
-    board.add_argument("records", nargs="*", default=["results"], help="folders or files of records")
+    board.add_argument(
+        "records", nargs="*", default=["results"], help="folders or files of records"
+    )
     board.add_argument("--out", default="site", help="the folder of the site (default: site)")
     board.add_argument(
         "--serve",

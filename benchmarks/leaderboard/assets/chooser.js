@@ -8,10 +8,12 @@
   const selects = [...form.querySelectorAll("select")];
   const axes = selects.map((select) => select.dataset.axis);
   for (const select of selects) {
+    const axis = select.dataset.axis;
+    const values = [...new Set(panels.map((panel) => panel[axis]))];
+    select.replaceChildren(...values.map((value) => new Option(value, value)));
+    select.value = here[axis];
     select.disabled = false;
-    select.value = here[select.dataset.axis];  // a browser may keep an earlier choice
     select.addEventListener("change", () => {
-      const axis = select.dataset.axis;
       const near = (panel) => axes.filter((other) => panel[other] === here[other]).length;
       const fitting = panels.filter((panel) => panel[axis] === select.value);
       fitting.sort((a, b) => near(b) - near(a));

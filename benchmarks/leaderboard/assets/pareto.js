@@ -85,6 +85,7 @@
     const width = Math.max(320, Math.min(plot.clientWidth || 640, 1100));
     const height = Math.max(340, Math.min(560, width * 0.62));
     const spread = (value) => { const all = inside.map(value); return (Math.max(...all) - Math.min(...all)) || 1; };
+    const lowest = Math.min(...inside.map(across));
     const names = [];
     for (const row of [...(picked.size ? inside.filter((one) => picked.has(one.bare)) : best)].sort((a, b) => up(b) - up(a))) {
       const near = (other) => Math.abs(across(row) - across(other)) / spread(across) * width < 85 && Math.abs(up(row) - up(other)) / spread(up) * height < 18;
@@ -108,7 +109,8 @@
         Plot.dot(inside, {
           x: across, y: up, symbol: "category", r: (row) => (picked.has(row.bare) ? 7 : 4.5), stroke: (row) => colour(row.category),
           fill: (row) => (row.over ? "var(--panel)" : colour(row.category)), fillOpacity: (row) => (lit(row) ? 0.85 : 0.12), strokeOpacity: (row) => (lit(row) ? 1 : 0.2), strokeWidth: 1.4 }),
-        Plot.text(names, { x: across, y: up, text: "bare", dy: -11, textAnchor: "end", dx: 4, fill: (row) => colour(row.category), stroke: "var(--panel)", strokeWidth: 3, fontWeight: 600 }),
+        ...["start", "end"].map((side) => Plot.text(names.filter((row) => (side === "start") === (across(row) < lowest + 0.12 * spread(across))), {
+          x: across, y: up, text: "bare", dy: -11, dx: side === "start" ? -4 : 4, textAnchor: side, fill: (row) => colour(row.category), stroke: "var(--panel)", strokeWidth: 3, fontWeight: 600 })),
         Plot.tip(inside, Plot.pointer({ x: across, y: up, title: tip, fill: "var(--panel)", stroke: "var(--line)" })),
       ],
     });

@@ -111,7 +111,10 @@ def _ranked(panel: Panel) -> int:
 
 
 def board(
-    title: str, table: Table, claims: Sequence[Claim] = (), levels: Mapping[str, Level] | None = None
+    title: str,
+    table: Table,
+    claims: Sequence[Claim] = (),
+    levels: Mapping[str, Level] | None = None,
 ) -> Board:
     """Arrange a table for a site."""
     by_panel = [tuple(found) for _, found in groupby(table.groups, key=lambda g: g.panel)]

@@ -15,15 +15,16 @@ from benchmarks.records import escape
 from benchmarks.records.store import finite
 
 FOLDER = "downloads"
-DIGITS = 10
-"""Significant digits: far more than any measurement has."""
+DIGITS = 8
+"""Significant digits: more than any measurement has."""
 NO_PYARROW = "not made, as pyarrow is not installed: pip install 'juxtabit[parquet]'"
 
 
 def downloads(board: Board) -> dict[str, tuple[str, bytes]]:
     """What each file is and its content, by its path; no content where it cannot be made."""
     rows = [{key: _rounded(value) for key, value in row.items()} for row in measured(board)]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    known = [key for row in rows for key, value in row.items() if value not in (None, "")]
+    columns = sorted(set(known), key=list(dict.fromkeys(k for row in rows for k in row)).index)
     table = {column: [row.get(column) for row in rows] for column in columns}
     packed = parquet(table)
     files = {
@@ -32,7 +33,10 @@ def downloads(board: Board) -> dict[str, tuple[str, bytes]]:
             "the same, by column: pandas.DataFrame(json.load(file))",
             json.dumps(finite(table), separators=(",", ":"), allow_nan=False).encode(),
         ),
-        "juxtabit.parquet": ("the same, typed: pandas.read_parquet" if packed else NO_PYARROW, packed),
+        "juxtabit.parquet": (
+            "the same, typed: pandas.read_parquet" if packed else NO_PYARROW,
+            packed,
+        ),
         "frameworks.bib": (
             "the papers as BibTeX; authors are not on the cards",
             bibtex(board.methods).encode(),
@@ -66,7 +70,9 @@ def parquet(table: Mapping[str, Sequence[Any]]) -> bytes:
     import pandas
 
     file = io.BytesIO()
-    pandas.DataFrame(dict(table)).to_parquet(file, engine="pyarrow", index=False)
+    pandas.DataFrame(dict(table)).to_parquet(
+        file, engine="pyarrow", index=False, compression="zstd"
+    )
     return file.getvalue()
 
 

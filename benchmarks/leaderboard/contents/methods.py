@@ -52,7 +52,10 @@ class Method:
             ("quantization", ", ".join(card.get("quantization", ()))),
             ("its own quantizer", str(card.get("quantizer", ""))),
             ("granularity", str(card.get("granularity", ""))),
-            ("searches", " and ".join(f"bits of {KINDS.get(k, k)}" for k in card.get("searches", ()))),
+            (
+                "searches",
+                " and ".join(f"bits of {KINDS.get(k, k)}" for k in card.get("searches", ())),
+            ),
             ("needs", "; ".join(NEEDS.get(need, need) for need in card.get("needs", ()))),
             ("asks the hardware", aware),
             ("year", str(card.get("year") or "")),

@@ -74,7 +74,9 @@ def _wins_once(group: Group) -> str:
         return f"{reached}; all other {judged - 1} are told apart from it."
     if len(others) == judged - 1:
         return f"{reached}, but none of the other {len(others)} is told apart from it."
-    return f"{reached}; {len(others)} of the other {judged - 1} are not told apart: {named(others)}."
+    return (
+        f"{reached}; {len(others)} of the other {judged - 1} are not told apart: {named(others)}."
+    )
 
 
 def cost(panel: Panel) -> str:
@@ -116,7 +118,9 @@ def pareto(panel: Panel) -> str:
         return ""
     front = set(pareto_front((cost, mean) for cost, mean, *_ in points))
     makers = [label for c, m, label, _ in sorted(points, key=lambda p: -p[1]) if (c, m) in front]
-    said = f"From the most accurate down, the front is made by {named(list(dict.fromkeys(makers)))}."
+    said = (
+        f"From the most accurate down, the front is made by {named(list(dict.fromkeys(makers)))}."
+    )
     level = panel.first.float_accuracy
     near = [p for p in points if level is not None and p[1] >= level - NEAR]
     if level is None or not near:

@@ -11,7 +11,7 @@ from benchmarks.leaderboard.contents.methods import Method
 from benchmarks.leaderboard.contents.verification import together
 from benchmarks.leaderboard.pages.overview import panel_path
 from benchmarks.leaderboard.pages.prose import prose
-from benchmarks.leaderboard.pages.shell import Page, folded, paragraphs
+from benchmarks.leaderboard.pages.shell import Page, filled, folded, paragraphs
 from benchmarks.leaderboard.pictures.bits import bars
 from benchmarks.leaderboard.pictures.looks import LOOKS, swatch
 from benchmarks.records.escape import html as escape
@@ -22,8 +22,10 @@ from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.marks import footnotes, signs
 from benchmarks.report.numbers.rows import Row
+from benchmarks.report.numbers.statistics import Estimate
 from benchmarks.report.pictures import convergence
 
+RIVALS = ("uniform", "best")
 OPEN_PANELS = 4
 """Up to so many groups have their pictures unfolded."""
 SEARCHES = 6
@@ -73,55 +75,68 @@ def _measured(board: Board, method: Method) -> Iterator[str]:
     ]
     yield f'<h2>As measured here</h2><p><a href="../table.html#name={quote(method.name)}">'
     yield "These rows in the table</a></p>"
-    yield _rows(board, found)
+    yield sortable(_HEADS, (_line(board, *entry) for entry in found))
     yield paragraphs(list(dict.fromkeys(footnotes([row for *_, row in found]))))
     panels = dict.fromkeys(id(panel) for panel, *_ in found)
-    unfold = len(panels) <= OPEN_PANELS
+    few = len(panels) <= OPEN_PANELS
     yield "<p>Of each policy: weight bits (bars) and activation bits (ticks), mean over seeds.</p>"
     shown = sorted(board.panels, key=lambda p: -sum(len(g.rows) for g in p.groups))[:SEARCHES]
     for panel in board.panels:
         mine = [(group, row) for p, group, row in found if p is panel]
         drawn = (c for group, row in mine for c in _pictures(group, row, method, panel in shown))
         if cards := "".join(drawn):
-            yield folded(panel.title, f'<div class="grid">{cards}</div>', unfold)
+            unfold = few or panel is board.default
+            layers = f'<p class="notes">Layers: {escape(_layers(mine))}</p>'
+            yield folded(panel.title, f'<div class="grid">{cards}</div>{layers}', unfold)
 
 
-def _rows(board: Board, found: list[tuple[Panel, Group, Row]]) -> str:
-    heads = [("group", "left name"), ("budget", "left"), ("framework", "left"), ("#", "")]
-    heads += [("accuracy", ""), ("by seed", "left"), ("vs uniform", ""), ("vs best", "")]
-    heads += [("of budget", ""), ("W bits", ""), ("A bits", ""), ("policies", ""), ("images", "")]
-    heads += [("time", ""), ("status", "left"), ("verified", "left")]
-    return sortable(heads, (_line(board, *entry) for entry in found))
+def _layers(found: list[tuple[Group, Row]]) -> str:
+    """The names of a network's layers, in the order of the bars."""
+    policies = [r.policy for _, row in found for r in row.records if r.policy]
+    return ", ".join(policies[0]) if policies else ""
+
+
+_HEADS = (
+    ("model", "left name"), ("dataset", "left"), ("target", "left"), ("protocol", "left"),
+    ("budget", "left"), ("framework", "left"), ("#", ""), ("accuracy", ""), ("by seed", "left"),
+    ("vs uniform", ""), ("vs best", ""), ("of budget", ""), ("W bits", ""), ("A bits", ""),
+    ("policies", ""), ("images", ""), ("time", ""), ("status", "left"), ("verified", "left"),
+)  # fmt: skip
 
 
 def _line(board: Board, panel: Panel, group: Group, row: Row) -> str:
-    link = f'<a href="../{panel_path(board, panel)}">{escape(panel.title)}</a>'
-    seeds = ", ".join(
-        f"{c.seed}: {show.fixed(c.record.accuracy.get('final'))}" for c in row.cells
-    )
-    mean = row.accuracy.mean if row.accuracy else ""
+    parts = panel.parts
+    link = f'<a href="../{panel_path(board, panel)}">{escape(parts["model"])}</a>'
+    seeds = ", ".join(f"{c.seed}: {show.fixed(c.record.accuracy.get('final'))}" for c in row.cells)
+    seconds, share = row.mean("search", "seconds"), group.share(row)
     cells = [
-        raw_cell(link, panel.title, "left name"),
+        raw_cell(link, None, "left name"),
+        cell(parts["dataset"], None, "left"),
+        cell(parts["target"], None, "left clip"),
+        cell(parts["protocol"], None, "left clip"),
         cell(group.budget, None, "left"),
         cell(row.label + signs(row), None, "left"),
         cell(str(row.rank or "")),
-        cell(show.estimate(row.accuracy), mean, "best" * bool(row.best)),
+        cell(show.estimate(row.accuracy), _key(row.accuracy), "best" * bool(row.best)),
         cell(seeds, None, "left"),
+        *(cell(show.difference(row.gains.get(a)), _key(row.gains.get(a))) for a in RIVALS),
+        cell(show.percent(share), f"{share:.4g}" if share else "", "alarm" * row.over),
+        *(cell(show.fixed(row.mean("bits", kind))) for kind in ("weight", "act")),
+        *(_spent(value) for value in (row.mean("search", "policies"), row.images)),
+        cell(show.seconds(seconds), "" if seconds is None else f"{seconds:.4g}"),
+        cell(row.status, None, "left"),
+        cell(together(row.records, board.levels).text, None, "left"),
     ]
-    for against in ("uniform", "best"):
-        gain = row.gains.get(against)
-        cells.append(cell(show.difference(gain), gain.mean if gain else ""))
-    cells.append(cell(show.percent(group.share(row)), group.share(row), "alarm" * row.over))
-    for part, key, text in (
-        ("bits", "weight", show.fixed),
-        ("bits", "act", show.fixed),
-        ("search", "policies", show.si),
-    ):
-        cells.append(cell(text(row.mean(part, key)), row.mean(part, key)))
-    seconds = row.mean("search", "seconds")
-    cells += [cell(show.si(row.images), row.images), cell(show.seconds(seconds), seconds)]
-    cells += [cell(row.status, None, "left"), cell(together(row.records, board.levels).text)]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _key(found: Estimate | None) -> str:
+    """What an estimate is sorted by."""
+    return f"{found.mean:.6g}" if found else ""
+
+
+def _spent(value: float | None) -> str:
+    return cell(show.si(value), "" if value is None else f"{value:.4g}")
 
 
 def _pictures(group: Group, row: Row, method: Method, searches: bool) -> Iterator[str]:
@@ -150,7 +165,7 @@ def _published(board: Board, method: Method) -> Iterator[str]:
         return
     beside = beside_block(board.groups, numbers)
     if beside.rows:
-        yield f"<h2>{escape(beside.title)}</h2>{plain(beside)}{paragraphs(beside.notes)}"
+        yield f"<h2>{escape(beside.title)}</h2>{plain(filled(beside))}{paragraphs(beside.notes)}"
     block = reported_block(entries(numbers))
     yield "<h2>Published numbers</h2><p>Of other networks, data and trainings than ours.</p>"
     yield plain(block, frozenset({3})) + paragraphs(block.notes)

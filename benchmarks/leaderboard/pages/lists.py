@@ -16,7 +16,11 @@ from benchmarks.report.formats.markup import cell, plain, raw_cell, sortable
 def groups_page(board: Board) -> Page:
     """Who wins in every panel, then the standings over all groups of each protocol."""
     heads = [("model", "left"), ("dataset", "left"), ("target", "left"), ("protocol", "left")]
-    heads += [("budgets", ""), ("who wins", "left"), ("best, or not told apart, everywhere", "left")]
+    heads += [
+        ("budgets", ""),
+        ("who wins", "left"),
+        ("best, or not told apart, everywhere", "left"),
+    ]
     rows = []
     for panel in board.panels:
         model, *others = panel.parts.values()
@@ -47,7 +51,12 @@ def groups_page(board: Board) -> Page:
 def frameworks_page(board: Board) -> Page:
     """All frameworks with what their cards say."""
     heads = [("framework", "left name"), ("category", "left"), ("title", "left"), ("year", "")]
-    heads += [("searches", "left"), ("granularity", "left"), ("needs data", "left"), ("best in", "")]
+    heads += [
+        ("searches", "left"),
+        ("granularity", "left"),
+        ("needs data", "left"),
+        ("best in", ""),
+    ]
     rows = []
     for method in board.methods.values():
         card = method.card

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.docs import claims
 from benchmarks.leaderboard.contents.board import Board
-from benchmarks.leaderboard.pages.shell import Page, paragraphs
+from benchmarks.leaderboard.pages.shell import Page, filled, paragraphs
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.beside import beside_block
 from benchmarks.report.formats.blocks import Block
@@ -19,7 +19,7 @@ def published_page(board: Board) -> Page:
     numbers = board.table.reported
     parts = []
     if board.groups and numbers:
-        block = beside_block(board.groups, numbers)
+        block = filled(beside_block(board.groups, numbers))
         parts.append(f"<h2>{escape(block.title)}</h2>{plain(block)}{paragraphs(block.notes)}")
     said = [claim for claim in board.claims if claim.framework in board.methods]
     if said:
@@ -50,7 +50,7 @@ def data_page(board: Board, files: Mapping[str, tuple[str, int]]) -> Page:
         for path, (says, size) in files.items()
     )
     body = (
-        "<p>What the pages are made of, to ten significant digits. What was not measured is empty.</p>"
+        "<p>What the pages are made of, to eight significant digits. What was not measured is empty.</p>"
         f"<ul>{items}</ul>"
     )
     return Page("data.html", "Downloads", body)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.leaderboard.contents import sentences
 from benchmarks.leaderboard.contents.board import Board, Panel
 from benchmarks.leaderboard.contents.verification import together
@@ -59,24 +57,16 @@ def _page(board: Board, panel: Panel) -> Page:
 
 
 def _chooser(board: Board, panel: Panel) -> str:
-    """Selects for model, data set, target and protocol; links without JavaScript."""
+    """Selects for model, data set, target and protocol, which a script fills; a link without."""
     selects = "".join(
         f'<label>{axis}<select data-axis="{axis}" disabled>'
-        f"{_options(board.panels, axis, panel)}</select></label>"
-        for axis in panel.parts
+        f"<option>{escape(value)}</option></select></label>"
+        for axis, value in panel.parts.items()
     )
     root = "../" * panel_path(board, panel).count("/")
     return (
         f'<form class="chooser" data-panel="{panel.slug}">{selects}'
         f'<a href="{root}groups.html">All {len(board.panels)} groups</a></form>'
-    )
-
-
-def _options(panels: Sequence[Panel], axis: str, chosen: Panel) -> str:
-    values = dict.fromkeys(panel.parts[axis] for panel in panels)
-    return "".join(
-        f"<option{' selected' * (value == chosen.parts[axis])}>{escape(value)}</option>"
-        for value in values
     )
 
 
@@ -122,9 +112,7 @@ def _numbers(board: Board, panel: Panel) -> list[str]:
 
 
 def _verified(board: Board, group: Group) -> str:
-    texts = {
-        row.label: together(row.records, board.levels).text for row in group.rows if row.cells
-    }
+    texts = {row.label: together(row.records, board.levels).text for row in group.rows if row.cells}
     said = "; ".join(
         f"{text}: {', '.join(label for label, of in texts.items() if of == text)}"
         for text in dict.fromkeys(texts.values())

@@ -113,7 +113,9 @@ def _gap(group: Group, row: Row | None) -> str:
         return _titled(escape(word), "", "gap none", row.status if row else "not tried")
     top = group.rows[0]
     found = row.gains.get("best")
-    behind = -found.mean if found else (top.accuracy.mean if top.accuracy else 0) - row.accuracy.mean
+    behind = (
+        -found.mean if found else (top.accuracy.mean if top.accuracy else 0) - row.accuracy.mean
+    )
     text = show.fixed(max(behind, 0.0))
     if row.label == group.verdict.best:
         said, text = "the best", "best"
@@ -139,9 +141,7 @@ def vanished(text: str) -> str:
 
 
 def _legend() -> str:
-    shades = "".join(
-        f'<span class="key g{n}">&le; {end:g}</span>' for n, end in enumerate(SHADES)
-    )
+    shades = "".join(f'<span class="key g{n}">&le; {end:g}</span>' for n, end in enumerate(SHADES))
     shades += f'<span class="key g{len(SHADES)}">&gt; {SHADES[-1]:g}</span>'
     kinds = "".join(
         f"<span>{swatch(category)}{category}</span>" for category in LOOKS if category != "other"
@@ -149,5 +149,5 @@ def _legend() -> str:
     return (
         f'<p class="legend-line">{kinds}</p><p class="legend-line"><span class="key tied">shaded</span>'
         f"the best, or not told apart from it ({BEST}): the interval of their difference includes "
-        f"zero.</p><p class=\"legend-line\">Gap to the best in points: {shades}</p>"
+        f'zero.</p><p class="legend-line">Gap to the best in points: {shades}</p>'
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import benchmarks
 from benchmarks.leaderboard.contents.board import Board
 from benchmarks.records.escape import html as escape
 from benchmarks.records.escape import line
+from benchmarks.report.formats.blocks import Block
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -56,7 +57,9 @@ def dressed(page: Page, board: Board) -> str:
     )
     scripts = "".join(f'<script defer src="{root}assets/{name}"></script>' for name in page.scripts)
     heading = "" if "<h1" in page.body else f"<h1>{escape(page.title)}</h1>"
-    title = escape(line(page.title if page.title == board.title else f"{page.title} - {board.title}"))
+    title = escape(
+        line(page.title if page.title == board.title else f"{page.title} - {board.title}")
+    )
     return _lean(f"""<!doctype html>
 <html lang="en" data-root="{root}">
 <head>
@@ -116,3 +119,15 @@ def folded(summary: str, markup: str, unfold: bool = False) -> str:
 def paragraphs(notes: Sequence[str], classes: str = "notes") -> str:
     """A paragraph a note, those that are empty left out."""
     return "".join(f'<p class="{classes}">{escape(note)}</p>' for note in notes if note)
+
+
+def filled(block: Block) -> Block:
+    """A block without the columns that say nothing."""
+    kept = [i for i in range(len(block.headings)) if any(row[i] for row in block.rows)]
+    return replace(
+        block,
+        headings=[block.headings[i] for i in kept],
+        rows=[[row[i] for i in kept] for row in block.rows],
+        left=frozenset(n for n, i in enumerate(kept) if i in block.left),
+        strong=frozenset((r, kept.index(i)) for r, i in block.strong if i in kept),
+    )

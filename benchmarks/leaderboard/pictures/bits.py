@@ -58,7 +58,9 @@ def level(bits: float) -> int:
     return min(8, max(0, round(bits)))
 
 
-def _block(found: Sequence[Bits], layers: Sequence[str], left: int, top: int, cell: int) -> list[str]:
+def _block(
+    found: Sequence[Bits], layers: Sequence[str], left: int, top: int, cell: int
+) -> list[str]:
     """The cells of one side: a path a shade, as there may be thousands, and what stands in them."""
     shades: dict[int, list[str]] = defaultdict(list)
     parts = [_head(layer, n, left + cell * n, top, cell) for n, layer in enumerate(layers)]
@@ -68,7 +70,7 @@ def _block(found: Sequence[Bits], layers: Sequence[str], left: int, top: int, ce
             if layer not in of:
                 continue
             x, y = left + cell * column, top + STEP * row
-            shades[level(of[layer])].append(f"M{x} {y}h{cell - 1}v{STEP - 1}h-{cell - 1}z")
+            shades[level(of[layer])].append(f"M{x} {y + STEP // 2}h{cell - 1}")
             if cell >= NUMBERED:
                 kind = "on-dark" if level(of[layer]) >= 5 else "on-light"
                 text = f"{of[layer]:.1f}".removesuffix(".0")
@@ -99,15 +101,17 @@ def bars(row: Row, budget: str) -> str:
     lines = "".join(f"M{left} {base - height * t / most:g}H{width - 4}" for t in (0, 4, 8))
     parts.append(f'<path d="{lines}" class="ticks"/>')
     parts += [plot.text(2, base - height * t / most + 4, str(t)) for t in (0, 8)]
+    middle = (step - 2) / 2
     solid = "".join(
-        f"M{left + step * n} {base}v-{height * b / most:.0f}h{max(step - 2, 2)}V{base}z"
+        f"M{left + step * n + middle:g} {base}v-{height * b / most:.0f}"
         for n, b in enumerate(weights.values())
         if b > 0
     )
+    broad = f'<path d="{solid}" stroke-width="{max(step - 2, 2)}" class="weights"/>'
     marks = "".join(
         f"M{left + step * n} {base - height * b / most:.0f}h{max(step - 2, 2)}"
         for n, b in enumerate(acts.values())
     )
-    parts.append(f'<path d="{solid}" class="weights"/><path d="{marks}" class="acts"/>')
-    said = ", ".join(f"{name} {b:.2g}" for name, b in weights.items())
+    parts.append(f'{broad}<path d="{marks}" class="acts"/>')
+    said = " ".join(f"{b:.2g}" for b in weights.values())
     return plot.svg(width, base + 6, parts, f"Weight bits by layer at {budget}: {said}", "bars")

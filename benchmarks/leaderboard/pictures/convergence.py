@@ -54,7 +54,10 @@ def _picture(
 ) -> str:
     axes = Axes.of(SIZE, *spanned, MARGINS, True)
     axes.frame(
-        "images", "objective (%)", tick_labels(axes.x, 4, show.si), tick_labels(axes.y, 4, lambda t: f"{t:g}")
+        "images",
+        "objective (%)",
+        tick_labels(axes.x, 4, show.si),
+        tick_labels(axes.y, 4, lambda t: f"{t:g}"),
     )
     low = axes.y.low
     ends = [axes.y(max(points[-1][1], low)) for points in curves.values()]

@@ -14,10 +14,10 @@ from benchmarks.report.pictures.figures import lowest_drawn
 from benchmarks.report.pictures.plot import Scale, Style, marker, padded
 
 HEIGHT, EDGE = 20, 8
-WIDTHS = {1: 300, 2: 170, 3: 100}
+WIDTHS = {1: 300, 2: 170, 3: 98}
 NARROW = 90
 """Pixels of a lane by the number of lanes beside each other; with more of them it is narrow."""
-BAR = 54
+BAR = 46
 """Pixels of a search cost's bar."""
 
 

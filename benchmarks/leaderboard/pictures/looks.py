@@ -16,4 +16,6 @@ def swatch(category: str) -> str:
     """A category's marker, for names and legends."""
     look = LOOKS[category]
     shape = marker(look.marker, 6, 6, 4.4)
-    return f'<svg width="12" height="12" aria-hidden="true" class="swatch {look.colour}">{shape}</svg>'
+    return (
+        f'<svg width="12" height="12" aria-hidden="true" class="swatch {look.colour}">{shape}</svg>'
+    )
