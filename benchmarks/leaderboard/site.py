@@ -20,7 +20,7 @@ from benchmarks.records.store import read_json, write_bytes
 
 ASSETS = (
     "site.css", "theme.js", "chooser.js", "table.js", "pareto.js",
-    "vendor/d3.min.js", "vendor/plot.min.js", "vendor/LICENSES.txt",
+    "vendor/plot.min.js", "vendor/LICENSES.txt",
 )  # fmt: skip
 SHARED = ("page.css", "page.js")
 """Of the one-page table, which have the look of its pictures and the sorting of its tables."""

@@ -15,8 +15,8 @@ from benchmarks.records import escape
 from benchmarks.records.store import finite
 
 FOLDER = "downloads"
-DIGITS = 8
-"""Significant digits: more than any measurement has."""
+DIGITS = 6
+"""Significant digits: as many as any measurement here has."""
 NO_PYARROW = "not made, as pyarrow is not installed: pip install 'juxtabit[parquet]'"
 
 

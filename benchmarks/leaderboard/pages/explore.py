@@ -67,5 +67,5 @@ def pareto_page(board: Board) -> Page:
         '<h2>Picked out</h2><div class="scroll" tabindex="0" role="group" aria-label="Picked out">'
         '<table id="picked"><thead></thead><tbody></tbody></table></div>'
     )
-    scripts = ("vendor/d3.min.js", "vendor/plot.min.js", "data.js", "pareto.js")
+    scripts = ("vendor/plot.min.js", "data.js", "pareto.js")
     return Page("pareto.html", "Accuracy against cost", body, scripts=scripts)

@@ -86,14 +86,8 @@ def _measured(board: Board, method: Method) -> Iterator[str]:
         drawn = (c for group, row in mine for c in _pictures(group, row, method, panel in shown))
         if cards := "".join(drawn):
             unfold = few or panel is board.default
-            layers = f'<p class="notes">Layers: {escape(_layers(mine))}</p>'
-            yield folded(panel.title, f'<div class="grid">{cards}</div>{layers}', unfold)
-
-
-def _layers(found: list[tuple[Group, Row]]) -> str:
-    """The names of a network's layers, in the order of the bars."""
-    policies = [r.policy for _, row in found for r in row.records if r.policy]
-    return ", ".join(policies[0]) if policies else ""
+            names = f'<a href="../{panel_path(board, panel)}">The names of the layers</a>'
+            yield folded(panel.title, f'<div class="grid">{cards}</div>{names}', unfold)
 
 
 _HEADS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.leaderboard.contents import sentences
-from benchmarks.leaderboard.contents.board import Board
+from benchmarks.leaderboard.contents.board import Board, Panel, row_of
 from benchmarks.leaderboard.contents.verification import MEANINGS
 from benchmarks.leaderboard.pages.overview import panel_path
 from benchmarks.leaderboard.pages.shell import Page, paragraphs
@@ -11,41 +11,60 @@ from benchmarks.leaderboard.pictures.looks import swatch
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.blocks import NOTES, OVERALL_NOTES, overall_block
 from benchmarks.report.formats.markup import cell, plain, raw_cell, sortable
+from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.comparisons import Difference
 
 
 def groups_page(board: Board) -> Page:
     """Who wins in every panel, then the standings over all groups of each protocol."""
-    heads = [("model", "left"), ("dataset", "left"), ("target", "left"), ("protocol", "left")]
-    heads += [
-        ("budgets", ""),
-        ("who wins", "left"),
-        ("best, or not told apart, everywhere", "left"),
-    ]
-    rows = []
-    for panel in board.panels:
-        model, *others = panel.parts.values()
-        link = f'<a href="{panel_path(board, panel)}">{escape(model)}</a>'
-        tied = sentences.tied(panel)
-        rows.append(
-            "<tr>"
-            + raw_cell(link, model, "left name")
-            + "".join(cell(part, None, "left") for part in others)
-            + cell(str(len(panel.groups)))
-            + cell(sentences.wins(panel), None, "left wrap")
-            + cell(sentences.named(tied, 3) if tied else "nothing is told", len(tied), "left wrap")
-            + "</tr>"
-        )
+    rows = [_panel_row(board, panel) for panel in board.panels]
     lead = (
         "A group is one model, data set, hardware target and protocol, at one or several budgets. "
         "Only what shares all of these is compared."
     )
-    parts = [f'<p class="lead">{lead}</p>', sortable(heads, rows), "<h2>Over all groups</h2>"]
+    parts = [
+        f'<p class="lead">{lead}</p>',
+        sortable(_PANEL_HEADS, rows),
+        "<h2>Over all groups</h2>",
+    ]
     parts += [
         f"<h3>{escape(overall_block(o).title)}</h3>{plain(overall_block(o))}"
         for o in board.table.standings
     ]
     parts.append(paragraphs(OVERALL_NOTES))
     return Page("groups.html", "All groups", "".join(parts), scripts=("page.js",))
+
+
+_PANEL_HEADS = (
+    ("model", "left name"), ("dataset", "left"), ("target", "left"), ("protocol", "left"),
+    ("budgets", ""), ("most gain", "left"), ("over uniform", ""), ("frameworks", ""),
+    ("best or tied", ""), ("at every budget the best, or not told apart from it", "left"),
+)  # fmt: skip
+
+
+def _panel_row(board: Board, panel: Panel) -> str:
+    """Who wins in a panel, by how much, and from how many it is told apart."""
+    model, dataset, target, protocol = panel.parts.values()
+    ranked = [s for s in panel.standings if s.groups]
+    tied = sentences.tied(panel)
+    first = ranked[0] if ranked else None
+    gain = first.gain if first else None
+    if first and len(panel.groups) == 1 and (row := row_of(panel.first, first.label)):
+        gain = row.gains.get("uniform")
+    said = show.difference(gain) if isinstance(gain, Difference) else show.gain(gain)
+    cells = [
+        raw_cell(f'<a href="{panel_path(board, panel)}">{escape(model)}</a>', model, "left name"),
+        cell(dataset, None, "left"),
+        cell(target, None, "left clip"),
+        cell(protocol, None, "left clip"),
+        cell(str(len(panel.groups))),
+        cell(first.label if first else "no result", None, "left"),
+        cell(said, f"{gain.mean:.6g}" if gain else ""),
+        cell(str(len(ranked))),
+        cell(str(len(tied) or ""), len(tied)),
+        cell(sentences.named(tied, 4) if tied else "nothing is told", None, "left wrap"),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def frameworks_page(board: Board) -> Page:

@@ -10,7 +10,7 @@ from benchmarks.leaderboard.pages.shell import Page, figure, folded, paragraphs
 from benchmarks.leaderboard.pictures import bits, convergence, pareto
 from benchmarks.leaderboard.pictures.looks import swatch
 from benchmarks.records.escape import html as escape
-from benchmarks.report.formats.blocks import MEDIUM, group_block
+from benchmarks.report.formats.blocks import BRIEF, group_block
 from benchmarks.report.formats.markup import plain
 from benchmarks.report.numbers.groups import Group
 
@@ -46,11 +46,12 @@ def _page(board: Board, panel: Panel) -> Page:
         f"{panel.first.shows.capitalize()} against {panel.first.metric}",
     )
     front += f'<p class="more">{explore}</p>' if front else ""
-    more = [*_strips(panel), *_searches(board, panel), *_numbers(board, panel)]
     body = (
         f"{_chooser(board, panel)}<h1>{escape(panel.title)}</h1>"
         f'<p class="lead">{escape(sentences.wins(panel))}</p>'
-        f'<div class="first">{score}<div class="side">{front}</div></div>{"".join(more)}'
+        f'<div class="first">{score}<div class="side">{front}</div></div>'
+        f'<div class="second"><div>{"".join(_strips(panel))}</div>'
+        f"<div>{''.join(_searches(board, panel))}</div></div>{''.join(_numbers(board, panel))}"
     )
     title = board.title if panel is board.default else panel.title
     return Page(path, title, body, "index.html", ("page.js", "data.js", "chooser.js"))
@@ -78,6 +79,8 @@ def _strips(panel: Panel) -> list[str]:
         return []
     title = f"Bits of each layer at {drawn[0][0].budget}"
     found = [figure(drawn[0][1], sentences.bits(drawn[0][0]), "", title)]
+    names = [r.policy for row in drawn[0][0].rows for r in row.records if r.policy][0]
+    found.append(paragraphs([f"Layers: {', '.join(names)}. Bits are means over seeds, rounded."]))
     for group, picture in drawn[1:]:
         inner = figure(picture, sentences.bits(group))
         found.append(folded(f"Bits of each layer at {group.budget}", inner))
@@ -104,7 +107,7 @@ def _numbers(board: Board, panel: Panel) -> list[str]:
     """All numbers of each budget as a table, with the notes and what has no result."""
     found = ["<h2>All numbers</h2>"]
     for group in panel.groups:
-        block = group_block(group, MEDIUM)
+        block = group_block(group, BRIEF)
         inner = plain(block) + paragraphs([*block.notes, _verified(board, group)])
         bound = f": {group.bound}" if group.bound else ""
         found.append(folded(f"{group.budget}{bound}", inner))

@@ -15,9 +15,11 @@ NAMES, STEP, GAP = 118, 18, 26
 WIDEST, NARROWEST, AREA = 30, 5, 620
 """Pixels of a layer, and of all layers together where they have to share."""
 NUMBERED = 20
-"""Cells of at least so many pixels have their number in them."""
+"""Cells of at least so many pixels have their bits in them, rounded."""
 TILTED = 74
 """Pixels for the names of layers above the strips."""
+LEFT, BASE, HEIGHT = 20, 76, 64
+"""Pixels of the bars: where they begin, stand, and how high the most bits are."""
 _WORD = {"weight": "weight bits", "act": "activation bits"}
 
 Bits = Mapping[str, float]
@@ -64,19 +66,29 @@ def _block(
     """The cells of one side: a path a shade, as there may be thousands, and what stands in them."""
     shades: dict[int, list[str]] = defaultdict(list)
     parts = [_head(layer, n, left + cell * n, top, cell) for n, layer in enumerate(layers)]
-    numbers: dict[str, list[str]] = defaultdict(list)
     for row, of in enumerate(found):
+        y, digits = top + STEP * row, ""
         for column, layer in enumerate(layers):
-            if layer not in of:
-                continue
-            x, y = left + cell * column, top + STEP * row
-            shades[level(of[layer])].append(f"M{x} {y + STEP // 2}h{cell - 1}")
-            if cell >= NUMBERED:
-                kind = "on-dark" if level(of[layer]) >= 5 else "on-light"
-                text = f"{of[layer]:.1f}".removesuffix(".0")
-                numbers[kind].append(f'<text x="{x + cell / 2:g}" y="{y + 13}">{text}</text>')
-    parts += [f'<path class="b{n}" d="{"".join(d)}"/>' for n, d in sorted(shades.items())]
-    return parts + [f'<g class="{kind}">{"".join(of)}</g>' for kind, of in numbers.items()]
+            if layer in of:
+                x = left + cell * column
+                shades[level(of[layer])].append(f"M{x} {y + STEP // 2}h{cell - 1}")
+            digits += str(level(of[layer])) if layer in of else " "
+        if cell >= NUMBERED:
+            parts.append(_digits(digits, left + cell // 2, y + 13, cell))
+    drawn = [f'<path class="b{n}" d="{"".join(d)}"/>' for n, d in sorted(shades.items())]
+    return drawn + parts
+
+
+def _digits(digits: str, x: int, y: int, step: int) -> str:
+    """A digit in each cell of a row: one text for those on light shades, one for the dark ones."""
+    parts = []
+    for kind, dark in (("on-light", False), ("on-dark", True)):
+        mine = [(x + step * n, d) for n, d in enumerate(digits) if d != " " and (d > "4") == dark]
+        if mine:
+            places = " ".join(str(at) for at, _ in mine)
+            text = "".join(d for _, d in mine)
+            parts.append(f'<text class="{kind}" y="{y}" x="{places}">{text}</text>')
+    return "".join(parts)
 
 
 def _head(layer: str, number: int, x: float, top: int, cell: int) -> str:
@@ -93,25 +105,25 @@ def bars(row: Row, budget: str) -> str:
     weights, acts = (layer_bits(row.records, side) for side in SIDES)
     if not weights:
         return ""
-    left, base, height = 20, 76, 64
     step = max(min(22, 280 // len(weights)), 3)
     most = max(8.0, *weights.values(), *acts.values())
-    width = left + step * len(weights) + 6
-    parts = []
-    lines = "".join(f"M{left} {base - height * t / most:g}H{width - 4}" for t in (0, 4, 8))
-    parts.append(f'<path d="{lines}" class="ticks"/>')
-    parts += [plot.text(2, base - height * t / most + 4, str(t)) for t in (0, 8)]
-    middle = (step - 2) / 2
+    middle, broad = (step - 2) / 2, max(step - 2, 2)
     solid = "".join(
-        f"M{left + step * n + middle:g} {base}v-{height * b / most:.0f}"
+        f"M{LEFT + step * n + middle:g} {BASE}v-{HEIGHT * b / most:.0f}"
         for n, b in enumerate(weights.values())
         if b > 0
     )
-    broad = f'<path d="{solid}" stroke-width="{max(step - 2, 2)}" class="weights"/>'
     marks = "".join(
-        f"M{left + step * n} {base - height * b / most:.0f}h{max(step - 2, 2)}"
+        f"M{LEFT + step * n} {BASE - HEIGHT * b / most:.0f}h{broad}"
         for n, b in enumerate(acts.values())
     )
-    parts.append(f'{broad}<path d="{marks}" class="acts"/>')
+    width = LEFT + step * len(weights) + 6
+    top = BASE - HEIGHT
+    parts = [
+        f'<path d="M{LEFT} {BASE}H{width - 4}M{LEFT} {top}H{width - 4}" class="ticks"/>',
+        f'<text x="2" y="{BASE + 4}">0</text><text x="2" y="{top + 4}">{most:g}</text>',
+        f'<path d="{solid}" stroke-width="{broad}" class="weights"/>',
+        f'<path d="{marks}" class="acts"/>',
+    ]
     said = " ".join(f"{b:.2g}" for b in weights.values())
-    return plot.svg(width, base + 6, parts, f"Weight bits by layer at {budget}: {said}", "bars")
+    return plot.svg(width, BASE + 6, parts, f"Weight bits by layer at {budget}: {said}", "bars")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from benchmarks.leaderboard.contents.methods import Method
 from benchmarks.leaderboard.pictures.looks import LOOKS
@@ -16,6 +17,7 @@ from benchmarks.report.pictures.figures import Points, lowest_drawn, tick_labels
 from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
 MOST_STEPS = 24
+_FRAME = '<use href="#frame"/>'
 SIZE, MARGINS = (340.0, 210.0), (8.0, 92.0, 36.0, 52.0)
 
 
@@ -43,22 +45,30 @@ def pictures(group: Group, methods: Mapping[str, Method]) -> list[tuple[str, str
     floor = lowest_drawn(ends, max(ends))
     spanned = (min(xs) / 1.3, max(xs) * 1.3), padded([floor, max(ends)], 0.1, 0.5)
     order = [category for category in LOOKS if category in curves]
-    return [(c, _picture(c, {**rival, **curves[c]}, rival, spanned)) for c in order]
+    frame = Axes.of(SIZE, *spanned, MARGINS, True)
+    frame.frame(
+        "images",
+        "objective (%)",
+        tick_labels(frame.x, 4, show.si),
+        tick_labels(frame.y, 4, lambda t: f"{t:g}"),
+    )
+    # All have the same frame, whose lines stand in the first one.
+    texts = [part for part in frame.parts if part.startswith("<text")]
+    lines = [part for part in frame.parts if part not in texts]
+    first = f'<g id="frame">{"".join(lines)}</g>'
+    found = []
+    for category in order:
+        axes = replace(frame, parts=[_FRAME if found else first, *texts])
+        found.append((category, _picture(category, {**rival, **curves[category]}, rival, axes)))
+    return found
 
 
 def _picture(
     category: str,
     curves: Mapping[str, Points],
     rival: Mapping[str, Points],
-    spanned: tuple[tuple[float, float], tuple[float, float]],
+    axes: Axes,
 ) -> str:
-    axes = Axes.of(SIZE, *spanned, MARGINS, True)
-    axes.frame(
-        "images",
-        "objective (%)",
-        tick_labels(axes.x, 4, show.si),
-        tick_labels(axes.y, 4, lambda t: f"{t:g}"),
-    )
     low = axes.y.low
     ends = [axes.y(max(points[-1][1], low)) for points in curves.values()]
     heights = _within(plot.spread(ends, 12), axes)

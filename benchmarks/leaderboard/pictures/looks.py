@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.leaderboard.contents.methods import CATEGORIES, OTHER
-from benchmarks.report.pictures.plot import Style, marker
+from benchmarks.report.pictures.plot import Style
 
 _MARKERS = ("circle", "triangle", "square", "diamond", "star", "down")
 LOOKS = {
@@ -13,9 +13,5 @@ LOOKS = {
 
 
 def swatch(category: str) -> str:
-    """A category's marker, for names and legends."""
-    look = LOOKS[category]
-    shape = marker(look.marker, 6, 6, 4.4)
-    return (
-        f'<svg width="12" height="12" aria-hidden="true" class="swatch {look.colour}">{shape}</svg>'
-    )
+    """A category's marker, for names and legends; the style sheet has its shape."""
+    return f'<i class="mark {LOOKS[category].colour}"></i>'

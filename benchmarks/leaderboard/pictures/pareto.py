@@ -16,7 +16,7 @@ from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.figures import lowest_drawn, tick_labels
 from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
-SIZE, MARGINS = (440.0, 350.0), (12.0, 96.0, 42.0, 48.0)
+SIZE, MARGINS = (440.0, 350.0), (12.0, 108.0, 42.0, 48.0)
 MOST_NAMED = 12
 
 
