@@ -170,6 +170,8 @@ def convergence(group: Group) -> str:
         for label, (row, points) in ends.items()
         if not row.baseline and points[-1][1] >= level
     }
+    if not passed and ends[best][0].name == "random":
+        return f"{said}; no other search gets there."
     if not passed:
         return f"{said}; no other search gets to where random ends ({show.fixed(level)} %)."
     first = min(passed, key=lambda label: (passed[label], label))

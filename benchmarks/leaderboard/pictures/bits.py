@@ -16,7 +16,7 @@ WIDEST, NARROWEST, AREA = 30, 5, 620
 """Pixels of a layer, and of all layers together where they have to share."""
 NUMBERED = 20
 """Cells of at least so many pixels have their bits in them, rounded."""
-TILTED = 74
+TILTED = 82
 """Pixels for the names of layers above the strips."""
 LEFT, BASE, HEIGHT = 20, 76, 64
 """Pixels of the bars: where they begin, stand, and how high the most bits are."""
@@ -96,7 +96,7 @@ def _head(layer: str, number: int, x: float, top: int, cell: int) -> str:
         tick = plot.text(x + cell / 2, top - 6, str(number + 1), "tick", "middle")
         return tick if (number + 1) % 10 == 0 or number == 0 else ""
     turned = f'transform="translate({x + cell / 2 + 3:g} {top - 5}) rotate(-45)" class="tick"'
-    name = layer if len(layer) <= 16 else f"..{layer[-14:]}"
+    name = layer if len(layer) <= 15 else f"..{layer[-13:]}"
     return f"<text {turned}>{escape(name)}</text>"
 
 

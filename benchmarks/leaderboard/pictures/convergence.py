@@ -52,13 +52,11 @@ def pictures(group: Group, methods: Mapping[str, Method]) -> list[tuple[str, str
         tick_labels(frame.x, 4, show.si),
         tick_labels(frame.y, 4, lambda t: f"{t:g}"),
     )
-    # All have the same frame, whose lines stand in the first one.
-    texts = [part for part in frame.parts if part.startswith("<text")]
-    lines = [part for part in frame.parts if part not in texts]
-    first = f'<g id="frame">{"".join(lines)}</g>'
+    # All have the same frame, which stands in the first one.
+    first = f'<g id="frame">{"".join(frame.parts)}</g>'
     found = []
     for category in order:
-        axes = replace(frame, parts=[_FRAME if found else first, *texts])
+        axes = replace(frame, parts=[_FRAME if found else first])
         found.append((category, _picture(category, {**rival, **curves[category]}, rival, axes)))
     return found
 
