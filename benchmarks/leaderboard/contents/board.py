@@ -110,6 +110,13 @@ def _ranked(panel: Panel) -> int:
     return sum(row.rank is not None for group in panel.groups for row in group.rows)
 
 
+def _short(group: Group) -> str:
+    """What tells most panels apart, in few words."""
+    metric = group.metric if group.metric != group.hardware else ""
+    parts = (group.model, group.dataset, group.hardware, metric, group.protocol_name)
+    return " ".join(part.partition(" (")[0] for part in parts if part)
+
+
 def board(
     title: str,
     table: Table,
@@ -118,7 +125,7 @@ def board(
 ) -> Board:
     """Arrange a table for a site."""
     by_panel = [tuple(found) for _, found in groupby(table.groups, key=lambda g: g.panel)]
-    named = slugs(" ".join(found[0].panel) for found in by_panel)
+    named = slugs(_short(found[0]) for found in by_panel)
     panels = tuple(
         Panel(slug, found, overall(found)[0]) for slug, found in zip(named, by_panel, strict=True)
     )

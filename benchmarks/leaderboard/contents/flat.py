@@ -96,9 +96,9 @@ def measured(board: Board) -> list[dict[str, Any]]:
     """The rows of the downloads, as the table's CSV has them, with their verification."""
     return [
         {
-            **flat.measured(group, row),
+            **{key: value for key, value in flat.measured(group, row).items() if key != "half"},
             "verification": together(row.records, board.levels).level,
-            "verified": together(row.records, board.levels).text,
+            "verified": together(row.records, board.levels).when,
             "seeds": " ".join(str(cell.seed) for cell in row.cells),
             "keys": " ".join(record.key for record in row.records),
         }

@@ -50,7 +50,8 @@ def data_page(board: Board, files: Mapping[str, tuple[str, int]]) -> Page:
         for path, (says, size) in files.items()
     )
     body = (
-        "<p>What the pages are made of, to six significant digits. What was not measured is empty.</p>"
+        "<p>What the pages are made of, to six significant digits. "
+        "What was not measured is empty.</p>"
         f"<ul>{items}</ul>"
     )
     return Page("data.html", "Downloads", body)

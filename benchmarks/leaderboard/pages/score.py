@@ -147,7 +147,8 @@ def _legend() -> str:
         f"<span>{swatch(category)}{category}</span>" for category in LOOKS if category != "other"
     )
     return (
-        f'<p class="legend-line">{kinds}</p><p class="legend-line"><span class="key tied">shaded</span>'
+        f'<p class="legend-line">{kinds}</p>'
+        '<p class="legend-line"><span class="key tied">shaded</span>'
         f"the best, or not told apart from it ({BEST}): the interval of their difference includes "
         f'zero.</p><p class="legend-line">Gap to the best in points: {shades}</p>'
     )

@@ -18,7 +18,7 @@ from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
 MOST_STEPS = 24
 _FRAME = '<use href="#frame"/>'
-SIZE, MARGINS = (340.0, 210.0), (8.0, 92.0, 36.0, 52.0)
+SIZE, MARGINS = (314.0, 196.0), (8.0, 92.0, 36.0, 52.0)
 
 
 def _thin(points: Points) -> Points:
