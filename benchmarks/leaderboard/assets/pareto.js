@@ -12,8 +12,6 @@
       if (Math.abs(value) >= factor) return `${+(value / factor).toPrecision(4)}${prefix}`;
     return String(+value.toPrecision(4));
   };
-  const bare = (label) => label.replace(/[\u2020\u2021\u00a7\u00b6\u2022]+$/, "");
-  for (const row of every) row.bare = bare(row.label);
 
   const read = () => {
     const given = new URLSearchParams(location.hash.slice(1));
@@ -40,7 +38,7 @@
     return best;
   };
   const tip = (row) => [
-    `${row.bare} (${row.category}), ${row.budget}`,
+    `${row.label} (${row.category}), ${row.budget}`,
     `${row.accuracy.toFixed(2)} %${row.low === null ? "" : ` [${row.low.toFixed(2)}, ${row.high.toFixed(2)}]`}`,
     row.gain ? `${row.gain[0] >= 0 ? "+" : ""}${row.gain[0].toFixed(2)} over uniform${row.gain[2] ? ", told apart" : ""}` : "",
     row.cost === null ? "" : `costs ${si(row.cost)}`,
@@ -76,7 +74,7 @@
     }
     const least = floor(drawn);
     const inside = drawn.filter((row) => up(row) >= least);
-    const lit = (row) => !picked.size || picked.has(row.bare);
+    const lit = (row) => !picked.size || picked.has(row.label);
     const best = front(inside);
     const fronts = [...new Set(inside.map((row) => row.category))].map((kind) =>
       front(inside.filter((row) => row.category === kind)));
@@ -87,9 +85,9 @@
     const spread = (value) => { const all = inside.map(value); return (Math.max(...all) - Math.min(...all)) || 1; };
     const lowest = Math.min(...inside.map(across));
     const names = [];
-    for (const row of [...(picked.size ? inside.filter((one) => picked.has(one.bare)) : best)].sort((a, b) => up(b) - up(a))) {
+    for (const row of [...(picked.size ? inside.filter((one) => picked.has(one.label)) : best)].sort((a, b) => up(b) - up(a))) {
       const near = (other) => Math.abs(across(row) - across(other)) / spread(across) * width < 85 && Math.abs(up(row) - up(other)) / spread(up) * height < 18;
-      if (!names.some((other) => other.bare === row.bare || near(other))) names.push(row);
+      if (!names.some((other) => other.label === row.label || near(other))) names.push(row);
     }
     const made = Plot.plot({
       width, height, marginLeft: 52, marginRight: 24, marginBottom: 44,
@@ -107,20 +105,22 @@
         element("whiskers").checked ? Plot.ruleX(inside.filter((row) => low(row) !== null && lit(row)), {
           x: across, y1: (row) => Math.max(low(row), least), y2: high, stroke: (row) => colour(row.category), strokeOpacity: 0.45 }) : null,
         Plot.dot(inside, {
-          x: across, y: up, symbol: "category", r: (row) => (picked.has(row.bare) ? 7 : 4.5), stroke: (row) => colour(row.category),
+          x: across, y: up, symbol: "category", r: (row) => (picked.has(row.label) ? 7 : 4.5), stroke: (row) => colour(row.category),
           fill: (row) => (row.over ? "var(--panel)" : colour(row.category)), fillOpacity: (row) => (lit(row) ? 0.85 : 0.12), strokeOpacity: (row) => (lit(row) ? 1 : 0.2), strokeWidth: 1.4 }),
         ...["start", "end"].map((side) => Plot.text(names.filter((row) => (side === "start") === (across(row) < lowest + 0.12 * spread(across))), {
-          x: across, y: up, text: "bare", dy: -11, dx: side === "start" ? -4 : 4, textAnchor: side, fill: (row) => colour(row.category), stroke: "var(--panel)", strokeWidth: 3, fontWeight: 600 })),
+          x: across, y: up, text: "label", dy: -11, dx: side === "start" ? -4 : 4, textAnchor: side, fill: (row) => colour(row.category), stroke: "var(--panel)", strokeWidth: 3, fontWeight: 600 })),
         Plot.tip(inside, Plot.pointer({ x: across, y: up, title: tip, fill: "var(--panel)", stroke: "var(--line)" })),
       ],
     });
     for (const text of made.querySelectorAll("text[fill], [fill] > text"))  // which page.css would colour
       text.style.fill = text.getAttribute("fill") ?? text.parentNode.getAttribute("fill");
-    made.addEventListener("click", () => { if (made.value) toggle(made.value.bare); });
+    made.setAttribute("role", "img");  // what is in it is said below it, and in the table
+    for (const part of made.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
+    made.addEventListener("click", () => { if (made.value) toggle(made.value.label); });
     plot.replaceChildren(made);
-    const makers = best.map((row) => `${row.bare} (${row.budget})`);
+    const makers = best.map((row) => `${row.label} (${row.budget})`);
     const left = drawn.length - inside.length;
-    says.textContent = `${drawn.length} results of ${new Set(drawn.map((row) => row.bare)).size} frameworks. On the front: ${makers.slice(0, 6).join(", ")}${makers.length > 6 ? ` and ${makers.length - 6} more` : ""}.${left ? ` ${left} far below are left out of the plot.` : ""}`;
+    says.textContent = `${drawn.length} results of ${new Set(drawn.map((row) => row.label)).size} frameworks. On the front: ${makers.slice(0, 6).join(", ")}${makers.length > 6 ? ` and ${makers.length - 6} more` : ""}.${left ? ` ${left} far below are left out of the plot.` : ""}`;
   }
   function toggle(name) {
     if (!picked.delete(name)) picked.add(name);
@@ -128,7 +128,7 @@
   }
   function buttons(mine) {
     const wanted = element("find").value.trim().toLowerCase();
-    const found = new Map(mine.map((row) => [row.bare, row]));
+    const found = new Map(mine.map((row) => [row.label, row]));
     const box = element("picks");
     const focused = document.activeElement?.dataset?.name;
     box.replaceChildren(...[...found.keys()].sort().filter((name) => name.toLowerCase().includes(wanted)).map((name) => {
@@ -145,7 +145,7 @@
   }
   function fill(mine) {
     const table = element("picked");
-    const chosen = mine.filter((row) => picked.has(row.bare));
+    const chosen = mine.filter((row) => picked.has(row.label));
     const heads = ["framework", "budget", "accuracy", "interval", "vs uniform", "cost", "images", "status"];
     const line = (kind, texts) => {
       const row = document.createElement("tr");
@@ -160,7 +160,7 @@
     };
     table.tHead.replaceChildren(line("th", heads));
     table.tBodies[0].replaceChildren(...(chosen.length ? chosen.map((row) => line("td", [
-      row.bare, row.budget, row.accuracy?.toFixed(2) ?? "", row.low === null ? "" : `[${row.low.toFixed(2)}, ${row.high.toFixed(2)}]`,
+      row.label, row.budget, row.accuracy?.toFixed(2) ?? "", row.low === null ? "" : `[${row.low.toFixed(2)}, ${row.high.toFixed(2)}]`,
       row.gain ? `${row.gain[0] >= 0 ? "+" : ""}${row.gain[0].toFixed(2)}${row.gain[2] ? "*" : ""}` : "",
       row.cost === null ? "" : si(row.cost), row.images === null ? "" : si(row.images), row.status,
     ])) : [line("td", ["none yet", "", "", "", "", "", "", ""])]));

@@ -23,7 +23,7 @@
   const method = (place) => (row) => methods[row[at.framework]][place];
   const mean = (name) => (row) => row[at[name]] && row[at[name]][0];
   const shown = [
-    entry("framework", of("label"), String, true),
+    entry("framework", (row) => row[at.label] + row[at.signs], String, true),
     entry("model", panel("model"), String, true),
     entry("dataset", panel("dataset"), String, true),
     entry("budget", of("budget"), String, true),

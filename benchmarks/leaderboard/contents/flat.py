@@ -55,7 +55,8 @@ def _row(board: Board, group: Group, row: Row) -> dict[str, Any]:
     verified = together(row.records, board.levels)
     return {
         "framework": row.name,
-        "label": row.label + signs(row),
+        "label": row.label,
+        "signs": signs(row),
         "budget": group.budget,
         "rank": row.rank,
         "accuracy": _short(accuracy.mean if accuracy else None),

@@ -74,9 +74,9 @@ def _wins_once(group: Group) -> str:
         return f"{reached}; all other {judged - 1} are told apart from it."
     if len(others) == judged - 1:
         return f"{reached}, but none of the other {len(others)} is told apart from it."
-    return (
-        f"{reached}; {len(others)} of the other {judged - 1} are not told apart: {named(others)}."
-    )
+    verb = "is" if len(others) == 1 else "are"
+    count = f"{len(others)} of the other {judged - 1} {verb} not told apart"
+    return f"{reached}; {count}: {named(others)}."
 
 
 def cost(panel: Panel) -> str:

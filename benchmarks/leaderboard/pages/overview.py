@@ -79,7 +79,7 @@ def _strips(panel: Panel) -> list[str]:
         return []
     title = f"Bits of each layer at {drawn[0][0].budget}"
     found = [figure(drawn[0][1], sentences.bits(drawn[0][0]), "", title)]
-    names = [r.policy for row in drawn[0][0].rows for r in row.records if r.policy][0]
+    names = next(r.policy for row in drawn[0][0].rows for r in row.records if r.policy)
     found.append(paragraphs([f"Layers: {', '.join(names)}. Bits are means over seeds, rounded."]))
     for group, picture in drawn[1:]:
         inner = figure(picture, sentences.bits(group))

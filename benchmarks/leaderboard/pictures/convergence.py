@@ -54,11 +54,11 @@ def pictures(group: Group, methods: Mapping[str, Method]) -> list[tuple[str, str
     )
     # All have the same frame, which stands in the first one.
     first = f'<g id="frame">{"".join(frame.parts)}</g>'
-    found = []
+    drawn: list[tuple[str, str]] = []
     for category in order:
-        axes = replace(frame, parts=[_FRAME if found else first])
-        found.append((category, _picture(category, {**rival, **curves[category]}, rival, axes)))
-    return found
+        axes = replace(frame, parts=[_FRAME if drawn else first])
+        drawn.append((category, _picture(category, {**rival, **curves[category]}, rival, axes)))
+    return drawn
 
 
 def _picture(
