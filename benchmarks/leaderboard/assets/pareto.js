@@ -120,7 +120,7 @@
     plot.replaceChildren(made);
     const makers = best.map((row) => `${row.label} (${row.budget})`);
     const left = drawn.length - inside.length;
-    says.textContent = `${drawn.length} results of ${new Set(drawn.map((row) => row.label)).size} frameworks. On the front: ${makers.slice(0, 6).join(", ")}${makers.length > 6 ? ` and ${makers.length - 6} more` : ""}.${left ? ` ${left} far below are left out of the plot.` : ""}`;
+    says.textContent = `${drawn.length} results of ${new Set(drawn.map((row) => row.label)).size} frameworks. On the front: ${makers.slice(0, 6).join(", ")}${makers.length > 6 ? ` and ${makers.length - 6} more` : ""}.${left ? ` Far below, and left out of the plot: ${left}.` : ""}`;
   }
   function toggle(name) {
     if (!picked.delete(name)) picked.add(name);

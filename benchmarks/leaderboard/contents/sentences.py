@@ -40,13 +40,7 @@ def wins(panel: Panel) -> str:
         return "No framework has a result within the budget here."
     if len(panel.groups) == 1:
         return _wins_once(panel.first)
-    first, count, same = ranked[0], len(panel.groups), tied(panel)
-    lead = (
-        f"Over {count} budgets {first.label} gains most over uniform bits: "
-        f"{show.signed(first.gain.mean)} points in the mean"
-        if first.gain
-        else f"No framework has a gain over uniform bits at any of the {count} budgets"
-    )
+    same, lead = tied(panel), _lead(panel)
     if not any(s.judged for s in ranked):
         return f"{lead}; with fewer than {FEWEST} seeds nothing can be told apart."
     if not same:
@@ -56,6 +50,17 @@ def wins(panel: Panel) -> str:
         f"{lead}. Of {len(ranked)} frameworks {len(same)} {verb} the best, or not told apart "
         f"from it, at every budget: {named(same)}."
     )
+
+
+def _lead(panel: Panel) -> str:
+    """Who gains most over the budgets of a panel."""
+    first, count = panel.standings[0], len(panel.groups)
+    if first.gain:
+        gain = f"{show.signed(first.gain.mean)} points in the mean"
+        return f"Over {count} budgets {first.label} gains most over uniform bits: {gain}"
+    if first.name == "uniform":
+        return f"In the mean of {count} budgets no framework gains over uniform bits"
+    return f"Uniform bits, to gain over, have no result at these {count} budgets"
 
 
 def _wins_once(group: Group) -> str:
@@ -102,7 +107,7 @@ def gaps(panel: Panel) -> str:
         if behind is not None:
             parts.append(f"{show.fixed(-behind.mean)} at {group.budget}")
         elif uniform is not None and uniform.label == group.verdict.best:
-            parts.append(f"0 at {group.budget}, where they are the best")
+            parts.append(f"0 at {group.budget} (where they are best)")
     return f"Uniform bits are behind the best by {named(parts, 6)} (points)." if parts else ""
 
 

@@ -67,8 +67,12 @@ def _chooser(board: Board, panel: Panel) -> str:
     root = "../" * panel_path(board, panel).count("/")
     return (
         f'<form class="chooser" data-panel="{panel.slug}">{selects}'
-        f'<a href="{root}groups.html">All {len(board.panels)} groups</a></form>'
+        f'<a href="{root}groups.html">{_count(len(board.panels))}</a></form>'
     )
+
+
+def _count(groups: int) -> str:
+    return f"All {groups} groups" if groups > 1 else "The only group"
 
 
 def _strips(panel: Panel) -> list[str]:
@@ -80,7 +84,8 @@ def _strips(panel: Panel) -> list[str]:
     title = f"Bits of each layer at {drawn[0][0].budget}"
     found = [figure(drawn[0][1], sentences.bits(drawn[0][0]), "", title)]
     names = next(r.policy for row in drawn[0][0].rows for r in row.records if r.policy)
-    found.append(paragraphs([f"Layers: {', '.join(names)}. Bits are means over seeds, rounded."]))
+    layers = paragraphs([f"{', '.join(names)}."])
+    found.append(folded(f"The {len(names)} layers; bits are means over seeds, rounded", layers))
     for group, picture in drawn[1:]:
         inner = figure(picture, sentences.bits(group))
         found.append(folded(f"Bits of each layer at {group.budget}", inner))

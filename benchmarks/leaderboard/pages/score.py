@@ -56,7 +56,7 @@ def _heads(sheet: _Sheet) -> Iterator[str]:
     for group in sheet.panel.groups:
         yield _head("gap", "gap", _brief(sheet.panel, group))
     if sheet.scale:
-        yield _head("images", "left", "searched")
+        yield _head("images", "left")
 
 
 def _brief(panel: Panel, group: Group) -> str:

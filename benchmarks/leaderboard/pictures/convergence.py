@@ -18,7 +18,7 @@ from benchmarks.report.pictures.plot import Axes, marker, padded, stairs
 
 MOST_STEPS = 24
 _FRAME = '<use href="#frame"/>'
-SIZE, MARGINS = (314.0, 196.0), (8.0, 92.0, 36.0, 52.0)
+SIZE, MARGINS = (318.0, 196.0), (8.0, 98.0, 36.0, 52.0)
 
 
 def _thin(points: Points) -> Points:
@@ -75,7 +75,7 @@ def _picture(
         corners = stairs([(axes.x(x), axes.y(max(y, low))) for x, y in points])
         steps = f'<path d="{plot.path(corners)}" class="curve"/>' if len(points) > 1 else ""
         leader = plot.line(corners[-1][0] + 4, end, axes.x.end + 3, height, "leader")
-        name = plot.text(axes.x.end + 6, height + 4, plot.clipped(label, 14), "label")
+        name = plot.text(axes.x.end + 6, height + 4, plot.clipped(label, 13), "label")
         role = "rival" if label in rival else "own"
         title = f"<title>{escape(f'{label}: {points[-1][1]:.2f}')}</title>"
         shape = marker(look.marker, *corners[-1], 3)

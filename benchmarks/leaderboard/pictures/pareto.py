@@ -116,7 +116,7 @@ def _names(axes: Axes, found: Sequence[Point], floor: float) -> list[str]:
     parts = []
     for p, (x, y), height in zip(makers, ends, heights, strict=True):
         at = height + lower
-        name = plot.text(axes.x.end + 6, at + 4, plot.clipped(p.label, 15), "label")
+        name = plot.text(axes.x.end + 6, at + 4, plot.clipped(p.label, 14), "label")
         leader = plot.line(x + 5, y, axes.x.end + 3, at, "leader")
         parts.append(f'<g class="series {LOOKS[p.category].colour}">{leader}{name}</g>')
     return parts

@@ -148,6 +148,6 @@ def test_the_chooser_and_the_switch_of_light_and_dark(chromium, tmp_path, record
 
 def test_the_board_sorts(chromium, folder):
     with opened(chromium, folder, "index.html") as page:
-        page.get_by_role("button", name="images searched").click()
+        page.get_by_role("button", name="images").click()
         first = page.locator(".score tbody tr").first
         assert "uniform" in first.inner_text()

@@ -171,6 +171,17 @@ def test_the_first_page_says_who_wins(records, plain_site):
         assert sentence in shown
 
 
+def test_where_uniform_bits_are_not_beaten_it_is_said(records):
+    field = [r for like in (4, 3) for r in records.seeds("uniform", 90.0, like=like)]
+    field += [r for like in (4, 3) for r in records.seeds("worse", 80.0, like=like)]
+    assert sentences.wins(board_of(field).default) == (
+        "In the mean of 2 budgets no framework gains over uniform bits. Of 2 frameworks 1 is the "
+        "best, or not told apart from it, at every budget: uniform."
+    )
+    without = [r for r in field if r.cell["framework"]["name"] != "uniform"]
+    assert sentences.wins(board_of(without).default).startswith("Uniform bits, to gain over, have")
+
+
 def test_one_budget_has_a_sentence_of_its_own(records):
     panel = board_of(records.field(likes=(3,))).default
     assert sentences.wins(panel).startswith("strong reaches most: 90.00 % accuracy, +4.00 ± ")
