@@ -143,7 +143,8 @@ def test_the_chooser_and_the_switch_of_light_and_dark(chromium, tmp_path, record
         assert page.evaluate(background) != light
         page.keyboard.press("Tab")
         page.get_by_role("link", name="Overview").click()
-        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.wait_for_url("**/index.html")
+        page.locator("html[data-theme=dark]").wait_for()
 
 
 def test_the_board_sorts(chromium, folder):
