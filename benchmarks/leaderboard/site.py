@@ -26,10 +26,10 @@ SHARED = ("page.css", "page.js")
 """Of the one-page table, which have the look of its pictures and the sorting of its tables."""
 LEDGER = ".juxtabit-site.json"
 """The files of the last time, so that those that are no longer made go away, and no others."""
-SINGLE: tuple[Callable[[Board], Page], ...] = (
+SINGLE: tuple[Callable[[Board], Page | None], ...] = (
     groups_page, table_page, pareto_page, frameworks_page, published_page, about_page,
 )  # fmt: skip
-"""Pages of which there is one."""
+"""Pages of which there is one; None where there is nothing to show, and then no link to it."""
 
 
 def files(board: Board) -> dict[str, bytes]:
@@ -38,11 +38,12 @@ def files(board: Board) -> dict[str, bytes]:
     listed = {path: (says, len(content)) for path, (says, content) in offered.items()}
     pages: list[Page] = [
         *overviews(board),
-        *(make(board) for make in SINGLE),
+        *(page for make in SINGLE if (page := make(board)) is not None),
         *(framework_page(board, method) for method in board.methods.values()),
         data_page(board, listed),
     ]
-    found = {page.path: dressed(page, board).encode() for page in pages}
+    there = {page.path for page in pages}
+    found = {page.path: dressed(page, board, there).encode() for page in pages}
     found |= {path: content for path, (_, content) in offered.items() if content}
     found["assets/data.js"] = script(board).encode()
     found |= {f"assets/{name}": _asset(name) for name in (*ASSETS, *SHARED)}

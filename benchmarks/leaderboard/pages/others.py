@@ -14,8 +14,8 @@ from benchmarks.report.formats.markup import plain
 from benchmarks.report.formats.reported import entries, reported_block
 
 
-def published_page(board: Board) -> Page:
-    """Published numbers beside measured ones, and claims for and against each framework."""
+def published_page(board: Board) -> Page | None:
+    """Published numbers beside measured ones, and claims; None where nothing is published."""
     numbers = board.table.reported
     parts = []
     if board.groups and numbers:
@@ -32,8 +32,9 @@ def published_page(board: Board) -> Page:
         block = reported_block(entries(numbers))
         parts.append(f"<h2>{escape(block.title)}</h2>")
         parts.append(plain(block, frozenset({3, 7})) + paragraphs(block.notes))
-    empty = "<p>Nothing is published of these frameworks that this site knows of.</p>"
-    return Page("published.html", "As published", "".join(parts) or empty, scripts=("page.js",))
+    if not parts:
+        return None
+    return Page("published.html", "As published", "".join(parts), scripts=("page.js",))
 
 
 def data_page(board: Board, files: Mapping[str, tuple[str, int]]) -> Page:

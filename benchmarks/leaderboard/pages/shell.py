@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import benchmarks
@@ -48,13 +48,14 @@ class Page:
     scripts: Sequence[str] = ()
 
 
-def dressed(page: Page, board: Board) -> str:
-    """The whole document."""
+def dressed(page: Page, board: Board, there: Collection[str]) -> str:
+    """The whole document; ``there`` are the paths of all pages."""
     root = "../" * page.path.count("/")
     active = page.active or page.path
     links = "".join(
         f'<li><a href="{root}{path}"{_current(path, active)}>{text}</a></li>'
         for path, text in NAVIGATION
+        if path in there
     )
     scripts = "".join(f'<script defer src="{root}assets/{name}"></script>' for name in page.scripts)
     heading = "" if "<h1" in page.body else f"<h1>{escape(page.title)}</h1>"

@@ -11,6 +11,7 @@ from itertools import product
 
 import pytest
 
+from benchmarks.docs.claims import Claim
 from benchmarks.leaderboard.site import write
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -46,7 +47,8 @@ def folder(tmp_path_factory, records):
     """A site, as files, with a hostile name in it."""
     place = tmp_path_factory.mktemp("board")
     hostile = records.seeds("<script>document.title='taken'</script>", 88.0, like=3)
-    write(records.site_of(records.field() + hostile), place)
+    claim = Claim("close", "advantage", "it is <b>fast</b>", "a paper", "verified")
+    write(records.site_of(records.field() + hostile, claims=[claim]), place)
     return place
 
 

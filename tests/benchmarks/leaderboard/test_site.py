@@ -87,6 +87,11 @@ def site_from(records):
     return files(board("A board", build(records), claims.read()))
 
 
+def test_a_page_without_anything_on_it_is_not_there(plain_site):
+    assert "published.html" not in plain_site
+    assert all("published.html" not in page.links for page in pages(plain_site).values())
+
+
 def test_hostile_names_do_no_harm_in_pages(records):
     hostile = [
         r
