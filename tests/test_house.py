@@ -33,6 +33,7 @@ FLOORS = (
     ("frameworks.core.pricing", "frameworks.core.quantizers", "frameworks.core.solvers"),
     ("frameworks.core.networks.taking",),
     ("frameworks.core.networks",),
+    ("frameworks.core.rounding",),
     ("frameworks.core.evaluation",),
     ("frameworks.core.problem",),
     ("frameworks.core.framework",),
