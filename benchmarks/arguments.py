@@ -68,6 +68,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     )
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=actions["lut"])
+    _add_verify(commands, actions["verify"])
     _add_export(commands, actions["export"])
     _add_quantize(commands, actions["quantize"])
     diagnose = commands.add_parser(
@@ -108,6 +109,46 @@ def _add_lists(commands: Any, actions: Mapping[str, Action]) -> None:
     complete = commands.add_parser("complete")  # asked by the scripts; not listed
     complete.add_argument("words", nargs="*")
     complete.set_defaults(action=actions["complete"])
+
+
+def _add_verify(commands: Any, action: Action) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check records: digests, keys, costs, policies, curves; rerun some",
+        description="Check that records agree with themselves, with the code and with what their "
+        "policies cost, and keep how far they were verified in verification.json beside them. "
+        "A digest finds accidents, recomputed costs what does not agree, only a rerun a lie that "
+        "does.",
+    )
+    add = verify.add_argument
+    add("records", nargs="+", help="folders or files of records")
+    add("--rerun", type=_positive, metavar="N", help="compute N records again and compare")
+    add("--seed", type=int, default=0, help="of the draw of those")
+    add(
+        "--tolerance",
+        type=_points,
+        default=1.0,
+        metavar="POINTS",
+        help="by which accuracies may differ on another machine (default: 1)",
+    )
+    add("--workers", type=int, default=0, help="processes of --rerun; 0: one a core")
+    add(
+        "--against",
+        metavar="FOLDER",
+        help="compare with the records of a board; records of "
+        "another version are faults then, and no levels are kept",
+    )
+    add(
+        "--trust",
+        action="store_true",
+        help="read the folders of images that records name, and "
+        "run the code in files that they name: only for your own",
+    )
+    add("--no-levels", dest="levels", action="store_false", help="write no verification.json")
+    form = verify.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="all findings, as JSON")
+    form.add_argument("--markdown", action="store_true", help="a comment for a pull request")
+    verify.set_defaults(action=action)
 
 
 def _add_export(commands: Any, action: Action) -> None:
@@ -191,5 +232,12 @@ def _bits(text: str) -> list[int]:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _points(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
         raise ValueError(text)
     return value

@@ -16,6 +16,7 @@ from benchmarks.commands.others import diagnose_command, export_command, lut_com
 from benchmarks.commands.quantize import quantize_command
 from benchmarks.commands.runs import run_command
 from benchmarks.commands.tables import table_command, transfer_command
+from benchmarks.commands.verify import verify_command
 from benchmarks.commands.words import say
 from benchmarks.records import escape
 from benchmarks.workers import stopping
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "run": run_command,
             "table": table_command,
             "transfer": transfer_command,
+            "verify": verify_command,
             "export": export_command,
             "lut": lut_command,
             "quantize": quantize_command,

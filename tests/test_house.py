@@ -51,6 +51,7 @@ FLOORS = (
     ("benchmarks.report.pictures", "benchmarks.export.checks"),
     ("benchmarks.report.formats", "benchmarks.export.formats"),
     ("benchmarks.report", "benchmarks.export"),
+    ("benchmarks.verification",),
     ("benchmarks.calls",),
     ("benchmarks.deploy",),
     ("benchmarks.studies.statements",),
