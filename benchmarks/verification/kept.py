@@ -34,11 +34,8 @@ def keep_levels(report: Report) -> list[Path]:
     for folder, levels in by_folder.items():
         for key, before in read_levels(folder).items():
             path = folder / f"{key}.json"
-            if path in looked_at and key not in levels:
-                continue  # it has a fault now
-            if (path not in looked_at and path.is_file()) or (
-                key in levels and _holds(before, levels[key])
-            ):
+            untouched = path not in looked_at and path.is_file()
+            if untouched or (key in levels and _holds(before, levels[key])):
                 levels[key] = before
         write_levels(folder, levels)
     return list(by_folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fingerprints.numerics import library
 from benchmarks.verification import origin
 from benchmarks.verification.across import check_across
 from benchmarks.verification.courses import check_course
@@ -97,7 +98,7 @@ def _check(case: Case, grounds: Grounds, submitted: bool) -> None:
 
 
 def _say_version(case: Case, submitted: bool) -> None:
-    here = origin.library()
+    here = library()
     version = f"{here['juxtabit']} (revision {here['revision']})"
     message = f"a record of another version, {origin.version_of(case)}; this is {version}"
     if submitted:
