@@ -8,14 +8,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from benchmarks.arguments import make_parser
+from benchmarks.arguments.parser import make_parser
 from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
 from benchmarks.commands.lists import frameworks_command, list_command
 from benchmarks.commands.others import diagnose_command, export_command, lut_command, new_command
 from benchmarks.commands.quantize import quantize_command
 from benchmarks.commands.runs import run_command
-from benchmarks.commands.tables import table_command, transfer_command
+from benchmarks.commands.tables import plot_command, table_command, transfer_command
 from benchmarks.commands.verify import verify_command
 from benchmarks.commands.words import say
 from benchmarks.records import escape
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "run": run_command,
             "table": table_command,
+            "plot": plot_command,
             "transfer": transfer_command,
             "verify": verify_command,
             "export": export_command,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records.schema import Misfit, choice, complete, mapped, name, text
-from benchmarks.records.store import read_json, write_json
+from benchmarks.records.store import Store, read_json, record_folders, write_json
 
 FILE = "verification.json"
 LEVELS = ("older", "checked", "rerun")
@@ -92,6 +92,18 @@ def levels_that_hold(paths: Iterable[Path]) -> dict[str, Level]:
         if level is not None and file_digest(path) == level.sha256:
             found[path.stem] = level
     return found
+
+
+def levels_below(root: Path) -> dict[str, str]:
+    """How far the records in a folder, at any depth, or in one file were verified, by key.
+
+    Raises:
+        ValueError: a file of levels cannot be read; the message names it.
+    """
+    folders = [root.parent] if root.is_file() else record_folders(root)
+    known = [folder for folder in folders if beside(folder).is_file()]
+    paths = [path for folder in known for path in Store(folder).paths()]
+    return {key: level.level for key, level in levels_that_hold(paths).items()}
 
 
 def write_levels(records: Path, levels: Mapping[str, Level]) -> None:

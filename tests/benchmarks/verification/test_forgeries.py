@@ -172,7 +172,8 @@ def test_a_clumsy_edit_breaks_the_digest(name, forged):
 CELLS = {
     "seed renamed": (lambda c: c.update(seed=7), "timings", "a copy of it"),
     "objective swapped": (
-        lambda c: c["protocol"].update(objective="agreement"), "accuracy.float", "agrees with itself"
+        lambda c: c["protocol"].update(objective="agreement"),
+        "accuracy.float", "agrees with itself",
     ),
     "protocol swapped": (
         lambda c: c["protocol"].update(name="controlled"), "accuracy.fine_tuned", "trains"

@@ -1,16 +1,15 @@
-"""The arguments of the command."""
+"""The parser of the command's arguments."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import benchmarks
+from benchmarks.arguments.records import Action, add_records, positive
 from benchmarks.authors.new import CATEGORIES
 
-Action = Callable[[argparse.Namespace, list[str]], int]
-FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 EXPORTS = ("onnx", "qonnx", "packed")
 KINDS = ("frameworks", "models", "datasets", "targets", "suites", "quantizers")
 
@@ -48,17 +47,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
         help="train float networks here, in the place of those that come with juxtabit",
     )
     run.set_defaults(action=actions["run"])
-    table = commands.add_parser("table", help="make the juxtaposition table from records")
-    table.add_argument("records", nargs="?", default="results", help="folder or file of records")
-    table.add_argument("--format", choices=FORMATS, default="text")
-    table.add_argument("--out", help="write all formats into this folder, too")
-    table.set_defaults(action=actions["table"])
-    transfer = commands.add_parser(
-        "transfer", help="what policies cost on hardware that they were not searched for"
-    )
-    transfer.add_argument("records", nargs="?", default="results", help="folder or file of records")
-    transfer.add_argument("--format", choices=("text", "markdown"), default="text")
-    transfer.set_defaults(action=actions["transfer"])
+    add_records(commands, actions)
     lut = commands.add_parser(
         "lut",
         help="measure a latency table of a model's layers on this machine",
@@ -68,7 +57,6 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     )
     lut.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     lut.set_defaults(action=actions["lut"])
-    _add_verify(commands, actions["verify"])
     _add_export(commands, actions["export"])
     _add_quantize(commands, actions["quantize"])
     diagnose = commands.add_parser(
@@ -111,46 +99,6 @@ def _add_lists(commands: Any, actions: Mapping[str, Action]) -> None:
     complete.set_defaults(action=actions["complete"])
 
 
-def _add_verify(commands: Any, action: Action) -> None:
-    verify = commands.add_parser(
-        "verify",
-        help="check records: digests, keys, costs, policies, curves; rerun some",
-        description="Check that records agree with themselves, with the code and with what their "
-        "policies cost, and keep how far they were verified in verification.json beside them. "
-        "A digest finds accidents, recomputed costs what does not agree, only a rerun a lie that "
-        "does.",
-    )
-    add = verify.add_argument
-    add("records", nargs="+", help="folders or files of records")
-    add("--rerun", type=_positive, metavar="N", help="compute N records again and compare")
-    add("--seed", type=int, default=0, help="of the draw of those")
-    add(
-        "--tolerance",
-        type=_points,
-        default=1.0,
-        metavar="POINTS",
-        help="by which accuracies may differ on another machine (default: 1)",
-    )
-    add("--workers", type=int, default=0, help="processes of --rerun; 0: one a core")
-    add(
-        "--against",
-        metavar="FOLDER",
-        help="compare with the records of a board; records of "
-        "another version are faults then, and no levels are kept",
-    )
-    add(
-        "--trust",
-        action="store_true",
-        help="read the folders of images that records name, and "
-        "run the code in files that they name: only for your own",
-    )
-    add("--no-levels", dest="levels", action="store_false", help="write no verification.json")
-    form = verify.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="all findings, as JSON")
-    form.add_argument("--markdown", action="store_true", help="a comment for a pull request")
-    verify.set_defaults(action=action)
-
-
 def _add_export(commands: Any, action: Action) -> None:
     export = commands.add_parser(
         "export",
@@ -162,7 +110,7 @@ def _add_export(commands: Any, action: Action) -> None:
     export.add_argument("record", help="the JSON file of a finished cell")
     export.add_argument("--to", choices=EXPORTS, required=True, help="format of the file")
     export.add_argument("--out", required=True, help="the file to write")
-    export.add_argument("--calibration", type=_positive, help="calibrate on this many images")
+    export.add_argument("--calibration", type=positive, help="calibrate on this many images")
     export.add_argument(
         "--integer-bias",
         action="store_true",
@@ -182,7 +130,7 @@ def _add_export(commands: Any, action: Action) -> None:
         default=True,
         help="run the file on the test images and compare (default)",
     )
-    export.add_argument("--images", type=_positive, help="compare on this many test images only")
+    export.add_argument("--images", type=positive, help="compare on this many test images only")
     export.add_argument(
         "--benchmark",
         action="store_true",
@@ -219,7 +167,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
     add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")
-    add("--classes", type=_positive, help="of the network, where its weights do not say it")
+    add("--classes", type=positive, help="of the network, where its weights do not say it")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     quantize.set_defaults(action=action)
@@ -227,17 +175,3 @@ def _add_quantize(commands: Any, action: Action) -> None:
 
 def _bits(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _points(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError(text)
-    return value
