@@ -62,3 +62,37 @@ def test_what_the_templates_name_is_there():
             assert (ROOT / name).is_file(), name
         for module in re.findall(r"python -m (benchmarks[\w.]*)", text):
             assert (ROOT / module.replace(".", "/") / "__main__.py").is_file(), module
+
+
+def test_submissions_are_verified_without_secrets_by_the_code_of_the_branch():
+    flow = read(ROOT / ".github/workflows/submission.yml")
+    events = flow.get("on") or flow[True]  # YAML 1.1 reads "on" as true
+    assert events == {"pull_request": {"paths": ["submissions/**"]}}
+    assert flow["permissions"] == {"contents": "read"}
+    (job,) = flow["jobs"].values()
+    assert job["timeout-minutes"] <= 60
+    checkouts = [
+        s["with"] for s in job["steps"] if s.get("uses", "").startswith("actions/checkout")
+    ]
+    assert [c["path"] for c in checkouts] == ["board", "new"]
+    assert "base.sha" in checkouts[0]["ref"]
+    assert not any(c["persist-credentials"] for c in checkouts)
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    assert "secrets." not in (ROOT / ".github/workflows/submission.yml").read_text()
+    assert "pip install --quiet --constraint board/constraints.txt ./board" in runs
+    assert "${{" not in runs  # what comes from outside is no part of a script
+
+
+def test_the_command_of_the_submission_workflow_is_one():
+    from benchmarks.arguments.parser import make_parser
+
+    text = (ROOT / ".github/workflows/submission.yml").read_text()
+    (command,) = re.findall(r"juxtabit (verify .*?) \| tee", text.replace("\\\n", " "), re.DOTALL)
+    words = [w for w in command.replace('"${folders[@]/#/../new/}"', "a b").split() if w]
+    words = [w.replace('"$GITHUB_RUN_NUMBER"', "7") for w in words]
+    actions = dict.fromkeys(
+        ["run", "table", "plot", "transfer", "verify", "export", "lut", "quantize", "diagnose", "new", "frameworks", "list", "completion", "complete", "leaderboard"], lambda *_: 0,
+    )  # fmt: skip
+    options = make_parser(actions).parse_args(words)
+    assert options.records == ["a", "b"]
+    assert (options.against, options.markdown, options.rerun) == ("results", True, 3)

@@ -30,7 +30,7 @@ def read_all(roots: Sequence[Path]) -> tuple[list[Case], list[Finding]]:
     for root in roots:
         root.stat()
     found = list(_files(roots, faults))
-    if not found:
+    if not found and not faults:
         raise FileNotFoundError(f"no records in {', '.join(map(str, roots))}")
     for path in found:
         read = _read(path)
@@ -59,6 +59,9 @@ def _within(root: Path, faults: list[Finding]) -> Iterator[Path]:
         faults.append(Finding(str(error.filename), "", fault))
 
     for folder in record_folders(root, unread):
+        if any(place.is_symlink() for place in (folder, *folder.parents) if root in place.parents):
+            faults.append(Finding(str(folder), "", "a link in the place of a folder of records"))
+            continue
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if entry.name == FILE or entry.name.startswith("."):
                 continue

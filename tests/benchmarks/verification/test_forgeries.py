@@ -295,6 +295,15 @@ def test_files_that_harm_readers_are_refused(forged):
     assert key not in found
 
 
+def test_a_link_to_the_records_of_others_is_refused(forged, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "records").symlink_to(forged.records)
+    (tmp_path / "own").symlink_to(forged.root)  # one's own folder may be a link
+    assert faults(tmp_path / "own") == []
+    (fault,) = faults(tmp_path / "mine")
+    assert "a link in the place of a folder" in fault.message
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../etc/passwd"])
 def test_a_file_that_a_record_names_is_not_read_unless_its_digest_is_known(path, forged):
     """A cost table's errors could show what is in any file of the verifier's machine."""
