@@ -118,7 +118,7 @@ class WandbTracker:
     def _policy(self, run: Any, record: Record) -> None:
         """The bits of every layer as a table, and policy and record as an artifact."""
         # Bits by output channel are many numbers, and a column has one type.
-        rows = [
+        rows: list[Any] = [
             [name, json.dumps(bits["weight"]), int(bits["act"])]
             for name, bits in (record.policy or {}).items()
         ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.records.record import Record
 from benchmarks.report.formats.blocks import Block, marked_name
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.cells import Cell
-from benchmarks.report.numbers.current import current
+from benchmarks.report.numbers.current import apart, newest_of
 from benchmarks.report.numbers.groups import Group, gather
 from benchmarks.report.numbers.rows import Row
 
-_Place = tuple[str, tuple[str, ...], int]
+_Place = tuple[tuple[str, ...], str, bool]
+"""What a row is of: the group's axes, the framework's configuration, and whether over budget."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,27 @@ class Against:
 
 
 def against(submitted: Sequence[Record], board: Iterable[Record]) -> Against:
-    """Compare submitted records, those with faults left out, with a board's."""
-    before, _ = current(board)
-    ours = [Cell.of(record) for record in submitted]
-    theirs = {_place(cell): cell for cell in before}
-    pairs = [(cell, theirs[_place(cell)]) for cell in ours if _place(cell) in theirs]
-    moved = [(n, o) for n, o in pairs if _final(n.record) != _final(o.record)]
-    after, _ = current([*(cell.record for cell in before), *submitted])
+    """Compare submitted records with a board's; leave those with faults out of them."""
+    known = list(board)
+    # Data and float networks of one name are told apart in both alike.
+    marked = apart([Cell.of(record) for record in (*known, *submitted)])
+    before, ours = newest_of(marked[: len(known)]), marked[len(known) :]
+    there = {(cell.framework, cell.axes, cell.seed): cell for cell in before}
+    pairs = [
+        (cell, there[cell.framework, cell.axes, cell.seed])
+        for cell in ours
+        if (cell.framework, cell.axes, cell.seed) in there
+    ]
+    moved = [(new, old) for new, old in pairs if _final(new.record) != _final(old.record)]
     touched = {cell.axes for cell in ours}
+    groups = [_touched(cells, touched) for cells in (before, newest_of(marked))]
     return Against(
         drift=_drift(moved),
-        ranks=_ranks(_touched(before, touched), _touched(after, touched)),
+        ranks=_ranks(*groups),
         known=len(pairs),
         equal=len(pairs) - len(moved),
         new=len(ours) - len(pairs),
     )
-
-
-def _place(cell: Cell) -> _Place:
-    return cell.framework, cell.axes, cell.seed
 
 
 def _final(record: Record) -> float | None:
@@ -79,13 +82,12 @@ def _drift(moved: Sequence[tuple[Cell, Cell]]) -> Block:
 
 def _ranks(before: Sequence[Group], after: Sequence[Group]) -> Block:
     """Rows whose rank changes, and new ones."""
-    ranks = {group.title: _by_name(group.rows) for group in before}
+    places: Mapping[_Place, Row] = {_place(row): row for g in before for row in g.rows if row.cells}
     rows = []
     for group in after:
-        known = ranks.get(group.title, {})
         for row in group.rows:
-            old = known.get((row.label, row.over))
-            if old is not None and old.rank == row.rank:
+            old = places.get(_place(row)) if row.cells else None
+            if not row.cells or (old is not None and old.rank == row.rank):
                 continue
             rank = f"{(old.rank or '-') if old else 'new'} -> {row.rank or '-'}"
             values = [_mean(old), _mean(row), row.status]
@@ -94,8 +96,8 @@ def _ranks(before: Sequence[Group], after: Sequence[Group]) -> Block:
     return Block("Ranks that change, and new rows", headings, rows, frozenset({0, 1, 5}))
 
 
-def _by_name(rows: Sequence[Row]) -> dict[tuple[str, bool], Row]:
-    return {(row.label, row.over): row for row in rows}
+def _place(row: Row) -> _Place:
+    return row.cells[0].axes, row.cells[0].framework, row.over
 
 
 def _mean(row: Row | None) -> str:

@@ -88,6 +88,16 @@ def test_new_rows_are_named(board, forged, capsys):
     assert json.loads(out)["against"]["new"] == 1
 
 
+def test_cells_of_another_float_network_are_new_ones(board, forged, capsys):
+    for path in (board / "records").glob("*.json"):
+        data = json.loads(path.read_text())
+        data["data"]["checkpoint"] = "another"
+        path.write_text(json.dumps(data))
+    _, out = verified(capsys, forged.root, "--against", board, "--markdown")
+    assert "0 known cells (0 equal), 3 new." in out
+    assert len(re.findall(r"new -&gt; \d", out)) == 3
+
+
 def test_records_with_faults_have_no_part_in_the_board(board, forged, capsys):
     forged.change("random", lambda data: data["costs"].update(bops=5))
     code, out = verified(capsys, forged.root, "--against", board, "--markdown")
