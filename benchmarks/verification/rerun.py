@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 from benchmarks.fingerprints.numerics import PRECISIONS, place_named
 from benchmarks.records.record import Record
-from benchmarks.suite.identity import environment
 from benchmarks.suite.run import run
 from benchmarks.verification.findings import Case, differences
 from benchmarks.verification.verify import Report
@@ -39,6 +39,7 @@ def rerun(
         tolerance: points by which accuracies may differ where machine or versions do.
         workers: processes; 0: one a core.
     """
+    started = time.perf_counter()
     fit = sorted(
         (c for c in report.cases if c.level == "checked" and c.record.status == "done"),
         key=lambda case: case.record.key,
@@ -54,6 +55,7 @@ def rerun(
         for case, again in zip(members, found, strict=True):
             _compare(case, again, tolerance)
             case.level = None if case.faulty else "rerun"
+    report.seconds += time.perf_counter() - started
 
 
 def _alike(cases: Sequence[Case]) -> list[list[Case]]:
@@ -139,9 +141,3 @@ def _outcome(record: Record) -> dict[str, Any]:
         "curve": curve,
         "front": record.front,
     }
-
-
-def machine() -> str:
-    """This machine in a line."""
-    facts = environment()
-    return ", ".join(f"{name} {facts[name]}" for name in _MACHINE if facts[name] is not None)
