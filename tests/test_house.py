@@ -54,6 +54,7 @@ FLOORS = (
     ("benchmarks.verification",),
     ("benchmarks.calls",),
     ("benchmarks.deploy",),
+    ("benchmarks.oracle",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
     ("benchmarks.docs",),
