@@ -185,9 +185,9 @@ def _add_oracle(commands: Any, action: Action) -> None:
         "goes on where it was stopped.",
     )
     oracle.add_argument("--out", required=True, help="the parquet file to write")
-    oracle.add_argument("--test-images", type=_positive, default=2000, help="of the test split")
-    oracle.add_argument("--workers", type=_positive, default=1, help="processes")
-    oracle.add_argument("--threads", type=_positive, default=1, help="torch threads of each")
+    oracle.add_argument("--test-images", type=positive, default=2000, help="of the test split")
+    oracle.add_argument("--workers", type=positive, default=1, help="processes")
+    oracle.add_argument("--threads", type=positive, default=1, help="torch threads of each")
     oracle.add_argument("--parts", help="the folder for what is evaluated (default: OUT.parts)")
     oracle.add_argument("--releq", help="read this table of ReLeQ's repository instead")
     oracle.set_defaults(action=action)
