@@ -164,7 +164,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     budget.add_argument(
         "--max-drop", type=float, help="points of agreement: the cheapest policy within them"
     )
-    add("--method", help="a framework (default: divergence); uniform is always tried beside it")
+    add("--method", help="a framework (default: layer_kl); uniform is always tried beside it")
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
     add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")

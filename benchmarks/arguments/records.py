@@ -29,6 +29,7 @@ def add_records(commands: Any, actions: Mapping[str, Action]) -> None:
     table.add_argument("--out", help="write all formats into this folder, too")
     _add_view(table)
     table.set_defaults(action=actions["table"])
+    _add_leaderboard(commands, actions["leaderboard"])
     plot = commands.add_parser(
         "plot",
         help="draw accuracy against cost, and learning, as PDF, PNG or SVG for papers",
@@ -48,6 +49,30 @@ def add_records(commands: Any, actions: Mapping[str, Action]) -> None:
     transfer.add_argument("--format", choices=("text", "markdown"), default="text")
     transfer.set_defaults(action=actions["transfer"])
     _add_verify(commands, actions["verify"])
+
+
+def _add_leaderboard(commands: Any, action: Action) -> None:
+    board = commands.add_parser(
+        "leaderboard",
+        help="build a static site from records: who wins, where, by how much, at what cost",
+        description="Build a site that needs no server and no network, from any records. What "
+        "'juxtabit verify' wrote beside them is shown as each row's level.",
+    )
+    board.add_argument(
+        "records", nargs="*", default=["results"], help="folders or files of records"
+    )
+    board.add_argument("--out", default="site", help="the folder of the site (default: site)")
+    board.add_argument(
+        "--serve",
+        nargs="?",
+        type=_port,
+        const=8000,
+        metavar="PORT",
+        help="show it on this machine afterwards (default port: 8000; 0: any free one)",
+    )
+    board.add_argument("--open", action="store_true", help="with --serve: in a browser, too")
+    board.add_argument("--title", default="Juxtabit leaderboard", help="of the site")
+    board.set_defaults(action=action)
 
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
@@ -115,4 +140,11 @@ def _points(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 100:
         raise ValueError(text)
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"{value} is no port: 0 to {2**16 - 1}")
     return value

@@ -62,7 +62,7 @@ def _read(options: argparse.Namespace, use: Callable[[Table], str]) -> int:
 
     faults: list[str] = []
     view = View(options.sort, options.top, options.only)
-    with _no_collection():
+    with no_collection():
         root = Path(options.records).expanduser()
         records = find_records(root, faults)
         levels = levels_below(root)
@@ -117,7 +117,7 @@ def transfer_command(options: argparse.Namespace, _: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Garbage collection goes through all records again and again, and they hold no cycles."""
     enabled = gc.isenabled()
     gc.disable()
