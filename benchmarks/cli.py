@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from benchmarks.arguments import make_parser
+from benchmarks.arguments.parser import make_parser
 from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
 from benchmarks.commands.leaderboard import leaderboard_command
@@ -17,7 +17,8 @@ from benchmarks.commands.oracle import oracle_command
 from benchmarks.commands.others import diagnose_command, export_command, lut_command, new_command
 from benchmarks.commands.quantize import quantize_command
 from benchmarks.commands.runs import run_command
-from benchmarks.commands.tables import table_command, transfer_command
+from benchmarks.commands.tables import plot_command, table_command, transfer_command
+from benchmarks.commands.verify import verify_command
 from benchmarks.commands.words import say
 from benchmarks.records import escape
 from benchmarks.workers import stopping
@@ -38,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "run": run_command,
             "table": table_command,
+            "plot": plot_command,
             "leaderboard": leaderboard_command,
             "transfer": transfer_command,
+            "verify": verify_command,
             "export": export_command,
             "lut": lut_command,
             "quantize": quantize_command,

@@ -1,12 +1,17 @@
 """How to cite the project, and the templates of issues and pull requests."""
 
+import os
 import re
+import subprocess
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from benchmarks.arguments.parser import make_parser
 from frameworks.core.card import CATEGORIES, QUANTIZATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,3 +67,72 @@ def test_what_the_templates_name_is_there():
             assert (ROOT / name).is_file(), name
         for module in re.findall(r"python -m (benchmarks[\w.]*)", text):
             assert (ROOT / module.replace(".", "/") / "__main__.py").is_file(), module
+
+
+FLOW = (ROOT / ".github/workflows/submission.yml").read_text()
+
+
+def test_submissions_are_verified_without_secrets_by_the_code_of_the_branch():
+    flow = yaml.safe_load(FLOW)
+    # YAML 1.1 reads "on" as true.
+    assert flow[True] == {"pull_request": {"paths": ["submissions/**"]}}
+    assert flow["permissions"] == {"contents": "read"}
+    (job,) = flow["jobs"].values()
+    assert job["timeout-minutes"] <= 60
+    steps = [s for s in job["steps"] if s.get("uses", "").startswith("actions/checkout")]
+    assert [step["with"]["path"] for step in steps] == ["board", "new"]
+    assert "base.sha" in steps[0]["with"]["ref"]
+    assert not any(step["with"]["persist-credentials"] for step in steps)
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    assert "pip install --quiet --constraint board/constraints.txt ./board" in runs
+    assert "secrets." not in FLOW
+    assert "${{" not in runs  # what comes from outside is no part of a script
+
+
+def test_the_command_of_the_submission_workflow_is_one():
+    (command,) = re.findall(r"juxtabit (verify .*?) \| tee", FLOW.replace("\\\n", " "), re.DOTALL)
+    words = command.replace('"${folders[@]/#/../new/}"', "a b").split()
+    actions = defaultdict(lambda: lambda *_: 0)
+    options = make_parser(actions).parse_args(
+        [w.strip('"').replace("$GITHUB_RUN_NUMBER", "7") for w in words]
+    )
+    assert options.records == ["a", "b"]
+    assert (options.against, options.markdown, options.rerun) == ("results", True, 3)
+
+
+def test_the_folders_of_a_submission_are_found_whatever_they_are_called(tmp_path):
+    """The workflow's own lines, on a repository with names that shells and git would change."""
+    (script,) = [
+        s["run"] for s in yaml.safe_load(FLOW)["jobs"]["verify"]["steps"] if s.get("id") == "new"
+    ]
+    repository = tmp_path / "new"
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(repository), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def put(name):
+        path = repository / "submissions" / name / "records" / f"{'0' * 20}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(name)
+
+    put("old")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "board")
+    base = git("rev-parse", "HEAD")
+    names = ("mine", "a b", "$(touch x)", "é\nz")
+    for name in names:
+        put(name)
+    git("add", "-A")
+    git("commit", "-qm", "new")
+    subprocess.run(
+        ["bash", "-e", "-c", script], check=True, cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "BASE": base, "RUNNER_TEMP": str(tmp_path)},
+    )  # fmt: skip
+    found = (tmp_path / "folders").read_bytes().decode().split("\0")[:-1]
+    assert sorted(found) == sorted(
+        f"submissions/{n}" for n in ("mine", "a b", "$(touch x)", "é\nz")
+    )
+    assert not list(tmp_path.rglob("x"))

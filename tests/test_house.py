@@ -52,6 +52,7 @@ FLOORS = (
     ("benchmarks.report.pictures", "benchmarks.export.checks"),
     ("benchmarks.report.formats", "benchmarks.export.formats"),
     ("benchmarks.report", "benchmarks.export"),
+    ("benchmarks.verification",),
     ("benchmarks.calls",),
     ("benchmarks.deploy",),
     ("benchmarks.oracle",),

@@ -147,7 +147,7 @@ def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Likeness) ->
     beside = out.with_suffix(".svg"), out.with_name(f"{record.key}.json")
     title = f"{wanted.name}, {asked}: {network}"
     write_text(beside[0], picture(best, title))
-    write_json(beside[1], record.to_json())
+    write_json(beside[1], record.sealed())
     lines = [
         *described(best, wanted.where, asked),
         chosen_because(runs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def by_content(entry: Any, key: str, found: dict[str, str]) -> Any:
     except OSError as error:
         raise UnreadableFile(f"{key}: {entry} cannot be read ({error})") from error
     return f"content {found[key]}"
+
+
+def as_recorded(entry: Any, key: str, files: Mapping[str, str]) -> Any:
+    """As `by_content`, with digests that are known, so that no file is looked at."""
+    if isinstance(entry, dict):
+        return {name: as_recorded(value, f"{key}.{name}", files) for name, value in entry.items()}
+    if isinstance(entry, list):
+        return [as_recorded(value, f"{key}[{i}]", files) for i, value in enumerate(entry)]
+    if not isinstance(entry, str):
+        return entry
+    if key == "model.name" and names_code(entry) and "model.file" in files:
+        return f"content {files['model.file']}:{split_code(entry)[1]}"
+    return f"content {files[key]}" if key in files else entry
 
 
 def _names_a_file(text: str, key: str) -> bool:

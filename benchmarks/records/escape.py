@@ -69,9 +69,13 @@ _LATEX = {
 }
 
 
+_UNSET = re.compile(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u017f†‡•]|[ĦħĸĿŀŉŦŧſ]")
+"""What the encoding T1 does not have."""
+
+
 def latex(text: str) -> str:
-    """Text that LaTeX sets as it is; what it cannot set by default becomes a question mark."""
-    known = re.sub(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u017f†‡•]", "?", line(text))
+    """Text that LaTeX sets as it is; what it cannot set (in T1) becomes a question mark."""
+    known = _UNSET.sub("?", line(text))
     return "".join(_LATEX.get(c, c) for c in known)
 
 

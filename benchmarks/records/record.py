@@ -14,6 +14,10 @@ SCHEMA = 2
 """Records of schema 1, which had no ``identity``, are read as well."""
 
 
+SEAL = "digest"
+"""The entry of a record's file that is the digest of all others; earlier records have none."""
+
+
 class CorruptRecord(ValueError):
     """A record cannot be read; the message names the file and the fault."""
 
@@ -96,6 +100,11 @@ class Record:
         """Plain data."""
         return asdict(self)
 
+    def sealed(self) -> dict[str, Any]:
+        """Plain data as it is kept: with the digest of all else, by which accidents are found."""
+        plain = self.to_json()
+        return {**plain, SEAL: digest(plain)}
+
     @classmethod
     def from_json(cls, data: Any, where: str = "record") -> Record:
         """Read and check plain data.
@@ -122,7 +131,7 @@ class Record:
                 raise CorruptRecord(f"{where}: field {fault.within(name)}") from None
         if old:
             data = _upgraded(data)
-        record = cls(**data)
+        record = cls(**{name: value for name, value in data.items() if name != SEAL})
         if record.status == "done":
             _check_finished(record, where)
         return record

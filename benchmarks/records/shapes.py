@@ -131,5 +131,6 @@ FIELDS: dict[str, Check] = {
     "environment": shaped({"time": text, "threads": whole(1, 2**20)}, plain),
     "timings": _COSTS,
     "schema": number(0, LARGEST),
+    "digest": name,
 }
 """The fields of a record, with what each must be; a record need not have all of them."""

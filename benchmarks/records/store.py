@@ -16,6 +16,8 @@ from benchmarks.records.record import CorruptRecord, Record
 
 LARGEST_FILE = 2**26
 """Bytes of a JSON file that is read; records have some hundred thousand at most."""
+NO_RECORDS = frozenset({"verification.json"})
+"""Files that may lie beside records, and are none; see `benchmarks.records.levels`."""
 LEAST_ROOM = 2**18
 """Bytes that there must be room for before anything is computed: those of a large record."""
 
@@ -161,11 +163,15 @@ class Store:
 
     def put(self, record: Record) -> None:
         """Keep a record, replacing an earlier one of the same key."""
-        write_json(self.path(record.key), record.to_json())
+        write_json(self.path(record.key), record.sealed())
+
+    def paths(self) -> list[Path]:
+        """The files that are records by their name, by key."""
+        return sorted(path for path in self.folder.glob("*.json") if path.name not in NO_RECORDS)
 
     def records(self) -> Iterator[Record]:
         """All records that can be read, by key; the others are noted in ``corrupt``."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in self.paths():
             record = self._read(path)
             if record is not None:
                 yield record
@@ -182,6 +188,21 @@ def _record_folders(root: Path, unread: Callable[[OSError], None]) -> Iterator[P
         seen.add((facts.st_dev, facts.st_ino))
         if Path(name).name == "records" and any(file.endswith(".json") for file in files):
             yield Path(name)
+
+
+def record_folders(root: Path, unread: Callable[[OSError], None] = lambda _: None) -> list[Path]:
+    """The folders of records in a folder: ``records/`` at any depth, or itself.
+
+    Links to folders are followed, and what several lead to is read once.
+
+    Args:
+        root: the folder.
+        unread: is told of folders that cannot be read.
+    """
+    folders = sorted(_record_folders(root, unread))
+    if root.is_dir() and not folders and Store(root).paths():
+        folders = [root]
+    return folders
 
 
 def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
@@ -206,11 +227,8 @@ def find_records(root: Path, faults: list[str] | None = None) -> list[Record]:
         warnings.warn(f"left out a folder: {fault}", stacklevel=2)
         named.append(fault)
 
-    folders = sorted(_record_folders(root, unread))
-    if root.is_dir() and not folders and any(root.glob("*.json")):
-        folders = [root]
     found: list[Record] = []
-    for folder in folders:
+    for folder in record_folders(root, unread):
         store = Store(folder)
         found += store.records()
         for fault in store.corrupt.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from benchmarks.report.numbers.current import current
 from benchmarks.report.numbers.groups import Group, gather
 from benchmarks.report.numbers.overall import Overall, overall
 
+MANY = 20
+"""Rows of a group above which a terminal shows them by category."""
 TITLE = "Juxtaposition of mixed-precision quantization frameworks"
 
 
@@ -66,25 +68,26 @@ class Table:
             )
         return line
 
-    def text(self) -> str:
-        """For a terminal of 140 columns."""
-        return "\n".join(_clean_end(self._text()))
+    def text(self, width: int = text.WIDTH) -> str:
+        """For a terminal of so many columns; groups of many rows are sorted by category."""
+        return "\n".join(_clean_end(self._text(width)))
 
-    def _text(self) -> Iterator[str]:
+    def _text(self, width: int) -> Iterator[str]:
         for group in self.groups:
             block = group_block(group, BRIEF)
-            yield from text.render(block, [block.headings.index("framework")])
-            yield from text.notes(block.notes)
+            sections = [row.category for row in group.rows] if len(group.rows) > MANY else []
+            yield from text.render(block, [block.headings.index("framework")], width, sections)
+            yield from text.notes(block.notes, width=width)
             yield ""
         for standing in self.standings:
-            yield from text.render(overall_block(standing), [0])
+            yield from text.render(overall_block(standing), [0], width)
             yield ""
         for block in self._beside():
-            yield from text.render(block, [1, 2])
-            yield from text.notes(block.notes, "  ")
+            yield from text.render(block, [1, 2], width)
+            yield from text.notes(block.notes, "  ", width)
             yield ""
         if self.groups:
-            yield from text.notes([*NOTES, *OVERALL_NOTES], "")
+            yield from text.notes([*NOTES, *OVERALL_NOTES], "", width)
             yield ""
         yield self.counts
         if self.reported and self.groups:
@@ -96,8 +99,8 @@ class Table:
         elif self.reported:
             block = reported_block(entries(self.reported))
             yield ""
-            yield from text.render(block, [3, 7, 1])
-            yield from text.notes(block.notes, "  ")
+            yield from text.render(block, [3, 7, 1], width)
+            yield from text.notes(block.notes, "  ", width)
 
     def markdown(self) -> str:
         """In GitHub's Markdown."""
@@ -160,8 +163,11 @@ class Table:
             "html": self.html(),
         }
         found = {f"juxtaposition.{suffix}": content for suffix, content in pages.items()}
-        pictures = html.pictures(self.groups)
-        return found | {f"{name}.svg": content for name, content in pictures.items()}
+        return found | {f"{name}.svg": content for name, content in self.pictures().items()}
+
+    def pictures(self) -> dict[str, str]:
+        """The accuracy-cost and learning pictures as SVG, by their names."""
+        return html.pictures(self.groups)
 
 
 def _clean_end(lines: Iterable[str]) -> list[str]:
@@ -172,7 +178,11 @@ def _clean_end(lines: Iterable[str]) -> list[str]:
     return [*kept, ""]
 
 
-def build(records: Iterable[Record], reported: Path | None = None) -> Table:
+def build(
+    records: Iterable[Record],
+    reported: Path | None = None,
+    levels: Mapping[str, str] | None = None,
+) -> Table:
     """Make the table.
 
     Args:
@@ -180,13 +190,14 @@ def build(records: Iterable[Record], reported: Path | None = None) -> Table:
         reported: the published numbers; by default ``results/reported.csv`` of the checkout or the
             one shipped with the package, and none if there is neither. The table shows those of
             the frameworks that it measures.
+        levels: how far records were verified, by key (see `benchmarks.records.levels`).
 
     Raises:
         OSError, ValueError: ``reported`` cannot be read, or holds something else.
     """
     path = default_path() if reported is None else reported
     cells, older = current(records)
-    groups = gather(cells)
+    groups = gather(cells, levels)
     numbers = read(path) if path else []
     measured = {row.name for group in groups for row in group.rows}
     kept = [n for n in numbers if not measured or n.framework in measured]

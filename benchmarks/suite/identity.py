@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 import benchmarks
 from benchmarks.data.load import CorruptData, MissingData
-from benchmarks.fingerprints.named_files import UnreadableFile, by_content
+from benchmarks.fingerprints.named_files import UnreadableFile, as_recorded, by_content
 from benchmarks.fingerprints.numerics import numerics
 from benchmarks.models.ingredients import codes_of
 from benchmarks.models.pretrain import Start
@@ -61,7 +61,7 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     return {
         "data": _data(cell),
         "code": codes_of(cell),
-        "files": _files_of(cell),
+        "files": files_of(cell),
         "checkpoint": _start(cell),
         "numerics": numerics(threads),
     }
@@ -97,6 +97,12 @@ def key_of(cell: Cell, threads: int | None = None) -> str:
 def key_from(cell: Cell, identity: dict[str, Any]) -> str:
     """The key of a cell of a known identity."""
     return digest({"cell": _plain(cell), "identity": identity})
+
+
+def recorded_key(cell: Cell, identity: dict[str, Any]) -> str:
+    """The key of a record's cell, by what its identity says of files, wherever these lie now."""
+    files = {str(key): str(value) for key, value in (identity.get("files") or {}).items()}
+    return digest({"cell": _plain(cell, files), "identity": identity})
 
 
 def keyed(cells: Iterable[Cell], threads: int) -> dict[str, Cell]:
@@ -140,8 +146,11 @@ def verify(cell: Cell, identity: dict[str, Any], key: str) -> None:
         )
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
-    """A cell without what cannot change its outcome, files by what they hold."""
+def _plain(cell: Cell, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A cell without what cannot change its outcome, files by what they hold.
+
+    Their digests are those in ``files``; without, they are read.
+    """
     plain = {}
     for axis, entry in cell.items():
         skipped = _NOT_IDENTITY.get(axis, ())
@@ -151,12 +160,17 @@ def _plain(cell: Cell) -> dict[str, Any]:
         if axis in _LATER:
             later = _LATER[axis]
             kept = {k: v for k, v in kept.items() if not (k in later and later[k] == v)}
-        plain[axis] = _whole(_by_content(kept, axis, {}))
+        known = _by_content(kept, axis, {}) if files is None else as_recorded(kept, axis, files)
+        plain[axis] = _whole(known)
     return plain
 
 
-def _files_of(cell: Cell) -> dict[str, str]:
-    """The digests of the files that entries name (those of the data set are left out)."""
+def files_of(cell: Cell) -> dict[str, str]:
+    """The digests of the files that entries name (those of the data set are left out).
+
+    Raises:
+        BadCell: a file is there and cannot be read, or ``model.checkpoint`` is not there.
+    """
     found: dict[str, str] = {}
     for axis, entry in cell.items():
         if axis != "dataset":

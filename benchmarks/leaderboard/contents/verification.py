@@ -1,8 +1,8 @@
 """How far each record was verified: what ``juxtabit verify`` wrote beside the records.
 
-``verification.json`` is ``{"version": 1, "records": {KEY: {"level": "checked" or "rerun", "when":
-"2026-11-26", "juxtabit": "0.5.0", "sha256": digest of the record's file}}}``. A record that has
-been changed since is not verified any more.
+``verification.json`` is ``{"version": 1, "records": {KEY: {"level": "older", "checked" or "rerun",
+"when": "2026-11-26", "juxtabit": "0.5.0", "sha256": digest of the record's file}}}``. A record that
+has been changed since is not verified any more.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records.levels import FILE
+from benchmarks.records.levels import LEVELS as KEPT
 from benchmarks.records.record import Record
 from benchmarks.records.store import read_json
 
-FILE = "verification.json"
 UNVERIFIED = "unverified"
-LEVELS = (UNVERIFIED, "checked", "rerun")
+LEVELS = (UNVERIFIED, *KEPT)
 """From the weakest to the strongest."""
 MEANINGS = {
     UNVERIFIED: "taken as it was handed in",
+    "older": "of another version: key, policy and costs computed anew, card and code not compared",
     "checked": "schema, key and digests hold, and costs and bits computed anew from the policy are "
     "those that it states; this finds accidents and clumsy edits",
     "rerun": "computed anew, with the same outcome within the stated tolerance; only this finds a "

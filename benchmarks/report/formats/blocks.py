@@ -47,6 +47,12 @@ AGREEMENT_NOTE = (
 )
 
 
+LEVEL_NOTE = (
+    "Verified: checked: the record agrees with itself, its code and what its policy costs; rerun: "
+    "it was computed again, with the same result; older: of another version, costs recomputed."
+)
+
+
 @dataclass(frozen=True)
 class Block:
     """A titled table.
@@ -121,10 +127,11 @@ COLUMNS: dict[str, Column] = {
     "backward": Column("backward", _spent("images_backward", show.si)),
     "seconds": Column("time", _spent("seconds", show.seconds)),
     "memory": Column("memory", _spent("peak_memory", show.memory)),
+    "verified": Column("verified", lambda g, r: g.verified(r), True),
     "status": Column("status", lambda g, r: r.status, True),
 }
 _HEAD = ("rank", "framework", "accuracy", "kl", "seeds", "best", "uniform")
-BRIEF = (*_HEAD, "share", "bits", "policies", "images", "seconds", "status")
+BRIEF = (*_HEAD, "share", "bits", "policies", "images", "seconds", "verified", "status")
 MEDIUM = (
     *_HEAD,
     "random",
@@ -135,11 +142,13 @@ MEDIUM = (
     "policies",
     "images",
     "seconds",
+    "verified",
     "status",
 )
 FULL = (
     *(*_HEAD, "random", "share", "cost", "ptq", "bits", "front"),
-    *("policies", "forward", "backward", "seconds", "memory", "status"),
+    *("policies", "forward", "backward", "seconds", "memory"),
+    *("verified", "status"),
 )
 """Columns of a group's table in the terminal, in LaTeX and in Markdown."""
 
@@ -168,6 +177,8 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     accuracy = group.float_accuracy
     title = group.title + (f" | float {accuracy:.2f}" if accuracy is not None else "")
     notes = [AGREEMENT_NOTE] * (group.shows == "agreement")
+    notes += [LEVEL_NOTE] * ("verified" in headings)
+    notes += [f"{group.hidden} more rows are not shown."] * bool(group.hidden)
     notes += [note for note in (group.left_out, group.mixture, group.undecided) if note]
     notes += [*footnotes(group.rows), *(fault for row in group.rows for fault in row.faults)]
     rows = [[cells[i][r] for i in shown] for r in range(len(group.rows))]

@@ -73,6 +73,8 @@ def measured(group: Group, row: Row) -> dict[str, Any]:
         "reason": "; ".join(row.faults),
         **_said(row),
     }
+    if group.levels:
+        values["verified"] = group.verified(row)
     if group.shows == "agreement":
         values |= {"shows": group.shows, "kl": row.mean("accuracy", "kl")}
     values["searches"] = "+".join(row.card.get("searches", ()))

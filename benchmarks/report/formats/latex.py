@@ -1,4 +1,4 @@
-"""The table in LaTeX, to be included in a paper that uses booktabs and graphicx."""
+"""The table in LaTeX, for a paper that uses fontenc (T1), booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from benchmarks.records.escape import latex as escape
 from benchmarks.report.formats.blocks import Block
 
-HEADER = "% \\usepackage{booktabs,graphicx}; in UTF-8. One table environment a block."
+HEADER = (
+    "% \\usepackage[T1]{fontenc}, \\usepackage{booktabs,graphicx}; in UTF-8. One table environment "
+    "a block."
+)
 
 
 def _cell(text: str) -> str:

@@ -23,15 +23,21 @@ def current(records: Iterable[Record]) -> tuple[list[Cell], int]:
 
     The finished cells of a framework in a group are all of the newest one's code and numerics.
     """
-    every = _apart([Cell.of(record) for record in records])
+    every = apart([Cell.of(record) for record in records])
+    kept = newest_of(every)
+    return kept, len(every) - len(kept)
+
+
+def newest_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The newest of each cell, in order; see `current`."""
     newest: dict[tuple[str, tuple[str, ...], int], Cell] = {}
-    for cell in sorted(every, key=_age):
+    for cell in sorted(cells, key=_age):
         newest[cell.framework, cell.axes, cell.seed] = cell
     rows: dict[tuple[str, tuple[str, ...]], list[Cell]] = defaultdict(list)
     for cell in newest.values():
         rows[cell.framework, cell.axes].append(cell)
     kept = [cell for row in rows.values() for cell in _of_one_make(row)]
-    return sorted(kept, key=lambda c: (c.axes, c.framework, c.seed)), len(every) - len(kept)
+    return sorted(kept, key=lambda c: (c.axes, c.framework, c.seed))
 
 
 def _age(cell: Cell) -> tuple[str, str]:
@@ -50,7 +56,7 @@ def _make(cell: Cell) -> str:
     return plain({part: identity.get(part) for part in ("code", "numerics")})
 
 
-def _apart(cells: list[Cell]) -> list[Cell]:
+def apart(cells: list[Cell]) -> list[Cell]:
     """Cells whose axes tell data, float checkpoints and hardware files of one name apart."""
     cells = _marked(cells, "dataset", "content", _content, lambda c: c.axes[1])
     cells = _marked(cells, "model", "weights", _weights, lambda c: "".join(c.axes[:2]))

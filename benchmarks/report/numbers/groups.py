@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.records.record import Record
@@ -25,6 +25,7 @@ from benchmarks.report.numbers.rows import Row, make_rows, mean
 
 PROTOCOLS = ("ptq", "controlled", "paper")
 """In the order of the table; never averaged together."""
+UNVERIFIED = "unverified"
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Group:
         verdict: who is best.
         shows: what the percentages are: ``accuracy``, or where searches did without labels
             ``agreement`` with the float network.
+        levels: how far its records were verified, by key (see `benchmarks.records.levels`).
+        hidden: rows that a view leaves out.
     """
 
     model: str
@@ -56,6 +59,8 @@ class Group:
     bounds: tuple[Bound, ...] = ()
     verdict: Verdict = NOBODY
     shows: str = "accuracy"
+    levels: Mapping[str, str] = field(default_factory=dict)
+    hidden: int = 0
 
     @property
     def panel(self) -> tuple[str, str, str, str, str]:
@@ -133,6 +138,15 @@ class Group:
         found = {metric for row in self.rows for r in row.records for metric in r.costs}
         return sorted(found - {self.metric})
 
+    def verified(self, row: Row) -> str:
+        """How far a row's records were verified, such as ``checked 2, rerun 1``."""
+        found = Counter(self.levels.get(record.key, UNVERIFIED) for record in row.records)
+        if not found.keys() - {UNVERIFIED}:
+            return ""
+        if len(found) == 1:
+            return next(iter(found))
+        return ", ".join(f"{level} {found[level]}" for level in sorted(found))
+
     def cost(self, row: Row) -> float | None:
         """Mean cost of a row in the budget's metric."""
         return row.mean("costs", self.metric)
@@ -162,8 +176,13 @@ def _kind(records: Iterable[Record]) -> str:
     return ""
 
 
-def gather(cells: Sequence[Cell]) -> list[Group]:
-    """Sort cells into groups, in the order of the table."""
+def gather(cells: Sequence[Cell], levels: Mapping[str, str] | None = None) -> list[Group]:
+    """Sort cells into groups, in the order of the table.
+
+    Args:
+        cells: the cells.
+        levels: how far their records were verified, by key.
+    """
     names = {axis: labels({cell.axes[i] for cell in cells}) for i, axis in enumerate(AXES[:-1])}
     names["dataset"] = dataset_labels(cells)
     frameworks = framework_labels(cells)
@@ -172,6 +191,8 @@ def gather(cells: Sequence[Cell]) -> list[Group]:
         members[cell.axes].append(cell)
     groups = [_group(axes, found, names, frameworks) for axes, found in members.items()]
     metrics = {(g.hardware, g.asked): g.metric for g in groups if g.metric}
+    for group in groups:
+        group.levels = levels or {}
     for group in groups:  # one in which every cell failed does not know the target's metric
         group.metric = group.metric or metrics.get((group.hardware, group.asked), "")
     groups.sort(key=_order)

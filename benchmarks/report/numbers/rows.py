@@ -76,6 +76,11 @@ class Row:
         """Whether it is a baseline and no surveyed framework."""
         return self.card.get("category") == "baseline" or (not self.card and self.name in BASELINES)
 
+    @property
+    def category(self) -> str:
+        """The category of the framework, ``baseline`` among them."""
+        return "baseline" if self.baseline else str(self.card.get("category") or "other")
+
     def mean(self, part: str, key: str) -> float | None:
         """Mean over the seeds of an entry such as ``("search", "policies")``."""
         return mean(getattr(record, part).get(key) for record in self.records)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.arguments import KINDS as NAMES
+from benchmarks.arguments.parser import KINDS as NAMES
 from benchmarks.cli import main
 from benchmarks.commands.completion import SCRIPTS, candidates
 from benchmarks.commands.keys import attributes, key_lines
@@ -90,7 +90,7 @@ def test_every_key_has_its_meaning(name):
 
 
 def completed(*words):
-    from benchmarks.arguments import make_parser
+    from benchmarks.arguments.parser import make_parser
 
     class Anything(dict):
         def __missing__(self, key):

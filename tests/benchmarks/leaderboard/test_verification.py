@@ -45,7 +45,7 @@ def test_a_record_changed_since_is_not_verified(folder):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"level": "sworn"}, r"level is 'sworn', none of unverified, checked, rerun"),
+        ({"level": "sworn"}, r"level is 'sworn', none of unverified, older, checked, rerun"),
         ({"when": "yesterday"}, r"when is 'yesterday', no date"),
     ],
 )

@@ -2,7 +2,10 @@
 
 import csv
 import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -127,6 +130,32 @@ def test_latex_has_no_command_from_outside(table):
     assert r"\textbackslash{}input\{" in table.latex()
 
 
+def latex_is_missing():
+    """Why nothing can be compiled here; empty where it can."""
+    if shutil.which("pdflatex") is None:
+        return "there is no pdflatex"
+    found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False)
+    return "" if found.returncode == 0 else "there is no booktabs"
+
+
+@pytest.mark.skipif(bool(latex_is_missing()), reason=latex_is_missing() or "-")
+def test_latex_compiles(table, tmp_path):
+    """With all letters that are set, and what a file from outside would have LaTeX read."""
+    letters = "".join(map(chr, range(0x20, 0x17F)))
+    (tmp_path / "table.tex").write_text(
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,graphicx}\n"
+        f"\\begin{{document}}\n{table.latex()}\n{escape.latex(letters)}\n\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-no-shell-escape", "-halt-on-error", "-recorder", "table.tex"]
+    found = subprocess.run(
+        [*command[:-1], "-interaction=nonstopmode", command[-1]],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 10_000
+    assert "INPUT /etc/passwd" not in (tmp_path / "table.fls").read_text()
+
+
 def test_markdown_has_no_markup_from_outside(table):
     pipes = None
     for line in (table.markdown() + table.summary()).splitlines():
@@ -144,6 +173,27 @@ def test_what_the_command_says_cannot_steer_a_terminal(capsys):
     assert not STEERING.search(shown)
     assert "\\x1b[31m" in shown
     assert len([line for line in shown.splitlines() if line.startswith("juxtabit: warning")]) == 1
+
+
+def test_what_verify_says_cannot_steer_a_terminal_or_be_markup(tmp_path, monkeypatch):
+    from benchmarks.verification import shown
+    from benchmarks.verification.board import against
+    from benchmarks.verification.findings import Case
+    from benchmarks.verification.verify import Report
+
+    made = record(EVIL)
+    case = Case(tmp_path / f"{EVIL.replace('/', '')}.json", {}, made)
+    case.fault(EVIL, EVIL, EVIL, {EVIL: EVIL})
+    case.note(EVIL, EVIL)
+    report = Report([case], [], said=[EVIL])
+    compared = against([made], [record("uniform")])
+    text, markdown = shown.text(report), shown.markdown(report, compared)
+    assert not STEERING.search(text)
+    assert not STEERING.search(markdown)
+    for line in markdown.splitlines():
+        assert "<" not in line
+        assert not re.search(r"(?<!\\)`|(?<!\\)\[link|(?<!\\)\*\*(?!\d)", line)
+    assert "\x1b" not in json.dumps(shown.as_json(report, compared))
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=40)

@@ -1,16 +1,15 @@
-"""The arguments of the command."""
+"""The parser of the command's arguments."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import benchmarks
+from benchmarks.arguments.records import Action, add_records, positive
 from benchmarks.authors.new import CATEGORIES
 
-Action = Callable[[argparse.Namespace, list[str]], int]
-FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 EXPORTS = ("onnx", "qonnx", "packed")
 KINDS = ("frameworks", "models", "datasets", "targets", "suites", "quantizers")
 
@@ -48,18 +47,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
         help="train float networks here, in the place of those that come with juxtabit",
     )
     run.set_defaults(action=actions["run"])
-    table = commands.add_parser("table", help="make the juxtaposition table from records")
-    table.add_argument("records", nargs="?", default="results", help="folder or file of records")
-    table.add_argument("--format", choices=FORMATS, default="text")
-    table.add_argument("--out", help="write all formats into this folder, too")
-    table.set_defaults(action=actions["table"])
-    _add_leaderboard(commands, actions["leaderboard"])
-    transfer = commands.add_parser(
-        "transfer", help="what policies cost on hardware that they were not searched for"
-    )
-    transfer.add_argument("records", nargs="?", default="results", help="folder or file of records")
-    transfer.add_argument("--format", choices=("text", "markdown"), default="text")
-    transfer.set_defaults(action=actions["transfer"])
+    add_records(commands, actions)
     lut = commands.add_parser(
         "lut",
         help="measure a latency table of a model's layers on this machine",
@@ -93,30 +81,6 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_leaderboard(commands: Any, action: Action) -> None:
-    board = commands.add_parser(
-        "leaderboard",
-        help="build a static site from records: who wins, where, by how much, at what cost",
-        description="Build a site that needs no server and no network, from any records. What "
-        "'juxtabit verify' wrote beside them is shown as each row's level.",
-    )
-    board.add_argument(
-        "records", nargs="*", default=["results"], help="folders or files of records"
-    )
-    board.add_argument("--out", default="site", help="the folder of the site (default: site)")
-    board.add_argument(
-        "--serve",
-        nargs="?",
-        type=_port,
-        const=8000,
-        metavar="PORT",
-        help="show it on this machine afterwards (default port: 8000; 0: any free one)",
-    )
-    board.add_argument("--open", action="store_true", help="with --serve: in a browser, too")
-    board.add_argument("--title", default="Juxtabit leaderboard", help="of the site")
-    board.set_defaults(action=action)
-
-
 def _add_lists(commands: Any, actions: Mapping[str, Action]) -> None:
     kinds = commands.add_parser("list", help="list what there is to choose from")
     kinds.add_argument("kind", choices=KINDS, help="what to list")
@@ -147,7 +111,7 @@ def _add_export(commands: Any, action: Action) -> None:
     export.add_argument("record", help="the JSON file of a finished cell")
     export.add_argument("--to", choices=EXPORTS, required=True, help="format of the file")
     export.add_argument("--out", required=True, help="the file to write")
-    export.add_argument("--calibration", type=_positive, help="calibrate on this many images")
+    export.add_argument("--calibration", type=positive, help="calibrate on this many images")
     export.add_argument(
         "--integer-bias",
         action="store_true",
@@ -167,7 +131,7 @@ def _add_export(commands: Any, action: Action) -> None:
         default=True,
         help="run the file on the test images and compare (default)",
     )
-    export.add_argument("--images", type=_positive, help="compare on this many test images only")
+    export.add_argument("--images", type=positive, help="compare on this many test images only")
     export.add_argument(
         "--benchmark",
         action="store_true",
@@ -204,7 +168,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
     add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")
-    add("--classes", type=_positive, help="of the network, where its weights do not say it")
+    add("--classes", type=positive, help="of the network, where its weights do not say it")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     quantize.set_defaults(action=action)
@@ -221,9 +185,9 @@ def _add_oracle(commands: Any, action: Action) -> None:
         "goes on where it was stopped.",
     )
     oracle.add_argument("--out", required=True, help="the parquet file to write")
-    oracle.add_argument("--test-images", type=_positive, default=2000, help="of the test split")
-    oracle.add_argument("--workers", type=_positive, default=1, help="processes")
-    oracle.add_argument("--threads", type=_positive, default=1, help="torch threads of each")
+    oracle.add_argument("--test-images", type=positive, default=2000, help="of the test split")
+    oracle.add_argument("--workers", type=positive, default=1, help="processes")
+    oracle.add_argument("--threads", type=positive, default=1, help="torch threads of each")
     oracle.add_argument("--parts", help="the folder for what is evaluated (default: OUT.parts)")
     oracle.add_argument("--releq", help="read this table of ReLeQ's repository instead")
     oracle.set_defaults(action=action)
@@ -231,17 +195,3 @@ def _add_oracle(commands: Any, action: Action) -> None:
 
 def _bits(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"{value} is no port: 0 to {2**16 - 1}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
