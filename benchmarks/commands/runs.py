@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.suite.config import Cell
     from benchmarks.suite.run import Outcome
 
-SHARED = ("results", "workers", "threads", "device", "amp", "rerun", "tracker")
+SHARED = ("results", "workers", "threads", "device", "amp", "rerun", "timeout", "tracker")
 """Keys of the run and not of its cells: the same in all jobs of a sweep."""
 
 
@@ -90,6 +90,7 @@ def execute(configs: Sequence[DictConfig]) -> tuple[Outcome, Path]:
     from omegaconf import OmegaConf
 
     from benchmarks.report.table import write
+    from benchmarks.suite.options.limits import seconds
     from benchmarks.suite.run import run
     from benchmarks.suite.tracking import make_tracker
 
@@ -107,6 +108,7 @@ def execute(configs: Sequence[DictConfig]) -> tuple[Outcome, Path]:
             device=str(config.device),
             amp=config.amp,
             rerun=bool(config.rerun),
+            timeout=seconds("timeout", config.timeout),
             tracker=tracker,
         )
 
