@@ -41,12 +41,14 @@ class Outcome:
         computed: how many cells had to be computed.
         log: if there is one.
         shared: how many cells another command computed meanwhile.
+        faults: what is missing, and why.
     """
 
     records: list[Record]
     computed: int
     log: Path | None = None
     shared: int = 0
+    faults: Sequence[str] = ()
 
     @property
     def failed(self) -> list[Record]:

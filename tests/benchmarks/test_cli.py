@@ -6,7 +6,7 @@ import pytest
 import benchmarks
 from benchmarks import cli
 from benchmarks.cli import main
-from benchmarks.commands import runs
+from benchmarks.commands import executing, runs
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from frameworks import registry
@@ -146,7 +146,7 @@ def single(*overrides, baselines=True):
         return Outcome(records, len(cells))
 
     cell = cell_of(composed(list(overrides)))
-    outcome = runs.beside_baselines([cell], [cell] if baselines else [], compute)
+    outcome = executing.beside_baselines([cell], [cell] if baselines else [], compute)
     assert [r.cell["framework"]["name"] for r in outcome.records] == [n for r in rounds for n in r]
     assert outcome.computed == len(outcome.records)
     return rounds
