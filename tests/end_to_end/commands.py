@@ -104,9 +104,17 @@ def below(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def process(number):
+    """A process by its number; None if there is none."""
+    try:
+        return psutil.Process(number)
+    except psutil.NoSuchProcess:
+        return None
+
+
 def gone(processes, seconds=5):
     """Those that do not end within some seconds."""
-    return psutil.wait_procs(processes, timeout=seconds)[1]
+    return psutil.wait_procs([one for one in processes if one], timeout=seconds)[1]
 
 
 def waited(condition, seconds=120):
