@@ -126,7 +126,7 @@ def _quiet(settings: Sequence[str], folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _spawning() -> Iterator[None]:
-    """Within the context, processes start as they do elsewhere; joblib's workers have other ways."""
+    """Within the context, processes start as usual, whatever joblib's workers do."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import sys
 
@@ -124,6 +126,24 @@ def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, ca
     assert "1 of 2 cells had to be computed." in shown.out
     assert "uniform" in shown.out
     assert f"Log:     {tmp_path}/logs/x.log" in shown.out
+
+
+@pytest.mark.parametrize("reason", [errno.EPIPE, errno.EIO], ids=["a pipe", "a terminal"])
+def test_the_exit_code_stays_where_nobody_reads_the_table(reason, monkeypatch, tmp_path):
+    """As of a pipe that was closed, and of a terminal that is gone."""
+    from benchmarks.suite.run import Outcome
+
+    class Gone(io.TextIOWrapper):
+        def write(self, _):
+            raise OSError(reason, "gone")
+
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        monkeypatch.setattr("sys.stdout", Gone(out))
+        monkeypatch.setattr("sys.stderr", Gone(err))
+        failed = Record(key="k", cell=cell(), status="failed", error="ValueError: bad")
+        assert runs.report(Outcome([failed], 1), tmp_path) == 1
+        assert runs.report(Outcome([], 0, faults=["a job is gone"]), tmp_path) == 1
+        monkeypatch.undo()
 
 
 def single(*overrides, baselines=True):
