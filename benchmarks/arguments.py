@@ -90,6 +90,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     new.add_argument("--category", choices=CATEGORIES, required=True, help="of the survey")
     new.add_argument("--into", default=".", help="the folder to write it into (default: this one)")
     new.set_defaults(action=actions["new"])
+    _add_oracle(commands, actions["oracle"])
     _add_lists(commands, actions)
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
@@ -189,6 +190,25 @@ def _add_quantize(commands: Any, action: Action) -> None:
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     quantize.set_defaults(action=action)
+
+
+def _add_oracle(commands: Any, action: Action) -> None:
+    oracle = commands.add_parser(
+        "oracle",
+        help="evaluate every policy of a small space, into a table",
+        description="Evaluate every policy of a space on the search-validation images and on a "
+        "fixed part of the test images, without training. Arguments are Hydra overrides, which "
+        "name network, data and space: 'dataset=fashion_mnist protocol.weight_bits=[2,3,4,8]'. "
+        "What is evaluated is kept beside the table until it is whole, so that the same command "
+        "goes on where it was stopped.",
+    )
+    oracle.add_argument("--out", required=True, help="the parquet file to write")
+    oracle.add_argument("--test-images", type=_positive, default=2000, help="of the test split")
+    oracle.add_argument("--workers", type=_positive, default=1, help="processes")
+    oracle.add_argument("--threads", type=_positive, default=1, help="torch threads of each")
+    oracle.add_argument("--parts", help="the folder for what is evaluated (default: OUT.parts)")
+    oracle.add_argument("--releq", help="read this table of ReLeQ's repository instead")
+    oracle.set_defaults(action=action)
 
 
 def _bits(text: str) -> list[int]:

@@ -12,6 +12,7 @@ from benchmarks.arguments import make_parser
 from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
 from benchmarks.commands.lists import frameworks_command, list_command
+from benchmarks.commands.oracle import oracle_command
 from benchmarks.commands.others import diagnose_command, export_command, lut_command, new_command
 from benchmarks.commands.quantize import quantize_command
 from benchmarks.commands.runs import run_command
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "quantize": quantize_command,
             "diagnose": diagnose_command,
             "new": new_command,
+            "oracle": oracle_command,
             "frameworks": frameworks_command,
             "list": list_command,
             "completion": completion_command,
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     )
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "lut", "diagnose"):
+    if rest and options.command not in ("run", "lut", "diagnose", "oracle"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     with stopping.Stop() as stop:
         try:

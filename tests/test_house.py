@@ -53,6 +53,7 @@ FLOORS = (
     ("benchmarks.report", "benchmarks.export"),
     ("benchmarks.calls",),
     ("benchmarks.deploy",),
+    ("benchmarks.oracle",),
     ("benchmarks.studies.statements",),
     ("benchmarks.studies",),
     ("benchmarks.docs",),

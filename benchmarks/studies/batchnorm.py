@@ -121,7 +121,7 @@ def trained(*options: str, **changes: Any) -> Subject:
         checkpoint.model,
         describe(checkpoint.model, splits.input_shape),
         [(8, 8), (4, 4), (3, 3), (2, 2)],
-        [8, 32, 256],
+        [8, 256],
         images,
         lambda model, seed: {"accuracy": measure(model, splits.test).accuracy},
         **changes,

@@ -55,15 +55,16 @@ class Task:
         print(f"{self.out}: {' '.join(f'{w}/{a}' for w, a in bits.values())}")
 
 
-def task(hardware: str) -> Task:
-    """The task that the command line asks for."""
+def task(*hardware: str) -> Task:
+    """The task that the command line asks for, on one of some targets."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--like", type=float, default=3, help="budget: so many uniform bits")
+    parser.add_argument("--hardware", choices=hardware, default=hardware[0])
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--dataset", default="fashion_mnist")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    choices = [f"model={asked.model}", f"dataset={asked.dataset}", f"hardware={hardware}"]
+    choices = [f"model={asked.model}", f"dataset={asked.dataset}", f"hardware={asked.hardware}"]
     cell: Cell = cell_of(composed([*choices, f"budget.like={asked.like}"]))
     ground = ground_of(cell, lambda done, total, text: None)
     layers = describe(ground.network, ground.splits.input_shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.space import Space
-from frameworks.core.target import Target
+from frameworks.core.target import Target, UnsupportedBits
 
 Price = Callable[[Mapping[str, float]], float]
 
@@ -310,7 +310,11 @@ def _raised_freely(target: Target, space: Space, price: Price) -> Policy:
     for i, choice in enumerate(space.choices):
         for bits in reversed(choice.bits):
             raised = [*values[:i], bits, *values[i + 1 :]]
-            if price(target.cost(space.layers, space.decode(raised))) <= fewest:
+            try:
+                free = price(target.cost(space.layers, space.decode(raised))) <= fewest
+            except UnsupportedBits:  # of the space, but not of the target
+                continue
+            if free:
                 values = raised
                 break
     return space.decode(values)

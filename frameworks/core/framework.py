@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -154,6 +155,16 @@ class ScoringFramework(Framework):
     @abstractmethod
     def solve(self, problem: Problem, scores: Scores) -> Solution:
         """The cheap pass: the best policy within ``problem.budget`` by the scores."""
+
+    def losses(
+        self, problem: Problem, scores: Scores
+    ) -> Mapping[str, Mapping[tuple[int, int], float]] | None:
+        """What each layer loses at each pair of weight and activation bits, by the scores.
+
+        For methods whose estimate of a policy is the sum of these over layers, so that it can be
+        held against what policies lose in truth; None for others.
+        """
+        return None
 
     def search(self, problem: Problem) -> Solution:
         return self.solve(problem, self.score(problem))

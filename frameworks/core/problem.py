@@ -18,6 +18,7 @@ from frameworks.core.card import Need
 from frameworks.core.evaluation.batches import Kept, Loader, Transform
 from frameworks.core.evaluation.distillation import Distillation, Teacher
 from frameworks.core.evaluation.evaluate import Evaluator, Score, measure
+from frameworks.core.evaluation.tabled import TabledEvaluator
 from frameworks.core.evaluation.train import Loss, Recipe, fit, loss_of
 from frameworks.core.layers import Layer
 from frameworks.core.networks.batchnorm import batchnorms
@@ -92,6 +93,8 @@ class Problem:
         meter: search cost.
         progress: called with (done, total, text) by long searches.
         input_shape: shape of one image; by default what the first layer reads.
+        known: scores of the policies of the space (an oracle's table), which evaluations without
+            training then are looked up in; None evaluates.
     """
 
     network: nn.Module
@@ -109,6 +112,7 @@ class Problem:
     progress: Callable[[int, int, str], None] = lambda done, total, text: None
     checkpoints: list[Checkpoint] = field(default_factory=list)
     input_shape: tuple[int, ...] = ()
+    known: Mapping[Policy, Score] | None = None
 
     def __post_init__(self) -> None:
         self.network = taken(self.network, [layer.name for layer in self.layers if layer.read])
@@ -274,6 +278,10 @@ class Problem:
 
     @cached_property
     def _evaluator(self) -> Evaluator:
+        if self.known is not None:
+            corrects = self.bn != "stored" and next(batchnorms(self.network), None) is not None
+            images = len(self.valid) + (len(self.images) if corrects else 0)
+            return TabledEvaluator(self.known, images, self.meter)
         return Evaluator(self.quantized(), self.valid, self.correction, self.meter)
 
     @cached_property

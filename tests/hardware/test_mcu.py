@@ -3,6 +3,7 @@ import timm
 from torch import nn
 
 from frameworks import BudgetSpec, Policy, Space, describe, targets
+from frameworks.core.budget import cheapest
 from frameworks.hardware.mcu import MCU
 
 # 0: 3 -> 4 channels, 3x3, 6x6 -> 6x6: 108 weights, 108 inputs, 144 outputs.
@@ -81,6 +82,14 @@ def test_budgets_of_each_metric():
         eight = MCU().cost(LAYERS, Policy.uniform(LAYERS, 8, 8))[metric]
         assert budget.limit == eight / 2
     assert BudgetSpec(like=4).resolve(targets.get("mcu")(), space).metric == "fill"
+
+
+def test_bits_that_the_target_lacks_do_not_hinder_the_cheapest_policy():
+    """The space has six bits, which are tried (after eight) where more bits are free."""
+    space = Space.build(LAYERS, [2, 4, 6, 8], [2, 4, 6, 8])
+    chosen = cheapest(MCU(), space, "ram")
+    assert MCU().cost(LAYERS, chosen)["ram"] == MCU().cost(LAYERS, space.lowest())["ram"]
+    assert chosen["0"].weight == chosen["1"].weight == chosen["3"].weight == 8
 
 
 def test_unsupported_bits_are_refused():

@@ -26,11 +26,11 @@ SEEDS = range(3)
 def searched(digits_problem, settings):
     """Notes by seed of searches as the suite makes them, and of ones that never learn."""
 
-    def run(name):
+    def run(name, like=2.5):
         framework = registry.get(name)(**settings[name])
         still = dataclasses.replace(framework, updates=0)
         return [
-            [f.search(digits_problem("bops", like=2.5, seed=seed)).notes for seed in SEEDS]
+            [f.search(digits_problem("bops", like=like, seed=seed)).notes for seed in SEEDS]
             for f in (framework, still)
         ]
 
@@ -54,10 +54,12 @@ def test_haq(searched, settings):
 
 
 def test_autoq(searched):
-    learned, still = searched("autoq")
-    first, last = fifths(learned, "rewards")
-    assert last > first
+    """The low-level controller learns to reach goals, at a budget of the suite.
+
+    Rewards say little here: at 3 bits on digits, policies differ by a few of 360 images. What its
+    high-level controller learns is in the notes of the records on Fashion-MNIST.
+    """
+    learned, still = searched("autoq", like=3)
     near, far = (fifths(runs, "goal_distances") for runs in (learned, still))
-    assert near[1] < 0.6 * near[0]
-    assert near[1] < 0.6 * far[1]
-    assert sum(run["learning"]["improved"] for run in learned) >= 2
+    assert near[1] < 0.2 * near[0]
+    assert near[1] < 0.2 * far[1]

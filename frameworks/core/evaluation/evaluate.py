@@ -163,6 +163,10 @@ class Evaluator:
         self._norms()
         return self.qmodel
 
+    def settle(self, policy: Policy) -> None:
+        """As `apply`, for those who go on to `measure` and need no network."""
+        self.apply(policy)
+
     def _norms(self) -> None:
         if not self.correction.works_on(self.qmodel):
             return
@@ -180,13 +184,25 @@ class Evaluator:
         """The score on any split at the policy applied last."""
         return _whole(self._measured(split))
 
+    def outputs(self, split: Split) -> Tensor:
+        """What the network gives on any split at the policy applied last: ``[N, classes]``."""
+
+        def all_of(run: Run, skips: Skips) -> list[Tensor]:
+            return [run(x) for x, _ in split.batches(EVALUATION_BATCH)]
+
+        return torch.cat(self._over(split, all_of))
+
     def _measured(self, split: Split, least: float | None = None) -> Score | None:
+        return self._over(split, lambda run, skips: _measured(run, split, least=least))
+
+    def _over(self, split: Split, body: Callable[[Run, Skips], Found]) -> Found:
         # By identity: equal numbers could be another split's once this one is gone.
         if not any(split is known for known in self._splits):
             self._splits.append(split)
         number = next(i for i, known in enumerate(self._splits) if known is split)
         self.qmodel.eval()
-        return self._resumed(number, lambda run, skips: _measured(run, split, least=least))
+        with torch.no_grad():
+            return self._resumed(number, body)
 
     def _resumed(self, name: Hashable, body: Callable[[Run, Skips], Found]) -> Found:
         """The result of a pass over the batches of a name, falsy if it was not gone through."""

@@ -171,8 +171,15 @@ class SensitivityFramework(ScoringFramework):
         found.table(problem)  # so that what is missing is said before anything is kept
         return Scores({"weight": _plain(found.weight), "act": _plain(found.act)})
 
+    def losses(self, problem: Problem, scores: Scores) -> Table:
+        return self._kept(scores).table(problem)
+
+    @staticmethod
+    def _kept(scores: Scores) -> Sensitivity:
+        return Sensitivity(_read(scores.values["weight"]), _read(scores.values["act"]))
+
     def solve(self, problem: Problem, scores: Scores) -> Solution:
-        kept = Sensitivity(_read(scores.values["weight"]), _read(scores.values["act"]))
+        kept = self._kept(scores)
         policy = assign(problem, kept, self.solver)
         problem.checkpoint(policy)
         table = kept.table(problem)

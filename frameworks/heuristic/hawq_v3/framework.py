@@ -156,6 +156,10 @@ class HAWQV3(ScoringFramework):
         choices = [c for c in problem.space.choices if c.kind == "act"]
         return [name for choice in choices for name in choice.layers]
 
+    def losses(self, problem: Problem, scores: Scores) -> dict[str, dict[Pair, float]]:
+        menu = problem.layer_entries()
+        return {n: {p: sensitivity(scores.values, n, *p) for p in menu[n]} for n in menu}
+
     def solve(self, problem: Problem, scores: Scores) -> Solution:
         menus = self._menus(problem)
         for menu in menus:
@@ -187,8 +191,8 @@ class HAWQV3(ScoringFramework):
             }
             for name, options in whole.items()
         }
-        known = all({w for w, _ in few[name]} == set(self.bits) for name in free)
-        return [few, whole] if self.bits and known else [whole]
+        known = self.bits and all({w for w, _ in few[n]} == set(self.bits) for n in free)
+        return [few, whole] if known else [whole]
 
     def _assigned(self, problem: Problem, scores: Scores, menu: Menu) -> dict[str, Pair]:
         ties = list(problem.space.groups)

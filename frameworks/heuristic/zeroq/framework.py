@@ -155,6 +155,12 @@ class ZeroQ(ScoringFramework):
                     }
         return found[0], found[1]
 
+    def losses(self, problem: Problem, scores: Scores) -> dict[str, dict[Pair, float]]:
+        return {
+            name: {pair: omega(scores.values, name, *pair) for pair in options}
+            for name, options in problem.layer_entries().items()
+        }
+
     def solve(self, problem: Problem, scores: Scores) -> Solution:
         """Step 3."""
         table: Table = {

@@ -113,7 +113,7 @@ class Candidates:
         if key not in self._results:
             evaluator = self.problem.evaluator() if beacon is None else beacon.evaluator
             counted = self.problem.meter.policies
-            evaluator.apply(policy)
+            evaluator.settle(policy)
             if beacon is not None:  # with other weights it is the same policy, counted before
                 self.problem.meter.policies = counted
             self._results[key] = largest_error(evaluator, self.parts, self.limit)

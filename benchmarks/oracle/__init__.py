@@ -1,0 +1,1 @@
+"""Oracles: small spaces evaluated exhaustively, kept as tables."""

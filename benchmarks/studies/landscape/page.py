@@ -1,0 +1,158 @@
+"""The page of the study: what was found, in words, tables and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.oracle.table import OracleTable
+from benchmarks.report.numbers.statistics import estimate
+from benchmarks.report.pictures.plot import Axes, Style, marker, padded, path, stairs, svg, text
+from benchmarks.studies.landscape.ranks import Ranks
+from benchmarks.studies.landscape.regret import Truth, at
+from benchmarks.studies.landscape.shape import Additivity, front
+
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+COLOURS = ("#3366cc", "#dc3912", "#ff9900", "#109618", "#990099", "#0099c6", "#dd4477")
+LOOK = (
+    ".grid{stroke:#ddd}.axis{stroke:#666}.tick,.title,.key{font:11px sans-serif;fill:#333}"
+    ".base{stroke:#777;fill:#777}.all{fill:#bbb}.front{stroke:#dc3912;fill:none;stroke-width:2}"
+    + "".join(f".s{i}{{stroke:{c};fill:{c}}}" for i, c in enumerate(COLOURS))
+)
+DRAWN = 4000
+"""At most about so many policies of a landscape are drawn."""
+
+
+def curve(runs: Sequence[Mapping[str, Any]], places: Sequence[int], start: float) -> list[Any]:
+    """Means with intervals of the regret after so many evaluations."""
+    return [estimate(values) for values in zip(*(at(r["curve"], places, start) for r in runs))]  # noqa: B905
+
+
+def regret_lines(
+    runs: Runs, truths: Mapping[float, Truth], places: Sequence[int], starts: Mapping[float, float]
+) -> list[str]:
+    """A table for each budget: regret by evaluations, and of what was returned."""
+    lines: list[str] = []
+    for like, best in truths.items():
+        mine = {k.split(" ")[0]: v for k, v in runs.items() if k.endswith(f" like={like:g}")}
+        most = max(run["evaluations"] for found in mine.values() for run in found)
+        shown = [place for place in places if place <= most]
+        test = "" if best.test is None else f", {best.test:.2f} % on the test images"
+        lines += [
+            f"**like={like:g}**: the best policy has {best.valid:.2f} %{test}.",
+            "",
+            f"| framework | {' | '.join(map(str, shown))} | returned | test | evaluations |",
+            "|:--" + "|--:" * (len(shown) + 3) + "|",
+        ]
+        for name, found in mine.items():
+            cells = [_text(value) for value in curve(found, shown, starts[like])]
+            ends = [
+                _text(estimate(run[what] for run in found if run[what] is not None))
+                for what in ("regret", "test")
+            ]
+            spent = math.fsum(run["evaluations"] for run in found) / len(found)
+            over = sum(run["over"] for run in found)
+            said = f" ({over} of {len(found)} over the budget)" if over else ""
+            lines.append(f"| {name} | {' | '.join([*cells, *ends])} | {spent:.0f}{said} |")
+        lines.append("")
+    return lines
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if value.low is None:
+        return f"{value.mean:.2f}"
+    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def rank_lines(found: Mapping[str, Ranks]) -> list[str]:
+    """A row for each sensitivity, the best first."""
+    lines = [
+        "| sensitivity | one decision changed | all policies |",
+        "|:--|--:|--:|",
+    ]
+    for name, value in sorted(found.items(), key=lambda item: -item[1].policies):
+        lines.append(f"| {name} | {value.layers:.3f} | {value.policies:.3f} |")
+    return lines
+
+
+def additive_lines(found: Mapping[str, Additivity]) -> list[str]:
+    """A row for each measure."""
+    lines = [
+        "| measure | one term a decision | and one a pair | rank correlation of changes alone |",
+        "|:--|--:|--:|--:|",
+    ]
+    for name, value in found.items():
+        lines.append(
+            f"| {name} | {100 * value.main:.1f} % | {100 * value.pairs:.1f} % | {value.alone:.3f} |"
+        )
+    return lines
+
+
+def landscape_picture(table: OracleTable, cost: str, value: str) -> str:
+    """All policies (thinned) and the front, by cost and accuracy."""
+    costs, values = table.columns[cost], table.columns[value]
+    step = max(1, len(table) // DRAWN)
+    every = list(zip(costs[::step].tolist(), values[::step].tolist(), strict=True))
+    best = front(table, cost, value)
+    low = sorted(values.tolist())[len(values) // 50]
+    axes = Axes.of((640, 400), padded(costs.tolist()), padded([low, float(values.max())]))
+    axes.frame(
+        cost.replace("cost.", ""),
+        f"{value} (%)",
+        [(t, f"{t:.3g}") for t in axes.x.ticks(6)],
+        [(t, f"{t:g}") for t in axes.y.ticks(6)],
+    )
+    dots = [marker("circle", axes.x(x), axes.y(y), 1.2) for x, y in every if y >= low]
+    axes.parts.append(f'<g class="all">{"".join(dots)}</g>')
+    corners = stairs([(x, y) for x, y in best if y >= low])
+    axes.parts.append(
+        f'<path d="{path([(axes.x(x), axes.y(y)) for x, y in corners])}" class="front"/>'
+    )
+    return _whole(axes, f"{value} of {len(table)} policies against {cost}; the line is the front")
+
+
+def regret_picture(runs: Runs, like: float, places: Sequence[int], start: float) -> str:
+    """Mean regret against evaluations, by framework."""
+    mine = {k.split(" ")[0]: v for k, v in runs.items() if k.endswith(f" like={like:g}")}
+    most = max(run["evaluations"] for found in mine.values() for run in found)
+    shown = sorted({1, 2, 3, *range(5, min(most, 100), 5), *range(100, most, 20), most})
+    lines = {name: curve(found, shown, start) for name, found in mine.items()}
+    highest = sorted(e.mean for line in lines.values() for e in line)[-1]
+    axes = Axes.of((640, 380), (shown[0], most * 1.02), (0, highest * 1.05), (12, 130, 42, 54))
+    axes.frame(
+        "evaluations",
+        "regret (points)",
+        [(t, f"{t:g}") for t in axes.x.ticks(6)],
+        [(t, f"{t:g}") for t in axes.y.ticks(6)],
+    )
+    for i, (name, line) in enumerate(lines.items()):
+        base = registry_base(name)
+        style = Style.baseline(i) if base else Style.number(i)
+        spent = max(run["evaluations"] for run in mine[name])
+        points = [
+            (axes.x(x), axes.y(e.mean)) for x, e in zip(shown, line, strict=True) if x <= spent
+        ]
+        axes.parts.append(f'<g class="{style.colour}">')
+        axes.parts.append(f'<path d="{path(points)}" style="fill:none"/>')
+        axes.parts.append(marker(style.marker, *points[-1], 4) + "</g>")
+        axes.parts.append(text(axes.x.end + 20, 24 + 18 * i, name, "key"))
+        axes.parts.append(
+            f'<g class="{style.colour}">{marker(style.marker, axes.x.end + 10, 20 + 18 * i, 4)}</g>'
+        )
+    return _whole(axes, f"mean regret against evaluations, like={like:g}")
+
+
+def registry_base(name: str) -> bool:
+    """Whether a framework is a baseline."""
+    from frameworks import registry
+
+    return bool(registry.get(name).card.category == "baseline")
+
+
+def _whole(axes: Axes, label: str) -> str:
+    parts = [f"<style>{LOOK}</style>", *axes.parts]
+    drawn = svg(axes.width, axes.height, parts, label)
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

@@ -1,0 +1,84 @@
+"""Regret: how far a search is from the best policy of its budget after so many evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.oracle.table import OracleTable
+from benchmarks.studies.landscape.shape import best_row
+from frameworks import Budget, Framework, Policy, Problem, seeded, steer
+
+STEERED = 6
+"""Runs that a method steered by a penalty has, as in the suites."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The best that a budget allows.
+
+    Attributes:
+        budget: the limit.
+        row: of the policy that is most accurate on the search-validation images.
+        valid: its accuracy there in percent.
+        test: its accuracy on the test images; None where there are none.
+    """
+
+    budget: Budget
+    row: int
+    valid: float
+    test: float | None
+
+
+def truth(table: OracleTable, problem: Problem, budget: Budget) -> Truth:
+    """The best policy of a table within a budget."""
+    within = np.array([budget.allows(problem.cost(table.policy(r))) for r in range(len(table))])
+    row = best_row(table, within, "valid")
+    test = table.columns.get("test.accuracy")
+    valid = float(table.columns["valid.accuracy"][row])
+    return Truth(budget, row, valid, None if test is None else float(test[row]))
+
+
+def searched(
+    framework: Framework, problem: Problem, table: OracleTable, best: Truth, seed: int
+) -> dict[str, Any]:
+    """A search over the table: its regrets in percentage points.
+
+    Returns:
+        ``curve``: (evaluations, regret) whenever what the search would return changed; ``regret``
+        of the policy that it returned, ``test``: by how much that is less accurate than the
+        budget's best (by validation) on the test images, ``evaluations``: how many it made, and
+        ``over`` where it is not within the budget, which has no regret.
+    """
+    cell = problem.at(seed=seed, budget=best.budget, known=table.scores("valid"))
+    with seeded(seed, "global"):
+        solution = steer(framework, cell, STEERED)
+    spent = cell.meter.read().policies
+    curve = [
+        (point.spent.policies, best.valid - _accuracy(table, point.policy, "valid"))
+        for point in cell.checkpoints
+        if cell.within(point.policy)
+    ]
+    if not cell.within(solution.policy):
+        return {"curve": curve, "regret": None, "test": None, "evaluations": spent, "over": True}
+    regret = best.valid - _accuracy(table, solution.policy, "valid")
+    test = None
+    if best.test is not None:
+        test = best.test - _accuracy(table, solution.policy, "test")
+    return {"curve": curve, "regret": regret, "test": test, "evaluations": spent, "over": False}
+
+
+def _accuracy(table: OracleTable, policy: Policy, split: str) -> float:
+    return float(table.columns[f"{split}.accuracy"][table.row(policy)])
+
+
+def at(curve: Sequence[tuple[int, float]], places: Sequence[int], start: float) -> list[float]:
+    """A curve's regret after so many evaluations each; ``start`` before its first point."""
+    found = []
+    for place in places:
+        reached = [regret for evaluations, regret in curve if evaluations <= place]
+        found.append(reached[-1] if reached else start)
+    return found

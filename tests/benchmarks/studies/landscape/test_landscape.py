@@ -1,0 +1,120 @@
+"""Fronts, additivity, ranks and regrets on spaces whose answers are known."""
+
+import numpy as np
+import pytest
+
+from benchmarks.oracle.table import OracleTable
+from benchmarks.studies.landscape.ranks import estimated, ranks
+from benchmarks.studies.landscape.regret import Truth, at, searched, truth
+from benchmarks.studies.landscape.shape import additivity, best_row, front
+from frameworks import BudgetSpec, targets
+from frameworks.baselines.exhaustive import Exhaustive
+from frameworks.baselines.random import Random
+
+LOSSES = np.array([4.0, 1.0, 0.0]), np.array([2.0, 1.5, 0.0])
+"""Of two decisions at 2, 4 and 8 bits."""
+
+
+@pytest.fixture
+def problem(make_problem):
+    """Two layers are searched, the others pinned."""
+    made = make_problem("size", like=4, bits=(2, 4, 8))
+    names = [layer.name for layer in made.space.free_layers]
+    weight = {n: bits if n in names[:2] else (8,) for n, bits in made.space.weight_bits.items()}
+    space = type(made.space)(made.layers, weight, made.space.act_bits, made.space.groups)
+    target = targets.get("size")()
+    return made.at(space=space, budget=BudgetSpec(like=4).resolve(target, space))
+
+
+@pytest.fixture
+def make_table(problem):
+    def make(grid):
+        space = problem.space
+        lowest = space.lowest()
+        pinned = {name: (lowest[name].weight, lowest[name].act) for name in space.names}
+        loss = np.asarray(grid, float).ravel()
+        costs = np.array([problem.cost(p)["size"] for p in _every(space)])
+        columns = {"valid.accuracy": 90 - loss, "valid.loss": loss, "cost.size": costs}
+        return OracleTable(space.choices, pinned, columns, {})
+
+    return make
+
+
+def _every(space):
+    return [space.decode((a, b)) for a in (2, 4, 8) for b in (2, 4, 8)]
+
+
+ADDITIVE = LOSSES[0][:, None] + LOSSES[1][None, :]
+
+
+def test_a_sum_is_wholly_additive(make_table):
+    found = additivity(make_table(ADDITIVE), "valid.loss")
+    assert (found.main, found.pairs, found.alone) == pytest.approx((1, 1, 1))
+
+
+def test_an_interaction_shows_in_the_pairs_alone(make_table):
+    """Of a product of two centred factors no sum explains anything."""
+    centred = np.outer([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0])
+    found = additivity(make_table(centred), "valid.loss")
+    assert found.main == pytest.approx(0, abs=1e-12)
+    assert found.pairs == pytest.approx(1)
+
+
+def test_the_front_is_that_of_all_policies(make_table):
+    table = make_table(ADDITIVE)
+    found = front(table, "cost.size", "valid.accuracy")
+    points = list(zip(table.columns["cost.size"], table.columns["valid.accuracy"], strict=True))
+
+    def beaten(c, v):
+        return any(d <= c and w >= v and (d, w) != (c, v) for d, w in points)
+
+    wanted = {point for point in points if not beaten(*point)}
+    assert set(found) == wanted
+    assert found[-1] == (max(c for c, _ in points), 90.0)
+
+
+def test_the_best_of_equal_ones_has_the_least_loss(make_table):
+    table = make_table(ADDITIVE)
+    table.columns["valid.accuracy"][:] = 50.0
+    assert best_row(table, np.ones(9, bool), "valid") == 8
+    with pytest.raises(ValueError, match="no policy"):
+        best_row(table, np.zeros(9, bool), "valid")
+
+
+def test_the_true_losses_rank_perfectly(make_table, problem):
+    names = [choice.layers[0] for choice in problem.space.choices]
+    act = {name: problem.space.act_bits[name][0] for name in names}
+    losses = {
+        name: {(b, act[name]): float(v) for b, v in zip((2, 4, 8), values, strict=True)}
+        for name, values in zip(names, LOSSES, strict=True)
+    }
+    table = make_table(ADDITIVE)
+    assert estimated(table, losses) == pytest.approx(ADDITIVE.ravel())
+    assert ranks(table, losses, "valid.loss").policies == pytest.approx(1)
+    reversed_ = {n: {p: -v for p, v in of.items()} for n, of in losses.items()}
+    assert ranks(table, reversed_, "valid.loss").layers == pytest.approx(-1)
+
+
+def test_an_exhaustive_search_has_no_regret(make_table, problem):
+    table = make_table(ADDITIVE)
+    best = truth(table, problem, problem.budget)
+    found = searched(Exhaustive(), problem, table, best, 0)
+    assert (found["regret"], found["over"]) == (0.0, False)
+    within = [row for row in range(9) if problem.within(table.policy(row))]
+    assert found["evaluations"] == len(within)
+    assert best.valid == max(table.columns["valid.accuracy"][within])
+
+
+def test_regret_is_what_is_missing_to_the_best(make_table, problem):
+    table = make_table(ADDITIVE)
+    best = truth(table, problem, problem.budget)
+    found = searched(Random(evaluations=1, refill=False), problem, table, best, 3)
+    first = found["curve"][0]
+    assert first[0] == 1
+    assert found["regret"] == first[1] >= 0
+    assert isinstance(best, Truth)
+
+
+def test_a_curve_holds_until_its_next_point():
+    curve = [(3, 2.0), (10, 0.5)]
+    assert at(curve, [1, 3, 9, 10, 50], 7.0) == [7.0, 2.0, 2.0, 0.5, 0.5]
