@@ -85,19 +85,12 @@ def launch(jobs: Jobs, settings: Sequence[str], folder: Path) -> Launched:
         MissingConfigException: there is no such launcher.
     """
     from hydra._internal.callbacks import Callbacks
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
-
-    from benchmarks.suite.config import hydra
+    from hydra.types import HydraContext
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with hydra():
-        inner: Any = GlobalHydra.instance().hydra
-        config = inner.compose_config(
-            "config", [*settings, *_quiet(settings, folder)], RunMode.MULTIRUN
-        )
-        context = HydraContext(config_loader=inner.config_loader, callbacks=Callbacks(config))
+    with _configured(settings, folder) as (config, loader):
+        context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(context, jobs, config)
         numbers = [[f"+job={i}"] for i in range(len(jobs.overrides))]
         try:
@@ -112,6 +105,24 @@ def launch(jobs: Jobs, settings: Sequence[str], folder: Path) -> Launched:
         except Exception as error:
             faults.append(f"the job {' '.join(overrides)}: {type(error).__name__}: {error}")
     return Launched(list(keys), faults)
+
+
+@contextlib.contextmanager
+def _configured(settings: Sequence[str], folder: Path) -> Iterator[tuple[DictConfig, Any]]:
+    """Within the context Hydra is there: the launcher's configuration, and a loader of jobs'.
+
+    Raises:
+        MissingConfigException, ConfigCompositionException: there is no such launcher, or key.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from benchmarks.suite.config import hydra
+
+    with hydra():
+        inner: Any = GlobalHydra.instance().hydra
+        wanted = [*settings, *_quiet(settings, folder)]
+        yield inner.compose_config("config", wanted, RunMode.MULTIRUN), inner.config_loader
 
 
 def _quiet(settings: Sequence[str], folder: Path) -> list[str]:
@@ -192,6 +203,8 @@ def launched(
     from frameworks import registry
 
     _, folder = place_of(configs[0])
+    with _configured(settings, folder):
+        pass  # before anything is looked at or written
     store, log = Store(folder / "records"), Log(folder)
     known = known_cells(configs)
     todo = {key: cell for key, cell in known.items() if _missing(store, key, configs[0])}

@@ -112,4 +112,6 @@ def test_a_launcher_that_is_not_there_is_named_with_those_that_are(tmp_path, mon
     assert main(["run", "-m", "hydra/launcher=nonesuch", "seed=0,1"]) == 2
     error = capsys.readouterr().err
     assert re.search(r"unknown hydra/launcher 'nonesuch'; choose from .*basic", error)
+    assert main(["run", "-m", "hydra.launcher.nokey=3", "seed=0,1"]) == 2
+    assert "nokey" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
