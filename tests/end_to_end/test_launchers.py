@@ -36,7 +36,7 @@ SWEEP += ["framework.random.evaluations=3", "baselines=false"]
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
-    "ray": ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"],
+    "ray": ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],
 }
 TIMES = ("seconds", "peak_memory", "timings", "environment", "log")
 """What is measured and not computed, and where it was printed."""
