@@ -60,6 +60,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     table.add_argument("--format", choices=FORMATS, default="text")
     table.add_argument("--out", help="write all formats into this folder, too")
     table.set_defaults(action=actions["table"])
+    _add_leaderboard(commands, actions["leaderboard"])
     transfer = commands.add_parser(
         "transfer", help="what policies cost on hardware that they were not searched for"
     )
@@ -97,6 +98,30 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     frameworks.set_defaults(action=actions["frameworks"])
     commands.choices["complete"].set_defaults(parser=parser)
     return parser
+
+
+def _add_leaderboard(commands: Any, action: Action) -> None:
+    board = commands.add_parser(
+        "leaderboard",
+        help="build a static site from records: who wins, where, by how much, at what cost",
+        description="Build a site that needs no server and no network, from any records. What "
+        "'juxtabit verify' wrote beside them is shown as each row's level.",
+    )
+    board.add_argument(
+        "records", nargs="*", default=["results"], help="folders or files of records"
+    )
+    board.add_argument("--out", default="site", help="the folder of the site (default: site)")
+    board.add_argument(
+        "--serve",
+        nargs="?",
+        type=_port,
+        const=8000,
+        metavar="PORT",
+        help="show it on this machine afterwards (default port: 8000; 0: any free one)",
+    )
+    board.add_argument("--open", action="store_true", help="with --serve: in a browser, too")
+    board.add_argument("--title", default="Juxtabit leaderboard", help="of the site")
+    board.set_defaults(action=action)
 
 
 def _add_lists(commands: Any, actions: Mapping[str, Action]) -> None:
@@ -182,7 +207,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     budget.add_argument(
         "--max-drop", type=float, help="points of agreement: the cheapest policy within them"
     )
-    add("--method", help="a framework (default: divergence); uniform is always tried beside it")
+    add("--method", help="a framework (default: layer_kl); uniform is always tried beside it")
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
     add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")
@@ -213,6 +238,13 @@ def _add_oracle(commands: Any, action: Action) -> None:
 
 def _bits(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"{value} is no port: 0 to {2**16 - 1}")
+    return value
 
 
 def _positive(text: str) -> int:

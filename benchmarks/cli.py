@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.arguments import make_parser
 from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
+from benchmarks.commands.leaderboard import leaderboard_command
 from benchmarks.commands.lists import frameworks_command, list_command
 from benchmarks.commands.oracle import oracle_command
 from benchmarks.commands.others import diagnose_command, export_command, lut_command, new_command
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "run": run_command,
             "table": table_command,
+            "leaderboard": leaderboard_command,
             "transfer": transfer_command,
             "export": export_command,
             "lut": lut_command,

@@ -46,6 +46,7 @@ from frameworks.core.registry import (
     targets,
 )
 from frameworks.core.registry import frameworks as registry
+from frameworks.core.rounding import apply as rounding
 from frameworks.core.search.answers import WrongAnswer, finished, place_of, scored, skipped, solved
 from frameworks.core.search.learning import Learning
 from frameworks.core.search.sensitivities import Sensitivity, SensitivityFramework, assign
@@ -136,6 +137,7 @@ __all__ = [
     "register_scheme",
     "register_target",
     "registry",
+    "rounding",
     "schemes",
     "scored",
     "seeded",

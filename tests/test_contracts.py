@@ -35,6 +35,8 @@ REDUCED = {
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
+    "layer_kl": {"images": 32},
+    "layer_kl_refined": {"images": 32, "refine": 12},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {

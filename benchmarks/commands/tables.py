@@ -36,7 +36,7 @@ def table_command(options: argparse.Namespace, _: list[str]) -> int:
     from benchmarks.records.store import find_records
 
     faults: list[str] = []
-    with _no_collection():
+    with no_collection():
         records = find_records(Path(options.records).expanduser(), faults)
         shown = guarded(records, faults, lambda table: _shown(table, options))
     print(shown)
@@ -78,7 +78,7 @@ def transfer_command(options: argparse.Namespace, _: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Garbage collection goes through all records again and again, and they hold no cycles."""
     enabled = gc.isenabled()
     gc.disable()

@@ -332,8 +332,11 @@ class Run:
 
     def untrained(self, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy without training."""
-        ptq = judge.quantized(solution.policy)
-        return judge.correct(ptq)
+        ptq = judge.correct(judge.quantized(solution.policy))
+        rounding = self.setting.framework.rounding or self.protocol.get("rounding", "nearest")
+        if left := judge.rounded(ptq, rounding):
+            self.record.notes["rounded_to_nearest"] = list(left)
+        return ptq
 
     def trained(self, framework: Framework, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy, trained as the protocol says."""

@@ -75,6 +75,9 @@ class ProtocolConfig:
         objective: what searches maximise on search-validation images: ``accuracy``; or, without
             labels, ``agreement`` (top-1) with the float network, or ``kl``: minus the mean
             KL(float || quantized). See `benchmarks.suite.objective`.
+        rounding: how the weights of an untrained final network are rounded: ``nearest``, or by
+            what layers compute on the calibration images: ``gptq``, ``adaround`` or ``adaquant``;
+            a framework with a rounding of its own keeps it. Searches round to the nearest.
     """
 
     name: str = "ptq"
@@ -94,6 +97,7 @@ class ProtocolConfig:
     max_images: int = 0
     steering_runs: int = 6
     objective: str = "accuracy"
+    rounding: str = "nearest"
 
 
 @dataclass

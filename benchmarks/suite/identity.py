@@ -26,7 +26,10 @@ from benchmarks.suite.objective import DEFAULT
 from frameworks import kernels_in_force
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
-_LATER = {"protocol": ("objective", DEFAULT), "dataset": ("classes", None)}
+_LATER: dict[str, dict[str, Any]] = {
+    "protocol": {"objective": DEFAULT, "rounding": "nearest"},
+    "dataset": {"classes": None},
+}
 """Keys that came later, which have no part in a cell while they stand for what was done before."""
 
 
@@ -146,7 +149,8 @@ def _plain(cell: Cell) -> dict[str, Any]:
         if axis == "budget":  # one limit, as most have; those that were asked for before this key
             kept = {k: v for k, v in kept.items() if k != "metrics" or v is not None}
         if axis in _LATER:
-            kept = {k: v for k, v in kept.items() if (k, v) != _LATER[axis]}
+            later = _LATER[axis]
+            kept = {k: v for k, v in kept.items() if not (k in later and later[k] == v)}
         plain[axis] = _whole(_by_content(kept, axis, {}))
     return plain
 

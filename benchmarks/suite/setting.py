@@ -29,6 +29,7 @@ from frameworks import (
     Target,
     batchnorm,
     registry,
+    rounding,
     schemes,
     targets,
 )
@@ -154,6 +155,9 @@ def check_protocol(protocol: dict[str, Any]) -> None:
         raise BadCell(f"protocol.bn: {rule!r}; choose from {list(batchnorm.RULES)}")
     if (objective := objective_of(protocol)) not in OBJECTIVES:
         raise BadCell(f"protocol.objective: {objective!r}; choose from {list(OBJECTIVES)}")
+    way = protocol.get("rounding", ProtocolConfig.rounding)
+    if way not in rounding.ROUNDINGS:
+        raise BadCell(f"protocol.rounding: {way!r}; choose from {list(rounding.ROUNDINGS)}")
     for key, (least, most) in bounds.items():
         # Cells of earlier versions lack some keys.
         value = protocol.get(key, getattr(ProtocolConfig, key))

@@ -66,6 +66,8 @@ class Framework(ABC):
         evaluates: the hyper-parameters, as far as it has them, that add up to the number of
             distinct policies that it evaluates.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
+        rounding: the rounding of weights that belongs to the method, one of
+            `frameworks.rounding.ROUNDINGS`, in the place of the protocol's; None where it has none.
     """
 
     name: ClassVar[str]
@@ -75,6 +77,7 @@ class Framework(ABC):
     lowers_bits: ClassVar[bool] = False
     evaluates: ClassVar[tuple[str, ...]] = ("evaluations",)
     recipe: ClassVar[Recipe | None] = None
+    rounding: ClassVar[str | None] = None
 
     @property
     def evaluations_asked(self) -> int | None:

@@ -34,6 +34,7 @@ from frameworks.core.networks.taking.take import load_state, taken
 from frameworks.core.policy import Policy
 from frameworks.core.quantizers.base import Quantizer, Scheme
 from frameworks.core.randomness import derive, numpy_rng, torch_rng
+from frameworks.core.rounding.apply import NEAREST, round_weights
 from frameworks.core.space import Space
 from frameworks.core.split import Split
 from frameworks.core.target import Target
@@ -307,6 +308,23 @@ class Problem:
         """Correct a network from `quantized`, in place, at the bits in force."""
         self.correction(qmodel)
         return qmodel
+
+    def rounded(self, qmodel: QModel, method: str) -> tuple[str, ...]:
+        """Round a corrected network's weights by what its layers compute, in place.
+
+        BatchNorm is corrected again afterwards.
+
+        Args:
+            qmodel: from `quantized`, at its bits, corrected by `correct`.
+            method: one of `frameworks.rounding.ROUNDINGS`.
+
+        Returns:
+            The layers that stay as they were (`frameworks.core.rounding.apply.round_weights`).
+        """
+        left = round_weights(qmodel, self.float_model(), self.images, method)
+        if method != NEAREST:
+            self.correct(qmodel)
+        return left
 
     def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:
         network = self.float_model()

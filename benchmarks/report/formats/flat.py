@@ -34,7 +34,8 @@ def _interval(prefix: str, found: Estimate | None, *more: str) -> dict[str, Any]
     return {name: getattr(found, key, None) for name, key in zip(names, keys, strict=True)}
 
 
-def _measured(group: Group, row: Row) -> dict[str, Any]:
+def measured(group: Group, row: Row) -> dict[str, Any]:
+    """The columns of a measured row."""
     values: dict[str, Any] = {
         "half": "measured",
         "protocol": group.protocol,
@@ -123,7 +124,7 @@ def render(
     groups: Sequence[Group], standings: Sequence[Overall], numbers: Sequence[Reported]
 ) -> str:
     """The whole file."""
-    rows = [_measured(group, row) for group in groups for row in group.rows]
+    rows = [measured(group, row) for group in groups for row in group.rows]
     rows += [row for overall in standings for row in _overall(overall)]
     rows += [{"half": "reported", **vars(number)} for number in numbers]
     columns = dict.fromkeys([*_KEYS, *(key for row in rows for key in row)])

@@ -26,6 +26,7 @@ LATER: dict[str, dict[str, Any]] = {
         "bn": "batches",
         "bias_correction": False,
         "objective": "accuracy",
+        "rounding": "nearest",
     },
     "dataset": {**dict.fromkeys(PREPARED[1:]), "classes": None},
     "budget": {"metrics": None},

@@ -113,6 +113,19 @@ def told_apart(name: str, rival: str, among: Group) -> bool:
     return name in found and found[name].significant
 
 
+def beaters(rival: str, among: Group) -> int:
+    """How many rows are ahead of a rival and told apart from it."""
+    others = [row.label for row in _ranked(among, "all") if row.label != rival]
+    ahead_of = [name for name in others if mean(name, among) > mean(rival, among)]
+    return sum(told_apart(name, rival, among) for name in ahead_of)
+
+
+def spread(among: Group, *left_out: str) -> float:
+    """Points between the best and the worst of all rows but some."""
+    means = [mean(row.label, among) for row in _ranked(among, "all") if row.label not in left_out]
+    return max(means) - min(means)
+
+
 def bits(name: str, kind: str, among: Group) -> float:
     """Mean bits of ``weight`` or ``act``."""
     return fmean(record.bits[kind] for record in _row(name, among).records)
@@ -190,6 +203,6 @@ def _json(path: str) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
-    for f in (mean, best, worst, ahead, float_accuracy, drop, gain, told_apart, bits, searched,
-              cells, elsewhere, entry, ratio, families, latency)
+    for f in (mean, best, worst, ahead, float_accuracy, drop, gain, told_apart, beaters, spread,
+              bits, searched, cells, elsewhere, entry, ratio, families, latency)
 }  # fmt: skip

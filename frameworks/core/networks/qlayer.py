@@ -58,6 +58,7 @@ class QLayer(LayerStandIn):
         self.shift: Tensor | None
         self.register_buffer("shift", None, persistent=False)
         self._fixed_weight: Tensor | None = None
+        self._rounded: Codes | None = None
         self._weights: dict[int, Tensor] = {}
         take_hooks(self, inner)
 
@@ -100,6 +101,8 @@ class QLayer(LayerStandIn):
     @torch.no_grad()
     def codes(self) -> Codes | None:
         """The integers behind `weight`; None where it, or a channel of it, is float."""
+        if self._rounded is not None:
+            return self._rounded
         bits, raw = self.bits.weight, self._raw.detach()
         if FLOAT in ((bits,) if isinstance(bits, int) else bits):
             return None
@@ -118,22 +121,26 @@ class QLayer(LayerStandIn):
     def use(self, bits: LayerBits, weight: Quantizer, act: Quantizer) -> None:
         """Put in quantizers made elsewhere, which stand for these bits."""
         self.bits = bits
-        self._fixed_weight = None
+        self._fixed_weight = self._rounded = None
         self.weight_quantizer, self.act_quantizer = weight, act
+
+    def round(self, codes: Codes) -> None:
+        """Use these integers for the weights, at the bits in force (`frameworks.core.rounding`)."""
+        self._rounded, self._fixed_weight = codes, codes.dequantize()
 
     def _activation(self, bits: int) -> Quantizer:
         return self._calibration.quantizer(self.scheme, self.layer.name, bits)
 
     def fix(self, bits: LayerBits) -> None:
         """Use these bits with ranges from calibration and without gradients to the weight."""
-        self.bits, self.shift = bits, None
+        self.bits, self.shift, self._rounded = bits, None, None
         self.act_quantizer = self._activation(bits.act)
         self._fixed_weight = self._fixed(bits.weight)
 
     def free(self, bits: LayerBits) -> None:
         """Use these bits with trainable weight and ranges, starting from calibration."""
         self.bits, self.shift = bits, None
-        self._fixed_weight = None
+        self._fixed_weight = self._rounded = None
         self._weights.clear()
         self.weight_quantizer = self.scheme.weight(self._raw.detach(), bits.weight)
         self.act_quantizer = copy.deepcopy(self._activation(bits.act))

@@ -1,0 +1,1 @@
+"""The leaderboard: a static site of pages, made from records."""

@@ -1,0 +1,1 @@
+export { plot, line, dot, text, tip, pointer, ruleX, ruleY, gridX, gridY } from "@observablehq/plot";

@@ -1,0 +1,1 @@
+"""What a leaderboard says, before it is drawn."""

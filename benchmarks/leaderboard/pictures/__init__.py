@@ -1,0 +1,1 @@
+"""The leaderboard's static pictures (SVG), which show without JavaScript, too."""

@@ -1,0 +1,117 @@
+"""Rounding the weights of a whole network, layer by layer in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frameworks.core.networks.qlayer import QLayer
+from frameworks.core.networks.qmodel import QModel
+from frameworks.core.quantizers.base import Codes
+from frameworks.core.rounding.adaquant import adaquant
+from frameworks.core.rounding.adaround import adaround
+from frameworks.core.rounding.gptq import gptq
+from frameworks.core.rounding.levels import Levels, levels_of
+from frameworks.core.rounding.moments import Gathered, LayerMoments
+
+NEAREST = "nearest"
+ROUNDINGS = (NEAREST, "gptq", "adaround", "adaquant")
+IMAGES = 64
+"""That go through the networks at a time."""
+
+
+def round_weights(
+    qmodel: QModel, network: nn.Module, images: Tensor, method: str
+) -> tuple[str, ...]:
+    """Round the weights of a quantized network in place, at the bits in force.
+
+    Each layer's inputs are those in the network whose earlier layers are rounded already; the
+    outputs that it ought to give are the float network's. BatchNorm should be corrected before, and
+    again afterwards.
+
+    Args:
+        qmodel: at a policy (`frameworks.QModel.fix`), corrected.
+        network: the float network.
+        images: ``[N, C, H, W]``.
+        method: one of `ROUNDINGS`.
+
+    Returns:
+        The layers with quantized weights that stay at the nearest levels: those that share their
+        weights or have them read by a function, transposed ones, and those without a uniform grid.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if method not in ROUNDINGS:
+        raise ValueError(f"rounding: {method!r}; choose from {list(ROUNDINGS)}")
+    left: list[str] = []
+    sharing = {q.layer.shared for _, q in qmodel.qlayers()} - {""}
+    for name, q in qmodel.qlayers() if method != NEAREST else ():
+        weight = q.inner.weight
+        assert isinstance(weight, Tensor)
+        levels = levels_of(q.scheme, weight.detach(), q.bits.weight)
+        layer = q.layer
+        if layer.shared or name in sharing or layer.read or layer.transposed or levels is None:
+            if q.codes() is not None:
+                left.append(name)
+            continue
+        moments = gathered(qmodel, network, name, images)
+        _put(q, weight.detach(), levels, moments, method)
+    return tuple(left)
+
+
+def _put(q: QLayer, weight: Tensor, levels: Levels, moments: LayerMoments, method: str) -> None:
+    groups = len(moments.inputs)
+    shape = (groups, len(weight) // groups, weight[0].numel())
+    rows, grid = weight.reshape(shape), levels.view(*shape)
+    step = grid.step
+    if method == "adaquant":
+        code, step = adaquant(rows, grid, moments)
+    else:
+        code = (gptq if method == "gptq" else adaround)(rows, grid, moments)
+    value = step * (code + grid.offset)
+    one = (len(weight), *(1,) * (weight.dim() - 1))
+    # Every row has one step and offset.
+    scale, offset = (x.reshape(len(weight), -1)[:, :1].reshape(one) for x in (step, grid.offset))
+    q.round(Codes(code.reshape(weight.shape), scale, offset))
+    if method == "adaquant":
+        q.shift = moments.shift(value.double()).flatten().to(weight)
+
+
+@torch.no_grad()
+def gathered(qmodel: QModel, network: nn.Module, name: str, images: Tensor) -> LayerMoments:
+    """The moments of a layer: its inputs in the quantized network, outputs of the float one."""
+    q, float_layer = qmodel.qlayer(name), network.get_submodule(name)
+    sums = Gathered(q)
+    for part in torch.split(images, IMAGES):
+        outputs = _calls(network, float_layer, part, outputs=True)
+        inputs = _calls(qmodel, q, part, outputs=False)
+        for x, y in zip(inputs, outputs, strict=True):
+            sums.add(q.act_quantizer(x), y)
+    return sums.moments()
+
+
+def _calls(model: nn.Module, module: nn.Module, x: Tensor, *, outputs: bool) -> list[Tensor]:
+    """What goes into a module, or comes out of it, in each of its calls."""
+    found: list[Tensor] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], out: Any = None) -> None:
+        found.append(out if outputs else args[0])
+
+    with _hooked(module, note, outputs):
+        model(x)
+    return found
+
+
+@contextmanager
+def _hooked(module: nn.Module, note: Any, outputs: bool) -> Iterator[None]:
+    register = module.register_forward_hook if outputs else module.register_forward_pre_hook
+    handle = register(note)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,55 @@
+"""The protocol's rounding: of final networks, in records, exports and identities."""
+
+import pytest
+
+from benchmarks.records.record import Record
+from benchmarks.suite.cell import Run
+from benchmarks.suite.config import cell_of, composed
+from benchmarks.suite.setting import check
+from frameworks import Solution
+
+SMALL = [
+    "framework=uniform", "hardware=size", "budget.like=2", "protocol.calibration_images=64",
+    "protocol.valid_images=60",
+]  # fmt: skip
+
+
+def final(*overrides):
+    cell = cell_of(composed([*SMALL, *overrides]))
+    run = Run(cell, Record(key="k", cell=cell, status="failed"), lambda *_: None, None)
+    problem = run.problem()
+    solution = Solution(problem.space.lowest())
+    return run, run.untrained(solution, run.judge(solution))
+
+
+def test_weights_are_rounded_by_what_layers_compute():
+    _, plain = final()
+    _, rounded = final("protocol.rounding=gptq")
+    for (name, a), (_, b) in zip(plain.qlayers(), rounded.qlayers(), strict=True):
+        before, after = a.codes(), b.codes()
+        assert (before.scale == after.scale).all(), name
+        assert not (before.code == after.code).all(), name
+
+
+def test_a_method_with_a_rounding_of_its_own_keeps_it(monkeypatch):
+    from frameworks.baselines.uniform import Uniform
+
+    monkeypatch.setattr(Uniform, "rounding", "nearest")
+    _, plain = final()
+    _, kept = final("protocol.rounding=gptq")
+    for (_, a), (_, b) in zip(plain.qlayers(), kept.qlayers(), strict=True):
+        assert (a.codes().code == b.codes().code).all()
+
+
+def test_an_unknown_rounding_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"protocol\.rounding: 'up'; choose from \['nearest'"):
+        check(cell_of(composed([*SMALL, "protocol.rounding=up"])))
+
+
+def test_the_nearest_is_no_part_of_what_identifies_a_cell():
+    from benchmarks.suite.identity import key_of
+
+    plain = cell_of(composed(SMALL))
+    earlier = {**plain, "protocol": {k: v for k, v in plain["protocol"].items() if k != "rounding"}}
+    other = cell_of(composed([*SMALL, "protocol.rounding=gptq"]))
+    assert key_of(plain) == key_of(earlier) != key_of(other)

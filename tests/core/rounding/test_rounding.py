@@ -1,0 +1,216 @@
+"""Rounding against brute force and against the plain formulas, on layers of a few weights."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from frameworks import Policy, schemes
+from frameworks.core.rounding.adaquant import adaquant
+from frameworks.core.rounding.adaround import adaround, beta, soft, start
+from frameworks.core.rounding.apply import round_weights
+from frameworks.core.rounding.gptq import gptq
+from frameworks.core.rounding.levels import Levels, levels_of
+from frameworks.core.rounding.moments import LayerMoments, patches
+
+
+def moments_of(x, y):
+    """Of inputs ``[P, n]`` and wanted outputs ``[P, R]``, one group."""
+    x, y = x.double(), y.double()
+    n = len(x)
+    parts = (x.T @ x / n, y.T @ x / n, (y**2).mean(0), x.mean(0), y.mean(0))
+    return LayerMoments(*(part[None] for part in parts))
+
+
+@pytest.fixture
+def small():
+    """Two output channels of six weights at two bits, over inputs that go together."""
+    generator = torch.Generator().manual_seed(3)
+    mixing = torch.randn(6, 6, generator=generator) + 2
+    x = torch.randn(400, 6, generator=generator) @ mixing
+    weight = torch.randn(1, 2, 6, generator=generator)
+    step = torch.full_like(weight, 0.7)
+    ones = torch.ones_like(weight)
+    levels = Levels(step, -2 * ones, ones, 0 * ones)
+    return weight, levels, moments_of(x, x @ weight[0].T), x
+
+
+def error(weight, levels, moments, codes):
+    return moments.error(levels.value(codes).double()).sum()
+
+
+def test_the_moments_give_the_error_of_the_outputs(small):
+    weight, levels, moments, x = small
+    rounded = levels.value(levels.nearest(weight))
+    plain = ((x @ rounded[0].T - x @ weight[0].T) ** 2).mean(0)
+    assert torch.allclose(moments.error(rounded.double())[0].float(), plain, rtol=1e-4)
+    about = moments.centred()
+    off = x @ rounded[0].T - x @ weight[0].T
+    assert torch.allclose(about.error(rounded.double())[0].float(), off.var(0, False), rtol=1e-3)
+    assert torch.allclose(moments.shift(rounded.double())[0].float(), off.mean(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (3, 4, 7, 7)),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4, bias=False), (3, 4, 6, 6)),
+        (nn.Conv2d(2, 3, (1, 3), padding_mode="circular", padding=1), (2, 2, 5, 5)),
+        (nn.Conv1d(3, 4, 3), (2, 3, 9)),
+        (nn.Linear(5, 3), (2, 7, 5)),
+    ],
+    ids=["strided groups", "dilated depthwise", "circular", "one dimension", "tokens"],
+)
+def test_weights_times_patches_are_the_outputs(conv, shape):
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    groups = getattr(conv, "groups", 1)
+    found = patches(conv, groups, x)
+    weight = conv.weight.detach()
+    rows = weight.reshape(groups, len(weight) // groups, -1) @ found
+    out = conv(x).detach()
+    if conv.bias is not None:
+        shape = (-1,) if isinstance(conv, nn.Linear) else (-1, *(1,) * (out.dim() - 2))
+        out = out - conv.bias.detach().view(*shape)
+    flat = out.reshape(-1, len(weight)).T if isinstance(conv, nn.Linear) else out.transpose(0, 1)
+    assert torch.allclose(rows.flatten(0, 1), flat.flatten(1), atol=1e-5)
+
+
+def brain_surgeon(weight, levels, h):
+    """Optimal Brain Quantization in a fixed order, with an inverse for each step."""
+    w = weight[0].double().clone()
+    codes = torch.zeros_like(w)
+    for j in range(w.shape[1]):
+        inverse = torch.linalg.inv(h[j:, j:])
+        place = w[:, j] / levels.step[0, :, j].double()
+        codes[:, j] = place.clamp(levels.low[0, :, j], levels.high[0, :, j]).round()
+        off = w[:, j] - codes[:, j] * levels.step[0, :, j].double()
+        w[:, j:] -= off[:, None] * inverse[0] / inverse[0, 0]
+    return codes[None]
+
+
+def test_gptq_is_optimal_brain_quantization_in_order(small):
+    weight, levels, moments, _ = small
+    h = moments.inputs[0]
+    damped = h + 0.01 * h.diagonal().mean() * torch.eye(6)
+    codes = gptq(weight, levels, moments)
+    assert torch.equal(codes.double(), brain_surgeon(weight, levels, damped))
+    assert error(weight, levels, moments, codes) < error(
+        weight, levels, moments, levels.nearest(weight)
+    )
+
+
+def test_gptq_of_inputs_that_do_not_go_together_is_nearest(small):
+    weight, levels, _, _ = small
+    moments = moments_of(torch.eye(6) * 6**0.5, torch.eye(6) @ weight[0].T)
+    assert torch.equal(gptq(weight, levels, moments), levels.nearest(weight))
+
+
+def test_an_input_that_is_never_there_is_rounded_alone(small):
+    weight, levels, _, x = small
+    x = x.clone()
+    x[:, 2] = 0
+    moments = moments_of(x, x @ weight[0].T)
+    assert torch.equal(gptq(weight, levels, moments)[..., 2], levels.nearest(weight)[..., 2])
+
+
+def best(weight, levels, moments, choices):
+    """The least error of each output channel over all codes ``choices(row, column)``."""
+    least = []
+    for r in range(weight.shape[1]):
+        errors = []
+        for codes in product(*(choices(r, j) for j in range(weight.shape[2]))):
+            row = levels.nearest(weight)
+            row[0, r] = torch.tensor(codes)
+            errors.append(float(moments.error(levels.value(row).double())[0, r]))
+        least.append(min(errors))
+    return np.array(least)
+
+
+def test_adaround_finds_the_best_of_all_roundings(small):
+    weight, levels, moments, _ = small
+    place = levels.place(weight)
+
+    def neighbours(r, j):
+        low, high = levels.low[0, r, j].item(), levels.high[0, r, j].item()
+        below = place[0, r, j].floor().item()
+        return sorted({min(max(c, low), high) for c in (below, below + 1)})
+
+    codes = adaround(weight, levels, moments)
+    found = moments.error(levels.value(codes).double())[0].numpy()
+    wanted = best(weight, levels, moments, neighbours)
+    nearest = moments.error(levels.value(levels.nearest(weight)).double())[0].numpy()
+    assert (found <= wanted * 1.05 + 1e-9).all()
+    assert found.sum() < nearest.sum()
+
+
+def test_adaround_decides():
+    """h(v) starts at the fraction, and beta is annealed from 20 to 2."""
+    share = torch.tensor([0.1, 0.5, 0.93])
+    assert torch.allclose(soft(start(share)), share)
+    assert [beta(0, 100), beta(19, 100)] == [None, None]
+    assert beta(20, 100) == 20
+    assert beta(100, 100) == 2
+
+
+def test_adaquant_loses_no_more_than_the_nearest(small):
+    """And here hardly more than the best of all 4^6 codes at the same step."""
+    weight, levels, moments, _ = small
+    codes, step = adaquant(weight, levels, moments)
+    about = moments.centred()
+    found = about.error((step * codes).double())[0]
+    nearest = about.error(levels.value(levels.nearest(weight)).double())[0]
+    assert (found <= nearest + 1e-12).all()
+    assert found.sum() < 0.8 * nearest.sum()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, (2, 8, 0, 4)])
+def test_levels_hold_what_the_network_computes_with(bits):
+    weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    scheme = schemes.get("mse")()
+    levels = levels_of(scheme, weight, bits)
+    value = levels.value(levels.nearest(weight))
+    for row in range(4):
+        b = bits if isinstance(bits, int) else bits[row]
+        wanted = scheme.weight(weight, b)(weight)[row] if b else torch.zeros(3, 2, 2)
+        assert torch.allclose(value[row], wanted, atol=1e-6)
+
+
+def test_codebooks_and_float_have_no_levels():
+    weight = torch.randn(8, 3)
+    assert levels_of(schemes.get("mse")(), weight, 32) is None
+    assert levels_of(schemes.get("haq_kmeans")(), weight, 2) is None
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround", "adaquant"])
+def test_a_network_computes_more_like_the_float_one(make_problem, method, monkeypatch):
+    monkeypatch.setattr("frameworks.core.rounding.adaround.STEPS", 200)
+    problem = make_problem("size", like=3, seed=1)
+    policy = Policy({x.name: (3, 8) for x in problem.layers})
+    network, images = problem.float_model(), problem.images
+    model = problem.correct(problem.quantized(policy))
+    wanted = network(images)
+
+    def off():
+        return float(functional.mse_loss(model(images), wanted))
+
+    before = off()
+    assert round_weights(model, network, images, method) == ()
+    problem.correct(model)
+    assert off() < before
+    for _, q in model.qlayers():
+        codes = q.codes()
+        assert torch.allclose(codes.dequantize(), q.present_weight())
+        assert set(codes.code.unique().tolist()) <= set(range(-4, 4))
+    problem.correct(model.fix(policy))
+    assert off() == before
+
+
+def test_what_cannot_be_rounded_is_named(make_problem):
+    problem = make_problem("size", like=3)
+    model = problem.quantized(problem.space.reference(4, 8))
+    with pytest.raises(ValueError, match=r"rounding: 'up'; choose from \['nearest', 'gptq'"):
+        round_weights(model, problem.float_model(), problem.images, "up")
+    assert round_weights(model, problem.float_model(), problem.images, "nearest") == ()
