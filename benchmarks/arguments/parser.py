@@ -12,6 +12,11 @@ from benchmarks.authors.new import CATEGORIES
 
 EXPORTS = ("onnx", "qonnx", "packed")
 KINDS = ("frameworks", "models", "datasets", "targets", "suites", "quantizers")
+EXIT = (
+    "Exit code: 0 if all went well; 1 if cells failed (or jobs of a launcher, or a record or "
+    "exported file is not as it should be), and all else is there; 2 if the request cannot be "
+    "carried out as it stands; 130 after Ctrl-C, 143 after SIGTERM."
+)
 
 
 def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
@@ -19,6 +24,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="juxtabit",
         description="Mixed-precision quantization frameworks side by side.",
+        epilog=EXIT,
     )
     parser.add_argument("--version", action="version", version=benchmarks.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -28,6 +34,7 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
         description="Compute cells. Arguments are Hydra overrides, for instance "
         "'framework=haq dataset=fashion_mnist hardware=bops budget.like=3 seed=1', "
         "'-m framework=haq,hawq_v3 seed=0,1,2', or '+suite=quick'.",
+        epilog=EXIT,
     )
     run.add_argument("-m", "--multirun", action="store_true", help="sweep over comma-lists")
     run.add_argument("--cfg", action="store_true", help="print the configuration and stop")

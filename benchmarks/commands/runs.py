@@ -5,35 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.commands.executing import default, distinct, execute, place_of, wanted
+from benchmarks.commands.launch import launched, parted
 from benchmarks.commands.tables import guarded
-from benchmarks.commands.words import row, say
+from benchmarks.commands.words import heard, row, say
 from benchmarks.progress.show import showing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from benchmarks.records.record import Record
     from benchmarks.suite.config import Cell
     from benchmarks.suite.run import Outcome
 
-SHARED = ("results", "workers", "threads", "device", "amp", "rerun", "tracker")
+SHARED = ("results", "workers", "threads", "device", "amp", "rerun", "timeout", "tracker")
 """Keys of the run and not of its cells: the same in all jobs of a sweep."""
 
 
 def run_command(options: argparse.Namespace, overrides: list[str]) -> int:
     """Compute what the overrides ask for; the exit code."""
     overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
-    if options.multirun and any(text.startswith(("hydra/", "hydra.")) for text in overrides):
-        return launched(overrides)
+    overrides, settings = parted(overrides) if options.multirun else (overrides, [])
     with showing():
         configs = configurations(overrides, sweep=options.multirun)
         if options.cfg or options.keys or options.dry_run:
             outcome = None
+        elif settings:
+            outcome, folder = launched(configs, overrides, settings)
         else:
             outcome, folder = execute(configs)
     if options.keys:
@@ -81,102 +82,6 @@ def _print_keys(config: DictConfig) -> int:
     return 0
 
 
-def execute(configs: Sequence[DictConfig]) -> tuple[Outcome, Path]:
-    """Run the cells of configurations that differ in nothing but cells.
-
-    Returns:
-        the outcome and the folder of its results.
-    """
-    from omegaconf import OmegaConf
-
-    from benchmarks.report.table import write
-    from benchmarks.suite.run import run
-    from benchmarks.suite.tracking import make_tracker
-
-    config = configs[0]
-    name, folder = place_of(config)
-    plain: Any = OmegaConf.to_container(config.tracker, resolve=True)
-    tracker = make_tracker(plain, name)
-
-    def compute(cells: list[Cell]) -> Outcome:
-        return run(
-            cells,
-            folder,
-            workers=int(config.workers),
-            threads=int(config.threads),
-            device=str(config.device),
-            amp=config.amp,
-            rerun=bool(config.rerun),
-            tracker=tracker,
-        )
-
-    cells, baselines = wanted(configs)
-    outcome = beside_baselines(cells, baselines, compute)
-    if config.suite is not None:
-        guarded(outcome.records, [], lambda table: write(table, folder))
-        tracker.table(folder)
-    return outcome, folder
-
-
-def place_of(config: DictConfig) -> tuple[str, Path]:
-    """The name of a run (its suite's, or ``runs``) and the folder of its results."""
-    from benchmarks.suite.config import results_folder, suite_name
-
-    name = "runs" if config.suite is None else suite_name(config.suite)
-    return name, results_folder(config.results) / name
-
-
-def wanted(configs: Sequence[DictConfig]) -> tuple[list[Cell], list[Cell]]:
-    """The cells of configurations, and those of them that baselines stand beside."""
-    from benchmarks.suite.config import cell_of, suite_cells
-
-    cells: list[Cell] = []
-    beside: list[Cell] = []
-    for config in configs:
-        if config.suite is not None:
-            cells += suite_cells(config)
-            continue
-        cells.append(cell_of(config))
-        beside += cells[-1:] if config.baselines else []
-    return cells, beside
-
-
-def beside_baselines(
-    cells: list[Cell], beside: list[Cell], compute: Callable[[list[Cell]], Outcome]
-) -> Outcome:
-    """Cells and their baselines, at once where these need nothing of a record."""
-    from benchmarks.suite.rivals import baselines_of, waits
-    from benchmarks.suite.run import Outcome
-
-    late = [cell for cell in beside if waits(cell)]
-    now = [b for cell in beside if cell not in late for b in baselines_of(cell, default)]
-    own = compute(_distinct([*cells, *now]))
-    if not late:
-        return own
-    missing = [b for cell in late for b in baselines_of(cell, default, _of(cell, own.records))]
-    others = compute(_distinct(missing))
-    kept = {record.key: record for record in [*own.records, *others.records]}
-    return Outcome(list(kept.values()), own.computed + others.computed, others.log or own.log)
-
-
-def default(name: str) -> dict[str, Any]:
-    """The default configuration of a framework."""
-    from omegaconf import OmegaConf
-
-    from benchmarks.suite.config import composed
-
-    plain: Any = OmegaConf.to_container(composed([f"framework={name}"]).framework)
-    return dict(plain)
-
-
-def _distinct(cells: list[Cell]) -> list[Cell]:
-    return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
-
-
-def _of(cell: Cell, records: Sequence[Record]) -> Record | None:
-    return next((record for record in records if record.cell == cell), None)
-
-
 def dry_run(configs: Sequence[DictConfig]) -> int:
     """List the cells, which are there, and about how long the others will take."""
     from benchmarks.progress.times import Times, duration, recorded
@@ -195,7 +100,7 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
     for cell, seconds in recorded(folder):
         times.learn(cell, seconds, here=False)
     waiting: list[Cell] = []
-    found = keyed(_distinct(cells), int(config.threads))
+    found = keyed(distinct(cells), int(config.threads))
     for key, cell in found.items():
         record = store.get(key)
         there = record is not None and record.status != "failed" and not config.rerun
@@ -215,40 +120,21 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
 def report(outcome: Outcome, folder: Path) -> int:
     """Print the table, and where everything is; the exit code."""
     faults: list[str] = []
-    print(guarded(outcome.records, faults, lambda table: table.text()))
-    print(f"{outcome.computed} of {len(outcome.records)} cells had to be computed.")
-    print(f"Records: {folder / 'records'}")
-    if outcome.log:
-        print(f"Log:     {outcome.log}")
-    page = folder / "juxtaposition.html"
-    if page.exists():
-        print(f"Page:    {page}")
-    for record in outcome.failed:
-        from benchmarks.suite.progress import title
+    with heard():
+        print(guarded(outcome.records, faults, lambda table: table.text()))
+        print(f"{outcome.computed} of {len(outcome.records)} cells had to be computed.")
+        if outcome.shared:
+            print(f"{outcome.shared} were computed by another command at the same time.")
+        print(f"Records: {folder / 'records'}")
+        if outcome.log:
+            print(f"Log:     {outcome.log}")
+        page = folder / "juxtaposition.html"
+        if page.exists():
+            print(f"Page:    {page}")
+        for record in outcome.failed:
+            from benchmarks.suite.progress import title
 
-        say(f"\nFAILED {title(record.cell)}\n{record.error}")
-    return 1 if outcome.failed or faults else 0
-
-
-def launched(overrides: list[str]) -> int:
-    """A sweep by a launcher of Hydra's: each job is a run of its own with the same store."""
-    import hydra
-
-    from benchmarks.suite.config import check_options, conf_folder, register_configs
-    from benchmarks.suite.options.overrides import unquoted
-
-    check_options(overrides)
-    register_configs()
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    failed = 0
-
-    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-    def job(config: DictConfig) -> None:
-        nonlocal failed
-        outcome, _ = execute([config])
-        failed += len(outcome.failed)
-
-    sys.argv = ["juxtabit run", "-m", *unquoted(overrides)]
-    with showing():
-        job()
-    return 1 if failed else 0
+            say(f"\nFAILED {title(record.cell)}\n{record.error}")
+        for fault in outcome.faults:
+            say(f"\njuxtabit: {fault}")
+    return 1 if outcome.failed or outcome.faults or faults else 0

@@ -28,7 +28,7 @@ from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
 from benchmarks.models.network_check import PROBES, check_network
 from benchmarks.models.weights import contiguous, fill, fingerprint, read_weights
-from benchmarks.records.cache import cache_folder, locked, untrusted
+from benchmarks.records.cache import WAITING, cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
 from frameworks import Recipe, Split, fit, measure, placed, seeded, torch_rng
@@ -141,7 +141,7 @@ def _trained(
     """The trained network: the cache's, or made now and kept there."""
     recipe = recipe_for(model_config, dataset_config)
     path = _path(model_config, dataset_config, splits, recipe)
-    with locked(path):
+    with locked(path, lambda waits: progress(0, 1, WAITING if waits else "pretraining")):
         if not _cached(model, path):
             # Anew, as a broken file may have been loaded in part.
             model = create(model_config, splits.classes, splits.input_shape)

@@ -1,7 +1,11 @@
-"""What is under way in a run: the cells, their stages, and the time left."""
+"""What is under way in a run: the cells, their stages, and the time left.
+
+Nothing depends on that it can be shown.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +15,7 @@ from typing import Any, TextIO
 from benchmarks.progress.times import Left, Running, Times, duration
 from benchmarks.records import escape
 
-BEFORE = ("starting", "loading", "pretraining")
+BEFORE = ("starting", "loading", "waiting", "pretraining")
 """How stages begin that come before a search."""
 
 
@@ -74,6 +78,7 @@ class Board:
         self._warned: set[str] = set()
         self.printed: Callable[[], str] = lambda: ""
         self._lock = threading.RLock()
+        self._fails = False
 
     # --- what a run tells it ---------------------------------------------------------------
 
@@ -83,7 +88,7 @@ class Board:
             self._waiting.update(cells)
             self.total += len(cells)
             self.workers = workers
-        self._began()
+        self._show(self._began)
 
     def start(self, key: str, title: str) -> None:
         """A cell is given to a worker."""
@@ -103,7 +108,7 @@ class Board:
             if under is not None:
                 under.reached(text, done, total, time.monotonic())
         if under is not None:
-            self._moved(under)
+            self._show(self._moved, under)
 
     def finished(self, key: str, title: str, ended: str, seconds: float | None) -> None:
         """A cell has ended.
@@ -121,7 +126,7 @@ class Board:
             if cell is not None and seconds is not None:
                 self.times.learn(cell, seconds, here=True)
             line = f"[{self.done}/{self.total}] {title}: {ended}, {self.left()}"
-        self._line(line)
+        self._show(self._line, line)
 
     def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
         """Stands for ``warnings.showwarning``: one line, and each only once."""
@@ -130,7 +135,7 @@ class Board:
             known = text in self._warned
             self._warned.add(text)
         if not known:
-            self._line(text)
+            self._show(self._line, text)
 
     def learn(self, known: Callable[[], Sequence[tuple[Mapping[str, Any], float]]]) -> None:
         """Read in the background what cells of each kind took."""
@@ -171,6 +176,20 @@ class Board:
                 escape.line(f"cell {one.number} of {self.total}: {one.text} · {one.title}")
                 for one in self.under.values()
             ]
+
+    def _show(self, shows: Callable[..., None], *what: Any) -> None:
+        """Show something; where that fails (the terminal is gone, say) nothing more is shown.
+
+        A run goes on without.
+        """
+        if self._fails:
+            return
+        try:
+            shows(*what)
+        except Exception:
+            self._fails = True
+            with contextlib.suppress(Exception):
+                self.close()
 
     def _line(self, text: str) -> None:
         """A line that stays."""

@@ -53,10 +53,11 @@ def showing() -> Iterator[Board]:
             yield board
         finally:
             _active, warnings.showwarning = None, before
-            board.close()
             stop.leave, stop.stream = lambda: None, None
-            if rest := escape.lines(held.read()):
-                print(rest, file=held.stream)
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                board.close()
+                if rest := escape.lines(held.read()):
+                    print(rest, file=held.stream)
 
 
 @contextlib.contextmanager
@@ -69,7 +70,8 @@ def joined() -> Iterator[Board]:
     try:
         yield board
     finally:
-        board.close()
+        with contextlib.suppress(OSError, ValueError):
+            board.close()
 
 
 def restore(stream: TextIO) -> None:
@@ -80,9 +82,12 @@ def restore(stream: TextIO) -> None:
 
 
 def board_for(stream: TextIO) -> Board:
-    """The board that suits a stream."""
-    terminal = stream.isatty() and os.environ.get("TERM", "dumb") not in PLAIN
-    return Foot(stream) if terminal else Lines(stream)
+    """The board that suits a stream; one that shows nothing where that cannot be used."""
+    try:
+        terminal = stream.isatty() and os.environ.get("TERM", "dumb") not in PLAIN
+        return Foot(stream) if terminal else Lines(stream)
+    except (OSError, ValueError):
+        return Board(stream)
 
 
 class Lines(Board):

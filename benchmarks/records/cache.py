@@ -6,11 +6,13 @@ import os
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "JUXTABIT_CACHE"
+WAITING = "waiting for another process"
+"""The stage of a cell that needs what another process is making."""
 
 
 def cache_folder() -> Path:
@@ -71,17 +73,26 @@ def trusted_file(path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, waits: Callable[[bool], None] = lambda _: None) -> Iterator[None]:
     """Within the context, no other process is in the same one for this path.
 
     Where the lock cannot be made (a full disk, say) this is said, and it goes on without.
+
+    Args:
+        path: what is locked; the lock lies beside it.
+        waits: called with True where another process has it, and with False when it is free.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waits(True)
+            lock.acquire()
+            waits(False)
     except OSError as error:
         warnings.warn(f"{path}: goes on without a lock ({error.strerror or error})", stacklevel=3)
         yield

@@ -143,23 +143,50 @@ class Store:
             self.corrupt[path] = str(error)
             return None
 
+    def state(self, key: str) -> tuple[int, ...] | None:
+        """What changes when a record is written; None where there is none."""
+        try:
+            facts = os.lstat(self.path(key))
+        except OSError:
+            return None
+        return facts.st_mtime_ns, facts.st_ino, facts.st_size
+
+    def probe_place(self) -> None:
+        """Find out that records cannot be written before anything is looked at; makes no folder.
+
+        Raises:
+            OSError: the folder, or the one that it is to be made in, cannot be written.
+        """
+        there = next(one for one in (self.folder, *self.folder.absolute().parents) if one.exists())
+        self._probe(there)
+
     def probe(self, keys: Iterable[str]) -> None:
-        """Find out that records cannot be written before any is computed.
+        """Make the folder, and find out that records cannot be written before any is computed.
 
         Raises:
             OSError: the folder cannot be written, or a folder is in a record's place.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(self.folder, error) from error
         for path in map(self.path, keys):
             if path.is_dir() and not path.is_symlink():
                 raise IsADirectoryError(f"{path}: is a folder in the place of a record; remove it")
+        self._probe(self.folder)
+
+    def _probe(self, folder: Path) -> None:
         try:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
+            with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"\0" * LEAST_ROOM)
                 file.flush()
         except OSError as error:
-            raise OSError(
-                f"results: {self.folder}: cannot be written ({error.strerror})"
-            ) from error
+            raise self._unwritable(folder, error) from error
+
+    def _unwritable(self, folder: Path, error: OSError) -> OSError:
+        where = "" if folder == self.folder else f": {folder}"
+        fault = f"{error.strerror or error}{where}"
+        return OSError(f"results: {self.folder}: cannot be written ({fault})")
 
     def put(self, record: Record) -> None:
         """Keep a record, replacing an earlier one of the same key."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fingerprints.numerics import place
-from benchmarks.records.cache import cache_folder
+from benchmarks.records.cache import WAITING, cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
@@ -232,7 +232,7 @@ class Run:
             problem.checkpoints.clear()
             return scores, spent
 
-        scores, spent = shared_scores(path, place_of(framework, "score"), make)
+        scores, spent = shared_scores(path, place_of(framework, "score"), make, self._waits)
         problem.meter = Meter()
         return solved(framework, problem, scores), spent
 
@@ -367,6 +367,10 @@ class Run:
             yield
         finally:
             self.record.timings[name] = time.perf_counter() - started
+
+    def _waits(self, waits: bool) -> None:
+        """Another process makes what the stage needs."""
+        self.progress(0, 1, WAITING if waits else self.stage)
 
     def _within(self, done: int, total: int, text: str) -> None:
         """How far the stage is."""

@@ -135,6 +135,9 @@ class Config:
             ``cuda``, ``cuda:N`` or ``mps``. Cells of another type of device are other cells.
         amp: ``off``, or ``bf16`` for training steps under torch's autocast; other cells, too.
         rerun: compute cells again that are already there.
+        timeout: seconds (or ``30m``, ``2h``) that a cell may take, from its first stage on and
+            without waiting for a float network that another cell trains; one that takes longer is
+            ended and has failed.
         retrain: train float networks here, those that come with the project, too (see
             ``model.retrain``); such cells are others.
         suite: a named set of cells (``+suite=quick``).
@@ -156,6 +159,7 @@ class Config:
     device: str = "auto"
     amp: Any = "off"
     rerun: bool = False
+    timeout: Any = None
     retrain: bool = False
     suite: Any = None
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks.fingerprints.numerics import compute_on, place_named
-from benchmarks.progress.board import Board
 from benchmarks.progress.show import joined
-from benchmarks.progress.times import recorded, seconds_of
+from benchmarks.progress.times import recorded
 from benchmarks.records.cache import cache_folder
+from benchmarks.records.claims import Claims
 from benchmarks.records.record import Record
 from benchmarks.records.schema import Misfit
 from benchmarks.records.shapes import FIELDS
@@ -23,22 +21,34 @@ from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import blames, plugin_of
 from benchmarks.suite.identity import BadCell
 from benchmarks.suite.identity import keyed as by_key
-from benchmarks.suite.progress import outcome, title
+from benchmarks.suite.progress import title
+from benchmarks.suite.running.agenda import Agenda
+from benchmarks.suite.running.keeping import Keeper
 from benchmarks.suite.running.log import Log
+from benchmarks.suite.running.place import Crew
 from benchmarks.suite.running.pool import compute as _compute
 from benchmarks.suite.setting import check
 from benchmarks.suite.tracking import NoTracker, Tracker
-from benchmarks.workers import stopping
 from benchmarks.workers.process import ChangedProcess, contained
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All records of a run, how many cells had to be computed, and the log if there is one."""
+    """What a run has led to.
+
+    Attributes:
+        records: all that were asked for.
+        computed: how many cells had to be computed.
+        log: if there is one.
+        shared: how many cells another command computed meanwhile.
+        faults: what is missing, and why.
+    """
 
     records: list[Record]
     computed: int
     log: Path | None = None
+    shared: int = 0
+    faults: Sequence[str] = ()
 
     @property
     def failed(self) -> list[Record]:
@@ -55,9 +65,12 @@ def run(
     device: str = "cpu",
     amp: str = "off",
     rerun: bool = False,
+    timeout: float | None = None,
     tracker: Tracker | None = None,
 ) -> Outcome:
     """Compute the cells whose records are missing (or failed), and return all records.
+
+    Runs of several processes that have the same folder share its cells.
 
     Args:
         cells: the cells; equal ones are computed once.
@@ -67,6 +80,7 @@ def run(
         device: where they compute; see `benchmarks.fingerprints.numerics.DEVICES`.
         amp: precision of training steps; see `benchmarks.fingerprints.numerics.PRECISIONS`.
         rerun: compute what is already there, too.
+        timeout: seconds that a cell may take; one that takes longer is ended and has failed.
         tracker: mirrors each new record.
 
     Raises:
@@ -78,65 +92,43 @@ def run(
             raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
     chosen = place_named(device, amp)
     compute_on(chosen)
+    store = Store(folder / "records")
+    if not any(store.folder.glob("*.json")):  # all may be there, in a folder that is only read
+        store.probe_place()
     keyed = by_key(cells, threads)
     for cell in _distinct(list(keyed.values())):
         _check(cell)
-    store = Store(folder / "records")
-    store.folder.mkdir(parents=True, exist_ok=True)
     have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
     for fault in store.corrupt.values():
         warnings.warn(f"a corrupt record is computed again: {fault}", stacklevel=2)
     todo = {key: cell for key, cell in keyed.items() if key not in have}
     every = (os.cpu_count() or 1) if chosen.device.type == "cpu" else 1
-    count = min(workers or every, max(len(todo), 1))
-    log = Log(folder)
-    if todo:
-        store.probe(todo)
-        cache_folder()  # where it cannot be used, the workers are told here what is
-        with joined() as board, _kept(store, have, len(keyed)):
-            board.learn(lambda: list(recorded(folder)))
-            board.begin({key: todo[key] for key in todo}, count)
-            keep = partial(_keep, store, have, log, board, tracker or NoTracker())
+    crew = Crew(folder, min(workers or every, max(len(todo), 1)), threads, timeout)
+    if not todo:
+        return Outcome(list(have.values()), 0, Log(folder).written)
+    store.probe(todo)
+    cache_folder()  # where it cannot be used, the workers are told here what is
+    shared, log = _shared(todo, store, have, crew, tracker or NoTracker())
+    return Outcome([have[key] for key in keyed], len(todo) - shared, log, shared)
+
+
+def _shared(
+    todo: dict[str, Cell], store: Store, have: dict[str, Record], crew: Crew, mirror: Tracker
+) -> tuple[int, Path | None]:
+    """See that all cells are computed; how many other commands did, and the log."""
+    log = Log(crew.folder)
+    with joined() as board, Claims(store.folder) as claims:
+        keeper = Keeper(store, have, len(have.keys() | todo.keys()), log, board, mirror)
+        with keeper.stoppable():
+            agenda = Agenda(todo, store, claims)
+            board.learn(lambda: list(recorded(crew.folder)))
+            board.begin(todo, crew.workers)
             try:
-                _compute(todo, folder, count, threads, keep, board)
+                others = _compute(agenda, crew, keeper.keep, board)
             finally:
                 log.close(todo, board.printed())
-    return Outcome([have[key] for key in keyed], len(todo), log.written)
-
-
-def _keep(
-    store: Store,
-    have: dict[str, Record],
-    log: Log,
-    board: Board,
-    mirror: Tracker,
-    record: Record,
-) -> None:
-    """A cell has ended: what it printed, its record, and what is shown and mirrored of it."""
-    log.take(record)
-    store.put(record)
-    have[record.key] = record
-    seconds = seconds_of(record.status, record.timings)
-    board.finished(record.key, title(record.cell), outcome(record), seconds)
-    mirror.record(record)
-
-
-@contextmanager
-def _kept(store: Store, have: dict[str, Record], total: int) -> Iterator[None]:
-    """Within the context, a stop says what is kept."""
-    stop = stopping.current()
-    before = stop.kept
-
-    def kept() -> str:
-        done = sum(record.status != "failed" for record in have.values())
-        return (
-            f"stopped; {done} of {total} cells are done and kept in {store.folder}\n"
-            "juxtabit: run the same command again to go on with the others"
-        )
-
-    stop.kept = kept
-    yield  # what comes with an exception is said after it
-    stop.kept = before
+    have.update({record.key: record for record in others})
+    return len(others), log.written
 
 
 def _check(cell: Cell) -> None:

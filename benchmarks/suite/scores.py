@@ -19,7 +19,10 @@ from frameworks import Scores, Spent
 
 
 def shared_scores(
-    path: Path, where: str, make: Callable[[], tuple[Scores, Spent]]
+    path: Path,
+    where: str,
+    make: Callable[[], tuple[Scores, Spent]],
+    waits: Callable[[bool], None] = lambda _: None,
 ) -> tuple[Scores, Spent]:
     """The scores kept in a file, and what they cost; made if it is not there and whole.
 
@@ -27,11 +30,12 @@ def shared_scores(
         path: a JSON file; images go beside it.
         where: names the framework's method in messages.
         make: makes them.
+        waits: see `benchmarks.records.cache.locked`.
 
     Raises:
         NotPlain: the scores hold what has no plain meaning.
     """
-    with locked(path):
+    with locked(path, waits):
         kept = _read(path)
         if kept is None:
             scores, spent = make()

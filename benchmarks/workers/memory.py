@@ -7,6 +7,7 @@ same again, page by page. Values do not depend on it.
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -27,3 +28,15 @@ def keep_freed_memory() -> bool:
     # Setting one of them alone ends the automatic growth of the other, and costs more than both.
     settings = ((MMAP_THRESHOLD, LARGEST_BLOCK), (TRIM_THRESHOLD, KEPT))
     return all([library.mallopt(name, value) == 1 for name, value in settings])
+
+
+def give_back() -> None:
+    """Give back to the system what is free between two pieces of work: whole pages, everywhere.
+
+    What is kept is for the steps of one training; from cell to cell it would only grow.
+    """
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

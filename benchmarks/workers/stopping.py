@@ -142,6 +142,22 @@ def starting() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def beyond_terminal() -> Iterator[None]:
+    """Within the context, the process and those that it starts outlive their terminal.
+
+    A long run goes on when the connection to its machine is lost; SIGTERM ends it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
+
+
 def listens() -> None:
     """Let a process from within `starting` be ended by SIGTERM, as pools end theirs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import sys
 
@@ -6,7 +8,7 @@ import pytest
 import benchmarks
 from benchmarks import cli
 from benchmarks.cli import main
-from benchmarks.commands import runs
+from benchmarks.commands import executing, runs
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from frameworks import registry
@@ -126,6 +128,24 @@ def test_failed_cells_are_exit_code_1_and_shown_with_their_error(monkeypatch, ca
     assert f"Log:     {tmp_path}/logs/x.log" in shown.out
 
 
+@pytest.mark.parametrize("reason", [errno.EPIPE, errno.EIO], ids=["a pipe", "a terminal"])
+def test_the_exit_code_stays_where_nobody_reads_the_table(reason, monkeypatch, tmp_path):
+    """As of a pipe that was closed, and of a terminal that is gone."""
+    from benchmarks.suite.run import Outcome
+
+    class Gone(io.TextIOWrapper):
+        def write(self, _):
+            raise OSError(reason, "gone")
+
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        monkeypatch.setattr("sys.stdout", Gone(out))
+        monkeypatch.setattr("sys.stderr", Gone(err))
+        failed = Record(key="k", cell=cell(), status="failed", error="ValueError: bad")
+        assert runs.report(Outcome([failed], 1), tmp_path) == 1
+        assert runs.report(Outcome([], 0, faults=["a job is gone"]), tmp_path) == 1
+        monkeypatch.undo()
+
+
 def single(*overrides, baselines=True):
     """The cells that a run computes, by round and framework, and its outcome.
 
@@ -146,7 +166,7 @@ def single(*overrides, baselines=True):
         return Outcome(records, len(cells))
 
     cell = cell_of(composed(list(overrides)))
-    outcome = runs.beside_baselines([cell], [cell] if baselines else [], compute)
+    outcome = executing.beside_baselines([cell], [cell] if baselines else [], compute)
     assert [r.cell["framework"]["name"] for r in outcome.records] == [n for r in rounds for n in r]
     assert outcome.computed == len(outcome.records)
     return rounds

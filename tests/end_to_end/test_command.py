@@ -60,9 +60,10 @@ from benchmarks.suite import cell
 from benchmarks.suite import run
 from benchmarks.cli import main
 
-def serially(todo, folder, workers, threads, keep, display):
-    for key, entry in todo.items():
-        keep(cell.compute(entry, key, scores=folder / "scores"))
+def serially(agenda, crew, keep, board):
+    for key, entry in agenda.todo.items():
+        keep(cell.compute(entry, key, scores=crew.folder / "scores"))
+    return []
 
 run._compute = serially
 ended = []
@@ -147,9 +148,10 @@ def here(shared, tmp_path, environment, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["juxtabit"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
-    def serially(todo, folder, workers, threads, keep, display):
-        for key, cell in todo.items():
-            keep(cells.compute(cell, key, scores=folder / "scores"))
+    def serially(agenda, crew, keep, board):
+        for key, cell in agenda.todo.items():
+            keep(cells.compute(cell, key, scores=crew.folder / "scores"))
+        return []
 
     monkeypatch.setattr(runs, "_compute", serially)
     return tmp_path

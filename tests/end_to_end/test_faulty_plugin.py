@@ -1,17 +1,14 @@
 """A run of the command in which a plugin does its worst: the other cells go on."""
 
 import json
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.records.store import Store
+from tests.end_to_end import commands
 
-ROOT = Path(__file__).parents[2]
 PLUGIN = '''
 """A method that does what its field says."""
 import os, sys, threading, time
@@ -51,13 +48,7 @@ HOW = ("exit", "die", "fork", "flood", "thread", "check")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder with the plugin as an installed distribution."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "badbits.py").write_text(PLUGIN)
-    info = folder / "badbits-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: badbits\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[juxtabit.frameworks]\nbad = badbits\n")
-    return folder
+    return commands.installed(tmp_path_factory.mktemp("site"), PLUGIN, plugin="bad")
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +59,9 @@ def ended(site, tmp_path_factory):
     )
     suite = f"+suite={{name: s, cells: [{{framework: [uniform]}},{cells}]}}"
     folder = tmp_path_factory.mktemp("run")
-    environment = {
-        **os.environ,
-        "JUXTABIT_CACHE": str(folder / "cache"),
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, site))),
-        "OMP_NUM_THREADS": "1",
-    }
     fast = ["dataset.pretrain.epochs=1", "protocol.valid_images=60", "hardware=bops", "workers=2"]
-    command = [sys.executable, "-m", "benchmarks.cli", "run", *fast, suite]
+    command = [*commands.COMMAND, "run", *fast, suite]
+    environment = commands.environment(site, folder / "cache")
     return folder, subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400
     )

@@ -90,10 +90,11 @@ from benchmarks.suite import cell
 from benchmarks.suite import run
 from benchmarks.cli import main
 
-def serially(todo, folder, workers, threads, keep, display):
-    torch.set_num_threads(threads)
-    for key, entry in todo.items():
-        keep(cell.compute(entry, key, scores=folder / "scores"))
+def serially(agenda, crew, keep, board):
+    torch.set_num_threads(crew.threads)
+    for key, entry in agenda.todo.items():
+        keep(cell.compute(entry, key, scores=crew.folder / "scores"))
+    return []
 
 run._compute = serially
 for arguments in json.loads(sys.argv[1]):

@@ -1,24 +1,19 @@
 """The command on a pretended terminal and without one: what it shows, and how it stops."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import sys
-import termios
 import time
 
 import psutil
 import pytest
 
-FAST = ["dataset.pretrain.epochs=1", "protocol.valid_images=60", "protocol.calibration_images=60"]
+from tests.end_to_end import commands
+from tests.end_to_end.commands import COMMAND, FAST, Terminal, below, gone, plain
+
 RUN = ["run", "workers=2", *FAST, "hardware=bops", "budget.like=3"]
-COMMAND = [sys.executable, "-m", "benchmarks.cli"]
 AGAIN = "run the same command again to go on"
 PLUGIN = '''
 """Methods that are bad neighbours."""
@@ -70,21 +65,9 @@ class Stuck(Framework):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """With plugins, a cache that knows the float network, and a file that tells of a call of C."""
-    site = tmp_path_factory.mktemp("site")
-    (site / "badbits.py").write_text(PLUGIN)
-    info = site / "badbits-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: badbits\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[juxtabit.frameworks]\nbadbits = badbits\n")
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "JUXTABIT_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "STUCK": str(site / "stuck"),
-        "OMP_NUM_THREADS": "1",
-        "TERM": "xterm",
-    }
+    site = commands.installed(tmp_path_factory.mktemp("site"), PLUGIN)
+    cache = tmp_path_factory.mktemp("cache")
+    return commands.environment(site, cache, STUCK=str(site / "stuck"), TERM="xterm")
 
 
 def suite(*frameworks, **overrides):
@@ -94,49 +77,6 @@ def suite(*frameworks, **overrides):
         if overrides
         else (f"{names}}}")
     )
-
-
-class Terminal:
-    """The command on a terminal of some columns; what it shows is read as it comes."""
-
-    def __init__(self, arguments, folder, environment, columns):
-        self.main, child = pty.openpty()
-        self.resize(columns)
-        self.text = ""
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=folder, env=environment, stdin=child, stdout=child,
-            stderr=child, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
-        os.close(child)
-
-    def resize(self, columns):
-        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-
-    def read(self, seconds):
-        if select.select([self.main], [], [], seconds)[0]:
-            try:
-                found = os.read(self.main, 65536).decode(errors="replace")
-            except OSError:  # the other side is closed
-                return False
-            self.text += found
-            return bool(found)
-        return True
-
-    def until(self, pattern, seconds=120, after=0):
-        """Read until something is shown."""
-        end = time.monotonic() + seconds
-        while not re.search(pattern, plain(self.text[after:])):
-            assert time.monotonic() < end, f"no {pattern} in {self.text[-2000:]}"
-            assert self.read(0.2), f"ended without {pattern}: {self.text[-2000:]}"
-        return len(self.text)
-
-    def ended(self, seconds=120):
-        """Read to the end; the exit code."""
-        end = time.monotonic() + seconds
-        while self.read(0.2):
-            assert time.monotonic() < end, self.text[-2000:]
-        return self.process.wait(seconds)
 
 
 @pytest.fixture
@@ -150,14 +90,7 @@ def terminal(tmp_path, environment):
 
     yield make
     for one in opened:
-        one.process.kill()
-        one.process.wait()
-        os.close(one.main)
-
-
-def plain(text):
-    """What is shown, without the codes that steer the terminal."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        one.close()
 
 
 def widest(text):
@@ -167,15 +100,6 @@ def widest(text):
 def mapped(process):
     """The libraries that a process has loaded."""
     return [found.path for found in psutil.Process(process.pid).memory_maps()]
-
-
-def below(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def gone(processes, seconds=5):
-    """Those that do not end within some seconds."""
-    return psutil.wait_procs(processes, timeout=seconds)[1]
 
 
 def test_a_terminal_is_told_at_once_and_ctrl_c_stops_while_starting(terminal, tmp_path):

@@ -2,176 +2,171 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import queue
-import threading
+import re
+import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.managers import SyncManager
-from pathlib import Path
-from typing import Any
+from concurrent.futures import FIRST_COMPLETED, wait
 
-from benchmarks.fingerprints.numerics import place
+from loky.process_executor import TerminatedWorkerError
+
 from benchmarks.progress.board import Board
+from benchmarks.progress.times import duration
 from benchmarks.records.record import Record
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, failed, plugin_of
 from benchmarks.suite.progress import title
-from benchmarks.suite.running import worker
+from benchmarks.suite.running.agenda import Agenda
+from benchmarks.suite.running.place import Crew, Place
 from benchmarks.workers import stopping
+from benchmarks.workers.wire import Wire
 
-GRACE, BRIEF = 10.0, 1.0
-"""Seconds that a worker may take to end, after its work and before, until it is made to."""
+GRACE = 10.0
+"""Seconds that workers may take to end, after their work, until they are made to."""
+TICK = 0.5
+"""Seconds after which is looked for cells that take too long, and for those of other commands."""
 
 
 def compute(
-    todo: dict[str, Cell],
-    folder: Path,
-    workers: int,
-    threads: int,
-    keep: Callable[[Record], None],
-    board: Board,
-) -> None:
+    agenda: Agenda, crew: Crew, keep: Callable[[Record], None], board: Board
+) -> list[Record]:
     """Compute cells in worker processes; whatever ends this, none of them goes on.
 
     Args:
-        todo: the cells by their keys.
-        folder: of the run.
-        workers: how many.
-        threads: torch threads of each.
+        agenda: the cells.
+        crew: how many workers, and how they compute.
         keep: called with each record.
         board: is told what is under way.
+
+    Returns:
+        records that other commands made meanwhile.
     """
-    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     try:
-        manager = SyncManager(ctx=context)
-        with stopping.starting():
-            manager.start(initializer=stopping.subordinate)
-        with manager:
-            messages = manager.Queue()
-            listener = threading.Thread(target=_listen, args=(messages, board), daemon=True)
-            listener.start()
-            Workers(folder, workers, threads, keep, board, messages).persist(todo)
-            messages.put(None)
-            listener.join(timeout=5)
+        with stopping.beyond_terminal():
+            workers = Workers(agenda, crew, keep, board)
+            workers.persist()
     except BaseException:
         stopping.end_children(others)
         raise
+    _end(set(multiprocessing.active_children()) - others)
+    return agenda.elsewhere
 
 
 class Workers:
-    """A pool at a time. The arguments are those of `compute`.
-
-    Args:
-        messages: a queue for the stages of cells.
-    """
+    """A place for each worker. The arguments are those of `compute`."""
 
     def __init__(
-        self,
-        folder: Path,
-        workers: int,
-        threads: int,
-        keep: Callable[[Record], None],
-        board: Board,
-        messages: Any,
+        self, agenda: Agenda, crew: Crew, keep: Callable[[Record], None], board: Board
     ) -> None:
-        self.folder, self.workers, self.threads = folder, workers, threads
-        self.keep, self.board, self.messages = keep, board, messages
+        self.agenda, self.crew, self.keep, self.board = agenda, crew, keep, board
+        self.places: list[Place] = []
+        self._told = 0
 
-    def persist(self, todo: dict[str, Cell]) -> None:
-        """Compute cells. Of those that a worker had when it died (killed, out of memory) each is
-        tried again in a process of its own, and one that ends that, too, has failed; the rest goes
-        on.
-        """
-        left = todo
-        while left:
-            suspects, left = self.pooled(left, self.workers)
-            for key, cell in suspects.items():
-                died, _ = self.pooled({key: cell}, 1)
-                if died:
-                    self.keep(_died(key, cell))
+    @property
+    def busy(self) -> list[Place]:
+        """The places at which cells are under way."""
+        return [place for place in self.places if place.key]
 
-    def pooled(
-        self, todo: dict[str, Cell], workers: int
-    ) -> tuple[dict[str, Cell], dict[str, Cell]]:
-        """Compute cells in a pool until a worker dies: what was under way then, and what was
-        not.
+    def persist(self) -> None:
+        """Compute cells until all are there.
+
+        Where a worker dies (killed, out of memory) the others go on. Its cell is tried once more
+        when these are done, alone if it was killed as it is where memory runs out; if that ends a
+        worker, too, it has failed. So has one that takes longer than it may.
         """
-        context = multiprocessing.get_context("spawn")
-        others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(
-            workers,
-            context,
-            initializer=worker.begin,
-            initargs=(self.threads, place(), self.messages),
-        )
-        waiting, flying, dead = list(todo), dict[Future[Record], str](), list[str]()
+        with Wire(self._hears) as wire:
+            self.places = [Place(self.crew, wire.end) for _ in range(self.crew.workers)]
+            while self.agenda.left or self.busy:
+                self._begin()
+                wait([place.future for place in self.busy], TICK, FIRST_COMPLETED)
+                if not self.busy:
+                    time.sleep(TICK)
+                for place in self.busy:
+                    self._look(place)
+            for place in self.places:
+                place.close()
+
+    def _begin(self) -> None:
+        """Give cells to the workers that have none, and say what other commands have done."""
+        for place in self.places:
+            if place.key:
+                continue
+            key = self.agenda.take(idle=not self.busy)
+            if key is None:
+                break
+            cell = self.agenda.todo[key]
+            self.board.start(key, title(cell))
+            place.begin(key, cell)
+        new = self.agenda.elsewhere[self._told :]
+        self._told += len(new)
+        for record in new:
+            self.board.finished(record.key, title(record.cell), "by another command", None)
+        if len(self.busy) < len(self.places):
+            for who in self.agenda.others:
+                self.board.warn(f"{who} computes cells of this folder; they are shared")
+
+    def _look(self, place: Place) -> None:
+        """Take what a worker has to give; end it where it has taken too long."""
+        key, cell = place.key, self.agenda.todo[place.key]
+        if place.future.done():
+            record = self._outcome(place, cell)
+        elif place.clock.late:
+            record = _late(key, cell, place.clock.limit or 0.0, place.clock.stage)
+            place.clear()
+        else:
+            return
+        place.key = ""
+        if record is not None:
+            self.keep(record)
+            self.agenda.done(key)
+
+    def _outcome(self, place: Place, cell: Cell) -> Record | None:
+        """The record that a worker sent, or one that says why it sent another thing.
+
+        None: it died, and the cell is tried again.
+        """
         try:
-            while (waiting or flying) and not dead:
-                while waiting and len(flying) < workers and not dead:
-                    key = waiting.pop(0)
-                    self.board.start(key, title(todo[key]))
-                    try:
-                        with stopping.starting():
-                            flying[pool.submit(worker.work, key, todo[key], self.folder)] = key
-                    except BrokenProcessPool:
-                        dead.append(key)
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    key = flying.pop(future)
-                    record = outcome_of(future, key, todo[key])
-                    if record is None:
-                        dead.append(key)
-                    else:
-                        self.keep(record)
-        except BaseException:
-            stopping.end_children(others)
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _end(set(multiprocessing.active_children()) - others, BRIEF if dead else GRACE)
-        suspects = [*dead, *flying.values()] if dead else []
-        return {key: todo[key] for key in suspects}, {key: todo[key] for key in waiting}
+            return place.future.result()
+        except TerminatedWorkerError as error:
+            place.clear()
+            found = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
+            how = f": {found[1]}" if found else ""
+            again = self.agenda.again(place.key, alone="SIGKILL" in how)
+            return None if again else _died(place.key, cell, how)
+        except Exception as error:
+            return failed(place.key, cell, explained(error, cell))
+
+    def _hears(self, key: str, done: int, total: int, stage: str) -> None:
+        for place in self.places:
+            if place.key == key:
+                place.clock.hears(stage)
+        self.board.stage(key, done, total, stage)
 
 
-def outcome_of(future: Future[Record], key: str, cell: Cell) -> Record | None:
-    """The record that a worker sent, or one that says why it sent another thing; None: it died."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return None
-    except Exception as error:
-        return failed(key, cell, explained(error, cell))
-
-
-def _end(workers: set[multiprocessing.process.BaseProcess], grace: float) -> None:
+def _end(workers: set[multiprocessing.process.BaseProcess]) -> None:
     """Wait for workers that have nothing to do; threads that plugins started may hold them up."""
+    until = time.monotonic() + GRACE
     for one in workers:
-        one.join(grace)
+        one.join(max(0.0, until - time.monotonic()))
         if one.is_alive():
             one.kill()
             one.join()
 
 
-def _died(key: str, cell: Cell) -> Record:
+def _died(key: str, cell: Cell, how: str) -> Record:
     error = (
         "the worker process died without a message (killed, out of memory, os._exit, or a crash "
         f"in compiled code) while it computed {plugin_of(cell)}"
     )
-    return failed(key, cell, error)
+    return failed(key, cell, f"{error}{how}")
 
 
-def _listen(messages: Any, board: Board) -> None:
-    while True:
-        try:
-            message = messages.get(timeout=1)
-        except queue.Empty:
-            continue
-        except (EOFError, OSError):
-            return
-        if message is None:
-            return
-        with contextlib.suppress(Exception):  # what cannot be shown must not end what can be
-            board.stage(*message)
+def _late(key: str, cell: Cell, limit: float, stage: str) -> Record:
+    error = (
+        f"not done after {duration(limit)}, and ended by timeout={limit:g} ({plugin_of(cell)}, "
+        f"stage: {stage}): run it again with a longer one, as in timeout={2 * limit:g}, or without"
+    )
+    record = failed(key, cell, error)
+    record.timings["total"] = limit
+    return record

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import socket
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.fingerprints.numerics import Place, compute_on
 from benchmarks.records import escape
+from benchmarks.records.cache import WAITING
 from benchmarks.records.record import Record
 from benchmarks.suite import cell as cells_module
 from benchmarks.suite.config import Cell
@@ -20,18 +21,25 @@ from benchmarks.suite.failures import explained, failed
 from benchmarks.suite.running.log import part
 from benchmarks.workers import stopping
 from benchmarks.workers.capture import printed_to
-from benchmarks.workers.memory import keep_freed_memory
+from benchmarks.workers.memory import give_back, keep_freed_memory
+from benchmarks.workers.wire import tell
 
 LONGEST_STAGE = 200
 """Letters of what a cell says of its progress."""
 
-_messages: Any = None
+_end: socket.socket | None = None
 
 
-def begin(threads: int, where: Place, messages: Any) -> None:
-    """What a worker does first."""
-    global _messages
-    _messages = messages
+def begin(threads: int, where: Place, end: socket.socket | None) -> None:
+    """What a worker does first.
+
+    Args:
+        threads: of torch.
+        where: it computes.
+        end: where it tells of its progress.
+    """
+    global _end
+    _end = end
     stopping.subordinate()
     keep_freed_memory()
     # What a warning quotes may hold codes that steer the terminal.
@@ -45,9 +53,15 @@ def begin(threads: int, where: Place, messages: Any) -> None:
 
 def work(key: str, cell: Cell, folder: Path) -> Record:
     """The record of a cell; the parts that others share are kept in the run's folder."""
+    waiting = False
 
     def progress(done: int, total: int, text: str) -> None:
-        _messages.put((key, int(done), int(total), str(text)[:LONGEST_STAGE]))
+        nonlocal waiting
+        # Whether a cell waits decides on the time that it has.
+        before, waiting = waiting, text == WAITING
+        if _end is not None:
+            stage = str(text)[:LONGEST_STAGE]
+            tell(_end, key, int(done), int(total), stage, surely=waiting != before)
 
     run = multiprocessing.parent_process()
     with printed_to(part(folder, run.pid if run and run.pid else 0, key)):
@@ -56,3 +70,5 @@ def work(key: str, cell: Cell, folder: Path) -> Record:
             return cells_module.compute(cell, key, progress, folder / "scores")
         except Exception as error:
             return failed(key, cell, explained(error, cell))
+        finally:
+            give_back()

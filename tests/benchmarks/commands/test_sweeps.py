@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.commands.runs import beside_baselines, configurations, wanted
+from benchmarks.commands.executing import beside_baselines, wanted
+from benchmarks.commands.runs import configurations
 from benchmarks.records.record import Record
 from benchmarks.suite.options.sweeps import for_framework, jobs
 from benchmarks.suite.run import Outcome

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_a_lock_that_cannot_be_made_is_gone_on_without(tmp_path):
 def test_an_error_under_a_lock_is_not_taken_for_one_of_the_lock(tmp_path):
     with pytest.raises(OSError, match="of the work"), locked(tmp_path / "x"):
         raise OSError("of the work")
+
+
+def test_who_waits_for_a_lock_is_told_so_and_who_need_not_is_not(tmp_path):
+    told, waits = [], threading.Event()
+
+    def tell(waiting):
+        told.append(waiting)
+        waits.set()
+
+    def wait():
+        with locked(tmp_path / "x", tell):
+            told.append("mine")
+
+    with locked(tmp_path / "x", lambda _: pytest.fail("nobody else has it")):
+        other = threading.Thread(target=wait)
+        other.start()
+        assert waits.wait(10)
+        assert told == [True]
+    other.join()
+    assert told == [True, False, "mine"]
 
 
 # --- scores --------------------------------------------------------------------------------

@@ -1,19 +1,26 @@
 """Runs, with cells computed in this process: what happens around them is what is tested."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import pytest
+from loky.process_executor import TerminatedWorkerError
 
+from benchmarks.progress.board import Board
+from benchmarks.records.claims import Claims
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.suite import run as runs
 from benchmarks.suite.config import cell_of, composed
-from benchmarks.suite.running import pool as pools
+from benchmarks.suite.running import place as places
+from benchmarks.suite.running.pool import Workers
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +34,19 @@ class Pool:
 
     deadly = ()
     computed = ()
+    signal = "SIGSEGV(-11)"
+    beside = ()
 
     def __init__(self, *_, **__):
-        self.broken = False
+        self.broken = None
 
     def submit(self, work, key, cell, folder):
         future = Future()
         if cell["seed"] in Pool.deadly:
-            self.broken = True
+            Pool.beside += (cell["seed"],)
+            self.broken = TerminatedWorkerError(f"exit codes of the workers are {{{Pool.signal}}}")
         if self.broken:
-            future.set_exception(BrokenProcessPool("gone"))
+            future.set_exception(self.broken)
         else:
             Pool.computed.append(cell["seed"])
             future.set_result(Record(key=key, cell=cell, status="skipped", reason="not today"))
@@ -48,15 +58,11 @@ class Pool:
 
 @pytest.fixture(autouse=True)
 def pool(monkeypatch):
-    monkeypatch.setattr(pools, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(places, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(runs, "check", lambda cell: None)
     monkeypatch.setattr(Pool, "deadly", ())
     monkeypatch.setattr(Pool, "computed", [])
-
-    def without_manager(todo, folder, workers, threads, keep, board):
-        pools.Workers(folder, workers, threads, keep, board, None).persist(todo)
-
-    monkeypatch.setattr(runs, "_compute", without_manager)
+    monkeypatch.setattr(Pool, "beside", ())
     return Pool
 
 
@@ -115,11 +121,17 @@ def test_a_bad_cell_stops_the_run_before_anything_is_computed(three, tmp_path, p
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_only_cells_under_way_with_a_dead_worker_are_tried_alone(three, tmp_path, pool, workers):
+@pytest.mark.parametrize("signal", ["SIGSEGV(-11)", "SIGKILL(-9)", "EXIT(0)"])
+def test_a_dead_worker_concerns_its_own_cell_which_is_tried_twice(
+    three, tmp_path, pool, workers, signal, monkeypatch
+):
+    monkeypatch.setattr(pool, "signal", signal)
     pool.deadly = (0,)
     outcome = runs.run(three, tmp_path, workers=workers)
     assert [r.status for r in outcome.records] == ["failed", "skipped", "skipped"]
-    assert sorted(pool.computed) == [1, 2]
+    assert pool.computed == [1, 2], "each once, whatever died beside"
+    assert pool.beside == (0, 0)
+    assert outcome.failed[0].error.endswith(signal)
 
 
 def test_results_that_cannot_be_kept_are_named_before_anything_is_computed(
@@ -129,11 +141,99 @@ def test_results_that_cannot_be_kept_are_named_before_anything_is_computed(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
+    monkeypatch.setattr(runs, "by_key", pytest.fail)
     with pytest.raises(
         OSError, match=rf"results: {tmp_path}/records: cannot be written \(No space"
     ):
         runs.run(three, tmp_path)
     assert pool.computed == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_later_is_named_with_what_is_kept(three, tmp_path, monkeypatch, pool):
+    replaced = os.replace
+
+    def full(old, new):
+        if len(list((tmp_path / "records").glob("*.json"))) == 2:
+            raise OSError(28, "No space left on device")
+        replaced(old, new)
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        runs.run(three, tmp_path, workers=1)
+    assert re.search(rf"{tmp_path}/records/\w+\.json: cannot be written", str(raised.value))
+    assert f"2 of 3 cells are done and kept in {tmp_path}/records\n" in str(raised.value)
+    assert "run the same command again" in str(raised.value)
+    records = sorted((tmp_path / "records").iterdir())
+    assert [path.suffix for path in records] == [".json", ".json"], "no half-written file, no claim"
+    assert [json.loads(path.read_text())["status"] for path in records] == ["skipped"] * 2
+
+
+def test_all_that_is_there_is_shown_from_a_folder_that_is_only_read(three, tmp_path, monkeypatch):
+    runs.run(three, tmp_path)
+
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    assert runs.run(three, tmp_path).computed == 0
+    with pytest.raises(OSError, match=r"records: cannot be written \(Read-only file system"):
+        runs.run(three, tmp_path, rerun=True)
+
+
+def test_what_another_command_computes_meanwhile_is_not_computed_here(three, tmp_path, pool):
+    keys = runs.by_key(three, 1)
+    mine, theirs, failing = keys
+    store = Store(tmp_path / "records")
+    with Claims(store.folder) as other:
+        assert other.take(theirs)
+        assert other.take(failing)
+
+        def finish():
+            waited_for = store.path(mine)
+            while not waited_for.exists():
+                time.sleep(0.01)
+            for key, status in ((theirs, "skipped"), (failing, "failed")):
+                store.put(Record(key=key, cell=keys[key], status=status, reason="theirs"))
+                other.free(key)
+
+        thread = threading.Thread(target=finish)
+        thread.start()
+        outcome = runs.run(three, tmp_path, workers=2)
+        thread.join()
+    assert pool.computed == [0]
+    assert (outcome.computed, outcome.shared) == (1, 2)
+    assert [r.status for r in outcome.records] == ["skipped", "skipped", "failed"]
+    assert [r.reason for r in outcome.records] == ["not today", "theirs", "theirs"]
+    assert not (store.folder / ".claims").exists()
+
+
+def test_what_another_command_gives_up_is_computed_here(three, tmp_path, pool):
+    keys = list(runs.by_key(three, 1))
+    with Claims(tmp_path / "records") as other:
+        assert other.take(keys[0])
+        threading.Timer(0.3, lambda: other.free(keys[0])).start()
+        outcome = runs.run(three, tmp_path, workers=1)
+    assert pool.computed == [1, 2, 0]
+    assert (outcome.computed, outcome.shared) == (3, 0)
+
+
+def test_nothing_depends_on_the_display(three, tmp_path, monkeypatch, pool):
+    class Broken(Board):
+        def _line(self, text):
+            raise OSError(5, "Input/output error")
+
+        def _began(self):
+            raise RuntimeError("rich gives up")
+
+        def close(self):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("benchmarks.progress.show.board_for", Broken)
+    outcome = runs.run(three, tmp_path, workers=2)
+    assert [r.status for r in outcome.records] == ["skipped"] * 3
+    assert len(list(Store(tmp_path / "records").records())) == 3
 
 
 def test_a_folder_in_a_records_place_is_named_before_anything_is_computed(three, tmp_path, pool):
@@ -159,7 +259,8 @@ def test_what_no_record_can_hold_is_refused_before_anything_is_computed(three, t
 def test_a_worker_that_sends_no_record_is_one_failed_cell(three):
     future = Future()
     future.set_exception(TypeError("cannot pickle"))
-    record = pools.outcome_of(future, "k", three[0])
+    place = SimpleNamespace(key="k", future=future)
+    record = Workers(None, None, None, None)._outcome(place, three[0])
     assert (record.key, record.status) == ("k", "failed")
     assert "TypeError: cannot pickle" in record.error
 

@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -39,6 +40,33 @@ def test_freed_memory_is_not_asked_for_again():
     assert count < 2000 < faults(False)[1]
 
 
+GROWN = """
+import os, psutil
+from benchmarks.workers.memory import give_back, keep_freed_memory
+import torch
+keep_freed_memory()
+me = psutil.Process()
+before = me.memory_info().rss
+blocks = [torch.ones(2**20) for _ in range(64)]  # 256 MiB
+kept = blocks[-1]  # at the end of the heap: what lies below cannot be cut off
+del blocks
+grown = me.memory_info().rss - before
+give_back()
+print(grown, me.memory_info().rss - before)
+"""
+
+
+def test_between_cells_what_is_free_goes_back_to_the_system():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library is not glibc")
+    command = [sys.executable, "-c", GROWN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, after = map(int, done.stdout.split())
+    assert grown > 200 * 2**20
+    assert after < 50 * 2**20
+
+
 def test_another_system_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.keep_freed_memory() is False
+    memory.give_back()
