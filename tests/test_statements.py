@@ -218,9 +218,7 @@ def test_means_and_differences_are_those_of_the_records(tight, finals):
     methods = {k: v for k, v in means.items() if k not in baselines}
     assert measures.best(tight) == pytest.approx(max(methods.values()))
     assert measures.worst(tight, "all") == pytest.approx(min(means.values()))
-    assert measures.best(tight, "baselines") == pytest.approx(
-        max(means[k] for k in baselines)
-    )
+    assert measures.best(tight, "baselines") == pytest.approx(max(means[k] for k in baselines))
     assert measures.gain("haq", "uniform", tight) == pytest.approx(means["haq"] - means["uniform"])
     assert measures.drop("haq", tight) == pytest.approx(
         measures.float_accuracy(tight) - means["haq"]
