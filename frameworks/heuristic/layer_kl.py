@@ -21,6 +21,7 @@ search-validation images stays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -99,7 +100,7 @@ class LayerKL(ScoringFramework):
         table = self.losses(problem, scores)
         policy = exact(problem, table)
         problem.checkpoint(policy)
-        predicted = sum(table[name][b.weight, b.act] for name, b in policy.items())  # type: ignore[index]
+        predicted = math.fsum(table[n][b.weight, b.act] for n, b in policy.items())  # type: ignore[index]
         return Solution(policy, notes={"loss": predicted})
 
     def _evaluator(self, problem: Problem) -> Evaluator:
