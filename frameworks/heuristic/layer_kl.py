@@ -1,6 +1,6 @@
 """What today's toolkits do: layers quantized one at a time, and an exact integer programme.
 
-Sony's Model Compression Toolkit, Nvidia's Model Optimizer (`auto_quantize`) and Qualcomm's AIMET
+Sony's Model Compression Toolkit, Nvidia's Model Optimizer and Qualcomm's AIMET
 (Pandey et al., "A Practical Mixed Precision Algorithm for Post-Training Quantization", arXiv
 2302.05397) share this scheme. For layer i with weights of w and inputs of a bits, all else float,
 
