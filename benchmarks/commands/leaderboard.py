@@ -14,9 +14,9 @@ from benchmarks.workers import stopping
 def leaderboard_command(options: argparse.Namespace, _: list[str]) -> int:
     """Build the site, and show it if that is asked for; 1 if something was left out."""
     from benchmarks.docs import claims
-    from benchmarks.leaderboard.contents import verification
     from benchmarks.leaderboard.contents.board import board
     from benchmarks.leaderboard.site import files, usable, write
+    from benchmarks.records.levels import levels_below
     from benchmarks.records.store import find_records
 
     out = Path(options.out).expanduser()
@@ -25,7 +25,7 @@ def leaderboard_command(options: argparse.Namespace, _: list[str]) -> int:
     faults: list[str] = []
     with no_collection():
         records = {r.key: r for root in roots for r in find_records(root, faults)}
-        levels = verification.read(roots, faults)
+        levels = {k: v for root in roots for k, v in levels_below(root, faults).items()}
         said = claims.read() if claims.FILE.is_file() else []
         content = guarded(
             list(records.values()),

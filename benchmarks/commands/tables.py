@@ -65,7 +65,7 @@ def _read(options: argparse.Namespace, use: Callable[[Table], str]) -> int:
     with no_collection():
         root = Path(options.records).expanduser()
         records = find_records(root, faults)
-        levels = levels_below(root)
+        levels = {key: level.level for key, level in levels_below(root, faults).items()}
         shown = guarded(records, faults, lambda table: use(view.of(table)), levels)
     print(shown)
     return 1 if faults else 0

@@ -7,6 +7,8 @@ the file has changed since, it has none.
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,13 @@ LEVELS = ("older", "checked", "rerun")
 """From the least: a record of another version whose costs were recomputed; one of this version
 that agrees with itself, its code and its policy; one that was computed again and compared."""
 
+
+def _day(value: Any) -> None:
+    text(value)
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        raise Misfit(f"is {value!a}, no day such as 2026-11-26")
+
+
 _SHAPE = complete(
     {
         "version": choice((1,), "no version that is known (1)"),
@@ -27,7 +36,7 @@ _SHAPE = complete(
             complete(
                 {
                     "level": choice(LEVELS, f"none of {', '.join(LEVELS)}"),
-                    "when": text,
+                    "when": _day,
                     "juxtabit": text,
                     "sha256": name,
                 }
@@ -94,16 +103,23 @@ def levels_that_hold(paths: Iterable[Path]) -> dict[str, Level]:
     return found
 
 
-def levels_below(root: Path) -> dict[str, str]:
+def levels_below(root: Path, faults: list[str] | None = None) -> dict[str, Level]:
     """How far the records in a folder, at any depth, or in one file were verified, by key.
 
-    Raises:
-        ValueError: a file of levels cannot be read; the message names it.
+    A file of levels that cannot be read is left out with a warning, which is added to ``faults``.
     """
     folders = [root.parent] if root.is_file() else record_folders(root)
-    known = [folder for folder in folders if beside(folder).is_file()]
-    paths = [path for folder in known for path in Store(folder).paths()]
-    return {key: level.level for key, level in levels_that_hold(paths).items()}
+    found: dict[str, Level] = {}
+    for folder in folders:
+        if not beside(folder).is_file():
+            continue
+        try:
+            found |= levels_that_hold(Store(folder).paths())
+        except ValueError as error:
+            warnings.warn(f"left out a verification: {error}", stacklevel=2)
+            if faults is not None:
+                faults.append(str(error))
+    return found
 
 
 def write_levels(records: Path, levels: Mapping[str, Level]) -> None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from benchmarks.docs.claims import Claim
 from benchmarks.leaderboard.contents.methods import Method, method_of
 from benchmarks.leaderboard.contents.slugs import slugs
-from benchmarks.leaderboard.contents.verification import Level
+from benchmarks.records.levels import Level
 from benchmarks.report.formats.blocks import panel_parts
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.overall import Overall, Standing, overall
