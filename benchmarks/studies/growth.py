@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.report.pictures.plot import Axes, Scale, Style, marker, path, svg, text
+from benchmarks.report.pictures.plot import Axes, Scale, Style, marker, namespaced, path, svg, text
 from frameworks import (
     BudgetSpec,
     Data,
@@ -236,7 +236,7 @@ def picture(points: Mapping[str, Any], names: Sequence[str], axes: Mapping[str, 
         parts.append(text(x + 9, y, name, "key"))
     height = 330 + 18 * math.ceil(len(names) / 6)
     drawn = svg(320 * len(axes), height, parts, "seconds of a search against layers, bits, images")
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return namespaced(drawn)
 
 
 def _write(place: Path, content: str) -> None:

@@ -25,7 +25,7 @@ from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.marks import BEST
 from benchmarks.report.numbers.overall import Overall, Standing
-from benchmarks.report.pictures import curves, figures, strips
+from benchmarks.report.pictures import curves, figures, plot, strips
 from benchmarks.report.pictures.figures import Styles
 
 OPEN_GROUPS = 8
@@ -87,8 +87,7 @@ def _file_name(kind: str, parts: tuple[str, ...], taken: Container[str]) -> str:
 def alone(picture: str) -> str:
     """A picture of the page as a file of its own."""
     look = "svg { background: var(--bg); font-family: sans-serif; }"
-    opening, inside = picture.split(">", 1)
-    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    opening, inside = plot.namespaced(picture).split(">", 1)
     return f"{opening}><style>{_asset('page.css')} {look}</style>{inside}\n"
 
 

@@ -124,8 +124,12 @@ def ring(x: float, y: float, size: float) -> str:
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """The data of a polyline."""
-    return "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
+    """The data of a polyline; what is level or upright, as stairs are, takes one number."""
+    shown = [(number(x), number(y)) for x, y in points]
+    parts = [f"M{x} {y}" for x, y in shown[:1]]
+    for (before, height), (x, y) in pairwise(shown):
+        parts.append(f"H{x}" if y == height else f"V{y}" if x == before else f"L{x} {y}")
+    return "".join(parts)
 
 
 def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -175,6 +179,11 @@ def svg(width: float, height: float, parts: Iterable[str], label: str, classes: 
         f'height="{number(height)}" class="{classes}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def namespaced(drawn: str) -> str:
+    """A picture of `svg` as a file of its own needs it: with SVG's namespace."""
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
 
 
 @dataclass

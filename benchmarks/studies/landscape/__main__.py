@@ -90,7 +90,7 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
             name = f"regret-{length}-{like:g}.svg"
             write_text(
                 chosen.out / name,
-                page.regret_picture(runs, like, study.plan["places"], cheapest[like]),
+                page.regret_picture(runs, like, cheapest[like]),
             )
             lines += [f"![regret at like={like:g}]({name})", ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -8,17 +8,27 @@ from typing import Any
 
 from benchmarks.oracle.table import OracleTable
 from benchmarks.report.numbers.statistics import estimate
-from benchmarks.report.pictures.plot import Axes, Style, marker, padded, path, stairs, svg, text
+from benchmarks.report.pictures.plot import (
+    Axes,
+    Style,
+    marker,
+    namespaced,
+    padded,
+    path,
+    stairs,
+    svg,
+    text,
+)
+from benchmarks.studies import growth
 from benchmarks.studies.landscape.ranks import Ranks
 from benchmarks.studies.landscape.regret import Truth, at
 from benchmarks.studies.landscape.shape import Additivity, front
+from frameworks import registry
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
-COLOURS = ("#3366cc", "#dc3912", "#ff9900", "#109618", "#990099", "#0099c6", "#dd4477")
 LOOK = (
-    ".grid{stroke:#ddd}.axis{stroke:#666}.tick,.title,.key{font:11px sans-serif;fill:#333}"
-    ".base{stroke:#777;fill:#777}.all{fill:#bbb}.front{stroke:#dc3912;fill:none;stroke-width:2}"
-    + "".join(f".s{i}{{stroke:{c};fill:{c}}}" for i, c in enumerate(COLOURS))
+    growth.LOOK
+    + ".base{stroke:#777;fill:#777}.all{fill:#bbb}.front{stroke:#dc3912;fill:none;stroke-width:2}"
 )
 DRAWN = 4000
 """At most about so many policies of a landscape are drawn."""
@@ -114,7 +124,7 @@ def landscape_picture(table: OracleTable, cost: str, value: str) -> str:
     return _whole(axes, f"{value} of {len(table)} policies against {cost}; the line is the front")
 
 
-def regret_picture(runs: Runs, like: float, places: Sequence[int], start: float) -> str:
+def regret_picture(runs: Runs, like: float, start: float) -> str:
     """Mean regret against evaluations, by framework."""
     mine = {k.split(" ")[0]: v for k, v in runs.items() if k.endswith(f" like={like:g}")}
     most = max(run["evaluations"] for found in mine.values() for run in found)
@@ -129,8 +139,8 @@ def regret_picture(runs: Runs, like: float, places: Sequence[int], start: float)
         [(t, f"{t:g}") for t in axes.y.ticks(6)],
     )
     for i, (name, line) in enumerate(lines.items()):
-        base = registry_base(name)
-        style = Style.baseline(i) if base else Style.number(i)
+        baseline = registry.get(name).card.category == "baseline"
+        style = Style.baseline(i) if baseline else Style.number(i)
         spent = max(run["evaluations"] for run in mine[name])
         points = [
             (axes.x(x), axes.y(e.mean)) for x, e in zip(shown, line, strict=True) if x <= spent
@@ -145,14 +155,6 @@ def regret_picture(runs: Runs, like: float, places: Sequence[int], start: float)
     return _whole(axes, f"mean regret against evaluations, like={like:g}")
 
 
-def registry_base(name: str) -> bool:
-    """Whether a framework is a baseline."""
-    from frameworks import registry
-
-    return bool(registry.get(name).card.category == "baseline")
-
-
 def _whole(axes: Axes, label: str) -> str:
     parts = [f"<style>{LOOK}</style>", *axes.parts]
-    drawn = svg(axes.width, axes.height, parts, label)
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return namespaced(svg(axes.width, axes.height, parts, label))
