@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,11 +82,13 @@ class LayerKL(ScoringFramework):
         evaluator = self._evaluator(problem)
         steps = [(names, pair) for names, pairs in decided(problem.space) for pair in pairs]
         found: dict[str, dict[str, float]] = {}
+        counted = problem.meter.policies
         for done, (names, (weight, act)) in enumerate(steps):
             problem.progress(done, len(steps), "layers quantized alone")
             loss = evaluator(alone(problem, names, (weight, act))).loss
             # What is decided as one loses as one: its first layer has all of the loss.
             found.setdefault(names[0], {})[f"{weight} {act}"] = loss
+        problem.meter.policies = counted  # a layer alone is no policy of the space; images count
         return Scores({"losses": found})
 
     def losses(self, problem: Problem, scores: Scores) -> dict[str, dict[Pair, float]]:
@@ -122,17 +124,10 @@ class LayerKLRefined(LayerKL):
     """
 
     name: ClassVar[str] = "layer_kl_refined"
-    card: ClassVar[Card] = Card(
+    card: ClassVar[Card] = replace(
+        LayerKL.card,
         title="Layer-wise KL divergence, integer programming and local moves",
-        year=2023,
-        category="heuristic",
-        quantizer="mse",
-        granularity="layer",
-        searches=("weight", "act"),
-        quantization=("deterministic rounding",),
-        needs=frozenset({"calibration", "valid", "separable_cost"}),
-        arxiv="2302.05397",
-        hardware_aware=True,
+        needs=LayerKL.card.needs | {"valid"},
         deviations=(*DEVIATIONS, "the local moves are this project's"),
     )
     evaluates: ClassVar[tuple[str, ...]] = ("refine",)

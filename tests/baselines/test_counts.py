@@ -12,6 +12,7 @@ ASKED = {
     "haq": {"episodes": N, "warmup": 4},
     "haq_kmeans": {"episodes": N, "warmup": 4},
     "autoq": {"explore": 4, "exploit": N - 4, "correct": 8, "updates": 2, "prune": False},
+    "layer_kl_refined": {"images": 16, "refine": N},
     "mohaq": {"evaluations": N, "population": 6, "offspring": 4, "generations": 40, "subsets": 1},
 }
 """How a framework is told a number of evaluations, where not by ``evaluations`` alone."""
