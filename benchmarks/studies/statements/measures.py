@@ -136,6 +136,11 @@ def searched(name: str, what: str, among: Group) -> float:
     return fmean(float(record.search[what]) for record in _row(name, among).records)
 
 
+def valid(name: str, among: Group) -> float:
+    """Mean accuracy of the found policies on the search-validation images, before any training."""
+    return fmean(float(record.accuracy["valid"] or 0.0) for record in _row(name, among).records)
+
+
 def cells(records: str, status: str) -> int:
     """How many cells of a folder are ``done``, ``failed``, ``skipped`` or ``over`` budget."""
     rows = [row for each in table(records).groups for row in each.rows]
@@ -204,5 +209,5 @@ def _json(path: str) -> Any:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (mean, best, worst, ahead, float_accuracy, drop, gain, told_apart, beaters, spread,
-              bits, searched, cells, elsewhere, entry, ratio, families, latency)
+              bits, searched, valid, cells, elsewhere, entry, ratio, families, latency)
 }  # fmt: skip

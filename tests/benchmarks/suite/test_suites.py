@@ -88,7 +88,7 @@ def test_all_searches_of_a_group_evaluate_as_many_policies(suite):
             axes = [cell[axis] for axis in AXES if axis != "framework"]
             group = asked.setdefault(repr([*axes, cell["budget"]]), {})
             group[framework.name] = framework.evaluations_asked
-    assert asked or suite == "toolkits"  # what others have found
+    assert asked or suite in ("toolkits", "second_looks")  # policies that were found before
     for counts in asked.values():
         assert {"random", "random_plain", "greedy", "haq"} <= counts.keys() or "haq" not in counts
         assert ("autoq" in counts) <= ("random_kernel" in counts)
