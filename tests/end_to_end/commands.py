@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def environment(site, cache, **others):
     }
 
 
+def _on_terminal():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Where the tests run in the background of a script, it is ignored, and inherited so.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """The command on a terminal of some columns; what it shows is read as it comes."""
 
@@ -51,7 +58,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*COMMAND, *arguments], cwd=folder, env=environment, stdin=child, stdout=child,
             stderr=child, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_on_terminal,
         )  # fmt: skip
         os.close(child)
 

@@ -34,11 +34,16 @@ SWALLOWS = "try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept Bas
 SAID = "juxtabit: stopped; all is kept\n"
 
 
+def heard():
+    """Undo what is inherited where tests run in the background of a script: to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def stopped(tmp_path):
     """Run an action, send signals when it is ready; its exit code, what it said, and seconds."""
 
-    def run(action, *numbers, before=None):
+    def run(action, *numbers, before=heard):
         lines = "\n".join(f"    {line}" for line in action.splitlines())
         script = tmp_path / "script.py"
         script.write_text(MAIN.replace("def ready()", f"def act(stop):\n{lines}\n\ndef ready()"))
