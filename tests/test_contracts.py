@@ -34,6 +34,7 @@ REDUCED = {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
+    "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
@@ -65,6 +66,8 @@ class TestFrameworks(FrameworkContract):
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
+        if self.framework.name == "adaquant_ip":  # it calibrates each layer at each pair of bits
+            changes = {"bits": (2, 4, 8), **changes}
         if self.framework.name == "given":
             # It brings its policy along, which has to be one of the problem and its budget.
             cheapest = toy.make_problem(target, **{"like": 3, **changes}).cheapest()

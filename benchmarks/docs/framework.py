@@ -86,7 +86,7 @@ def _facts(cls: type[Framework]) -> list[str]:
         ("its own quantizer", code(card.quantizer)),
         ("granularity", card.granularity),
         ("searches", searched(card)),
-        ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs))),
+        ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs)) or "nothing"),
         ("asks the hardware", "yes" if card.hardware_aware else "no"),
         ("meets the budget by", steered or scores or "a hard limit"),
     ]
