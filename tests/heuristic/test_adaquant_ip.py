@@ -339,13 +339,12 @@ def test_the_loss_of_bias_tuning_is_the_mean_over_all_elements():
     assert found == [pytest.approx(float(each.mean()), rel=1e-4)]
 
 
-def test_finishing_keeps_the_bits_and_helps(monkeypatch):
-    monkeypatch.setattr("frameworks.core.rounding.apply.STEPS", 50)
+def test_finishing_keeps_the_bits_and_helps():
     asked = problem(needs=("calibration", "train", "valid"), scheme="calibtip").at(
         recipe=Recipe(epochs=20, images=64, batch=32, lr=0.1, momentum=0.0, schedule="constant")
     )
     policy = asked.space.nearest(Policy.uniform(asked.layers, 2, 4))
-    method = AdaQuantIP()
+    method = AdaQuantIP(iterations=50)
     plain = asked.score_model(asked.quantized(policy))
     tuned = method.finish(asked, Solution(policy))
     assert tuned.policy == policy

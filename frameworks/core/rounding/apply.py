@@ -26,7 +26,7 @@ IMAGES = 64
 
 
 def round_weights(
-    qmodel: QModel, network: nn.Module, images: Tensor, method: str
+    qmodel: QModel, network: nn.Module, images: Tensor, method: str, steps: int | None = None
 ) -> tuple[str, ...]:
     """Round the weights of a quantized network in place, at the bits in force.
 
@@ -39,6 +39,7 @@ def round_weights(
         network: the float network.
         images: ``[N, C, H, W]``.
         method: one of `ROUNDINGS`.
+        steps: of ``adaquant``; the published number by default.
 
     Returns:
         The layers with quantized weights that stay at the nearest levels: those that share their
@@ -56,7 +57,8 @@ def round_weights(
             if q.codes() is not None:
                 left.append(name)
             continue
-        codes, shift = rounded(q, levels, gathered(qmodel, network, name, images), method)
+        moments = gathered(qmodel, network, name, images)
+        codes, shift = rounded(q, levels, moments, method, steps)
         q.round(codes)
         if shift is not None:
             q.shift = shift

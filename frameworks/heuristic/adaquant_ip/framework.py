@@ -158,7 +158,7 @@ class AdaQuantIP(ScoringFramework):
         qmodel = problem.quantized(solution.policy)
         teacher = problem.float_model()
         if self.pipeline == ADVANCED:
-            round_weights(qmodel, teacher, problem.images, "adaquant")
+            round_weights(qmodel, teacher, problem.images, "adaquant", self.iterations)
         para_normalize(qmodel, problem.images)
         generator = problem.generator("bias tuning")
         tune_biases(qmodel, teacher, problem.images, problem.recipe, generator)
