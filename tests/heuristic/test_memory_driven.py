@@ -126,6 +126,15 @@ def test_of_equal_tensors_the_output_is_cut():
     assert acts_of((100, 400, 200, 200), (400, 200, 200, 10), 350)[0] == [4, 4, 8]
 
 
+def test_the_networks_input_is_never_cut():
+    layers = chain((400, 100, 100), (100, 100, 10), [1] * 3, [1] * 3)
+    cuts = Cuts(Space.build(layers, BITS, BITS))
+    cut_activations(layers, cuts, 430)
+    assert [cuts.bits(x.name, "act") for x in layers] == [8, 2, 8]
+    with pytest.raises(InfeasibleBudget, match="read-write memory: 0 holds"):
+        cut_activations(layers, cuts, 420)
+
+
 def test_activations_that_cannot_fit_are_named():
     with pytest.raises(InfeasibleBudget, match=r"read-write memory: 0 holds .* limit is 100"):
         acts_of((100, 400, 800, 100), (400, 800, 100, 10), 100)

@@ -7,7 +7,7 @@ Two pipelines, `advanced` with all steps and `light` without the first:
 1. AdaQuant (section 3.1): each layer's weights, ranges and bias are moved until its output is the
    float one's, at each pair (k, n) of weight and activation bits, all layers in parallel
    (`frameworks.heuristic.adaquant_ip.calibration`).
-2. Integer programme (section 3.3): with L the loss of the network at the most bits (8), and
+2. Integer programme: with L the loss of the network at the most bits (8), and
    L_l(k, n) its loss with layer l alone replaced by its calibrated version of k and n bits,
 
        dL_l(k, n) = max(L_l(k, n) - L, 1e-6),    0 at the most bits,

@@ -1,4 +1,4 @@
-"""What corrects a network of found bits (arXiv 2006.10518, sections 3.4 and 3.5, released code).
+"""What corrects a network of found bits (arXiv 2006.10518, BatchNorm and bias tuning; its code).
 
 Para-normalization. The paper folds BatchNorm into the layers; for the tuning it puts one back that
 changes nothing at first, with the running mean beta, variance gamma^2, weight sqrt(gamma^2 + eps)

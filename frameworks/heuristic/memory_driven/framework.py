@@ -4,15 +4,15 @@ Microcontrollers (Rusci, Capotondi and Benini, MLSys 2020), arXiv 1905.13082.
 A microcontroller has read-only memory (flash) for the weights and what belongs to them, and
 read-write memory (RAM) for the activations. Bits Q are 8, 4 or 2 for each tensor, and with them
 
-    sum_i mem(w_i, Q_w^i) + extra_i <= M_RO                              (weights, equation 6)
-    mem(x_i, Q_x^i) + mem(y_i, Q_y^i) <= M_RW   for each layer i         (activations, equation 7)
+    sum_i mem(w_i, Q_w^i) + extra_i <= M_RO                              (weights)
+    mem(x_i, Q_x^i) + mem(y_i, Q_y^i) <= M_RW   for each layer i         (activations)
 
 have to hold; a layer's output is the next one's input, Q_y^i = Q_x^(i+1). All start at 8 bits and
 two rules cut them, without any look at data or accuracy:
 
-1. Activations (algorithm 1): where a layer's two tensors are too large, the one with more bits is
+1. Activations: where a layer's two tensors are too large, the one with more bits is
    halved, or of equal ones the larger; sweeps forward over outputs and backward over inputs.
-2. Weights (algorithm 2): while all are too large, the first layer whose share of the weight bytes
+2. Weights: while all are too large, the first layer whose share of the weight bytes
    is within delta = 5 % of the largest share is halved.
 
 How much extra_i is, in bytes, the hardware says: parameters of integer channel normalization (ICN),

@@ -1,4 +1,4 @@
-"""The quantizer of memory-driven mixed precision (arXiv 1905.13082, section 3 and released code).
+"""The quantizer of memory-driven mixed precision (arXiv 1905.13082, released code).
 
 Weights have a range for each output channel, that of the weights as they are at each step, so that
 it follows them through a training; with l and h their least and largest value and n = 2^b - 1,

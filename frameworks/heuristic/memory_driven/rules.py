@@ -1,4 +1,4 @@
-"""The two cut rules of memory-driven mixed precision (arXiv 1905.13082, algorithms 1 and 2).
+"""The two cut rules of memory-driven mixed precision (arXiv 1905.13082; its code, quant_auto.py).
 
 They know sizes only: elements of activations, bytes of weights. Bits start at 8 and are halved.
 """
@@ -125,7 +125,8 @@ def _larger(layers: Sequence[Layer], cuts: Cuts, i: int, limit: float) -> int:
         i: (_tensor_bits(layers, cuts, i), layer.in_elements),
         i + 1: (_tensor_bits(layers, cuts, i + 1), layer.out_elements),
     }
-    can = [t for t in sizes if t < len(layers) and cuts.below(layers[t].name, "act") is not None]
+    inner = [t for t in sizes if 0 < t < len(layers)]
+    can = [t for t in inner if cuts.below(layers[t].name, "act") is not None]
     if not can:
         raise InfeasibleBudget(
             f"read-write memory: {layer.name} holds {held(layers, cuts, i):.6g} bytes with its "
