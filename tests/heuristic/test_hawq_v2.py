@@ -1,4 +1,4 @@
-"""HAWQ-V2: traces against dense Hessians, frontiers against enumeration, and hand-worked numbers."""
+"""HAWQ-V2: traces against dense Hessians, frontiers against enumeration, numbers by hand."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from frameworks.core.solvers.pareto import Frontier
 from frameworks.heuristic.hawq_v2 import HAWQV2, ranking
 from frameworks.testing import toy
 
-FAST = HAWQV2(images=24, batch=24, probes=4)
+FAST = HAWQV2(images=16, batch=16, probes=2)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
 
 
@@ -239,9 +239,8 @@ def test_the_order_leaves_as_many_settings_as_the_paper_counts():
 
 
 @pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT])
-@pytest.mark.parametrize("like", [2.5, 4])
-def test_weight_bits_fall_along_the_average_traces(kind, like):
-    problem = toy.make_problem("bops", like=like, kind=kind)
+def test_weight_bits_fall_along_the_average_traces(kind):
+    problem = toy.make_problem("bops", like=2.5, kind=kind)
     solution = FAST.search(problem)
     order = solution.notes["ranking"]
     assert len(order) == len(problem.space.free_layers)
@@ -319,7 +318,7 @@ def test_one_scoring_pass_serves_all_budgets():
     scores = FAST.score(problem)
     assert json.loads(json.dumps(scores.values)) == scores.values
     spent = problem.meter.read()
-    assert spent.images_backward >= 24
+    assert spent.images_backward >= 16
     assert spent.policies == 0
     for like in (2.5, 3, 4):
         other = toy.make_problem("bops", like=like)

@@ -167,7 +167,8 @@ def _undominated(costs: NDArray[np.float64], values: NDArray[np.float64]) -> NDA
     """Where the points are that no other one beats in cost and in value, the cheapest first."""
     order = np.lexsort((values, costs))
     best = np.minimum.accumulate(values[order])
-    return order[np.concatenate([[True], best[1:] < best[:-1]])]
+    kept: NDArray[np.int64] = order[np.concatenate([[True], best[1:] < best[:-1]])]
+    return kept
 
 
 def _last_of_bins(costs: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
