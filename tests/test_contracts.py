@@ -38,6 +38,7 @@ REDUCED = {
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
+    "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
     "limpq": {"epochs": 1, "images": 64, "batch": 32},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {

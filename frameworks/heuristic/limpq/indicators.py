@@ -41,7 +41,9 @@ SMALLEST = 1e-5
 def three_sigma_step(weight: Tensor, bits: int) -> Tensor:
     """The step at which a weight's b-bit grid reaches three standard deviations; a scalar."""
     mean, spread = weight.detach().mean(), 3 * weight.detach().std()
-    return torch.maximum((mean - spread).abs(), (mean + spread).abs()) / 2 ** (bits - 1)
+    reach = torch.maximum((mean - spread).abs(), (mean + spread).abs())
+    step: Tensor = reach / 2 ** (bits - 1)
+    return step
 
 
 class Indicators(Quantizer):
@@ -208,7 +210,8 @@ def _indicators(
 @torch.no_grad()
 def followers(qmodel: QModel, images: Tensor) -> dict[nn.Module, str]:
     """The layer that was last called before each BatchNorm's first call; empty for none."""
-    called, found = [""], {}
+    called = [""]
+    found: dict[nn.Module, str] = {}
 
     def note(module: nn.Module, args: object) -> None:
         if isinstance(module, QLayer):
