@@ -89,6 +89,16 @@ def test_values_and_gradients_are_lsq_s_and_only_the_step_in_force_learns(signed
     torch.testing.assert_close(q.codes(x).dequantize(), y.detach())
 
 
+def test_steps_of_more_bits_than_published_learn_at_a_tenth_of_the_rate():
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    q = Indicators((8,), True, x, weight=True)
+    q(x).square().sum().backward()
+    plain = UniformQuantizer(q.steps.detach()[0], -128, 127)
+    plain.learn_range()
+    plain(x).square().sum().backward()
+    assert q.steps.grad[0].item() == pytest.approx(plain.step.grad.item() / 10, rel=1e-4)
+
+
 def test_a_width_that_a_layer_lacks_is_the_nearest():
     q = Indicators((8, 4, 2), True, torch.randn(9), weight=True)
     found = []

@@ -83,6 +83,7 @@ class LIMPQ(ScoringFramework):
             "the candidates are the protocol's; where layers differ in theirs, a pass at b bits "
             "takes each layer's nearest. Layers that share bits draw them together",
             "inputs that may be negative have a signed grid; the code's are all after a ReLU",
+            "steps of 8 bits, which the paper lacks, learn at a tenth of the rate, as LSQ's do",
             "an outlier is worth a thousand times all other steps together and not 1e8, with the "
             "same optimum",
             "costs are the target's: the code rounds the positions of convolutions with stride "

@@ -36,6 +36,9 @@ from frameworks.core.space import Space
 
 SMALLEST = 1e-5
 """Steps do not fall below it."""
+PUBLISHED = 6
+"""The most bits of the paper. Steps of more learn at a tenth of the rate, as LSQ's at 8 bits do
+(arXiv 1902.08153, section 3): they are so small that a full step of the optimizer ends them."""
 
 
 def three_sigma_step(weight: Tensor, bits: int) -> Tensor:
@@ -87,7 +90,9 @@ class Indicators(Quantizer):
         low, high, offset = self.grids[self.place]
         if not self.met[self.place]:
             self._meet(x, high)
-        scale = 1 / math.sqrt(x.numel() * max(high, 1))
+        scale = (0.1 if self.bits[self.place] > PUBLISHED else 1) / math.sqrt(
+            x.numel() * max(high, 1)
+        )
         return fake_quantize(x, self.steps[self.place], low, high, offset, scale, SMALLEST)
 
     @torch.no_grad()
