@@ -67,6 +67,8 @@ class TestFrameworks(FrameworkContract):
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
+        if self.framework.name.startswith("layer_kl"):  # it evaluates every pair of every layer
+            changes = {"bits": (2, 4, 8), **changes}
         if self.framework.name == "given":
             # It brings its policy along, which has to be one of the problem and its budget.
             cheapest = toy.make_problem(target, **{"like": 3, **changes}).cheapest()
