@@ -165,7 +165,7 @@ def test_each_width_keeps_batchnorm_statistics_of_its_own():
 
 def test_one_update_adds_up_the_gradients_of_all_passes():
     """Against the sum of the passes' gradients, each computed alone on a second network."""
-    method = replace(FAST, epochs=1, images=32, lr=0.1, range_lr=1.0, augment=False)
+    method = replace(FAST, epochs=1, images=32, batch=32, lr=0.1, range_lr=1.0, augment=False)
     asked = problem()
     net, course = method.trained(asked)
     assert len(course.values) == 1
