@@ -34,8 +34,8 @@ def bit_gradients(gradient: Tensor, step: Tensor | float, bits: int) -> Tensor:
 
 def normalised(gradient: Tensor, step: Tensor | float, bits: int) -> Tensor:
     """The mean magnitude of `bit_gradients`, without making them; a scalar."""
-    mean: Tensor = (gradient * step).abs().mean() * ((2**bits - 1) / bits)
-    return mean
+    weighed: Tensor = (gradient * step).abs()
+    return weighed.mean() * ((2**bits - 1) / bits)
 
 
 def step_of(quantizer: Quantizer, weight: Tensor, bits: int) -> Tensor:
