@@ -35,7 +35,8 @@ def bit_gradients(gradient: Tensor, step: Tensor | float, bits: int) -> Tensor:
 def normalised(gradient: Tensor, step: Tensor | float, bits: int) -> Tensor:
     """The mean magnitude of `bit_gradients`, without making them; a scalar."""
     weighed: Tensor = (gradient * step).abs()
-    return weighed.mean() * ((2**bits - 1) / bits)
+    mean: Tensor = weighed.mean() * ((2**bits - 1) / bits)
+    return mean
 
 
 def step_of(quantizer: Quantizer, weight: Tensor, bits: int) -> Tensor:
@@ -44,7 +45,8 @@ def step_of(quantizer: Quantizer, weight: Tensor, bits: int) -> Tensor:
     if codes.codebook is None:
         return codes.scale
     levels = max(2 ** (bits - 1) - 1, 1)
-    return (weight.detach().abs().max() / levels).clamp_min(SMALLEST_STEP)
+    step: Tensor = (weight.detach().abs().max() / levels).clamp_min(SMALLEST_STEP)
+    return step
 
 
 class BitGradients(Quantizer):
