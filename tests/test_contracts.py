@@ -40,6 +40,8 @@ REDUCED = {
     "hawq_v2": {"images": 32, "batch": 32, "probes": 4},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "mpqco": {"images": 64, "batch": 32},
+    "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
+    "limpq": {"epochs": 1, "images": 64, "batch": 32},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},

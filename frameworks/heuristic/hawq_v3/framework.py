@@ -35,14 +35,10 @@ from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import VALID_BITS, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.matched import Menu, Pair, matched
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
-
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
-Menu = Mapping[str, Mapping[Pair, Mapping[str, float]]]
-"""What each layer may take, and its cost."""
 
 
 @register
@@ -173,23 +169,6 @@ class HAWQV3(ScoringFramework):
                 if menu[first].keys() == menu[shortcut].keys()
             ]
         return assign(scores.values, menu, problem.budget.limits, ties)
-
-
-def matched(costs: Menu, groups: Sequence[Sequence[str]]) -> Menu:
-    """Of each layer's pairs one for each number of weight bits: that with the same activation bits.
-
-    Where it lacks that pair: the one with the nearest, the more of two. Tied layers are matched
-    among the pairs that all of them have.
-    """
-    tied = {name: group for group in groups for name in group}
-    found: dict[str, dict[Pair, Mapping[str, float]]] = {}
-    for name, options in costs.items():
-        shared = [p for p in options if all(p in costs[n] for n in tied.get(name, ()))]
-        nearest: dict[int, int] = {}
-        for weight, act in sorted(shared, key=lambda p: (abs(p[0] - p[1]), -p[1])):
-            nearest.setdefault(weight, act)
-        found[name] = {pair: options[pair] for pair in sorted(nearest.items())}
-    return found
 
 
 def assign(
