@@ -38,7 +38,11 @@ REDUCED = {
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
+    "hawq_v2": {"images": 32, "batch": 32, "probes": 4},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
+    "mpqco": {"images": 64, "batch": 32},
+    "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
+    "limpq": {"epochs": 1, "images": 64, "batch": 32},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
@@ -66,7 +70,8 @@ class TestFrameworks(FrameworkContract):
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
-        if self.framework.name == "adaquant_ip":  # it calibrates each layer at each pair of bits
+        if self.framework.name.startswith(("layer_kl", "adaquant_ip")):
+            # They evaluate every pair of every layer.
             changes = {"bits": (2, 4, 8), **changes}
         if self.framework.name == "given":
             # It brings its policy along, which has to be one of the problem and its budget.
