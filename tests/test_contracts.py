@@ -37,6 +37,7 @@ REDUCED = {
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
+    "ompq": {"images": 16},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
