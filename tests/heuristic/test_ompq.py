@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch.nn import functional
 
-from frameworks import Budget, BudgetSpec, InfeasibleBudget, Policy, Scores, Space
+from frameworks import Budget, BudgetSpec, InfeasibleBudget, Policy, Scores, Space, describe
 from frameworks.heuristic.ompq.features import functions, grams, readers
 from frameworks.heuristic.ompq.framework import OMPQ, ties_of
 from frameworks.heuristic.ompq.orthogonality import gram, importance, orm, overlap
@@ -256,7 +256,15 @@ class WithShortcut(toy.ToyConvNet):
 
 
 def test_what_ends_in_one_sum_is_one_function_and_has_the_same_bits():
-    asked = problem(kind=WithShortcut, like=3)
+    net = WithShortcut().eval()
+    layers = describe(net, toy.SHAPE)
+    space = Space.build(
+        layers, (2, 4, 8), (2, 4, 8), pinned={x.name: (8, 8) for x in (layers[0], layers[-1])}
+    )
+    asked = problem()
+    asked = asked.at(
+        network=net, space=space, budget=BudgetSpec(like=4).resolve(asked.target, space)
+    )
     found = readers(asked.float_model(), asked.space.names, asked.images[:1])
     assert found["blocks.0.conv1"] == "blocks.0.conv2"
     assert found["blocks.0.conv2"] == found["blocks.0.downsample"] == "blocks.1.depthwise"
