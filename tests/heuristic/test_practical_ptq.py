@@ -347,8 +347,12 @@ def test_candidates_are_those_asked_for_that_the_hardware_supports():
         (4, 8),
         (4, 4),
     }
+    assert few.skip(asked) is None
+    tight = problem(like=2.5)
+    assert "its candidates cost" in few.skip(tight)
+    assert FAST.skip(tight) is None
     with pytest.raises(InfeasibleBudget, match="give other candidates"):
-        few.search(problem(like=2.5))
+        few.search(tight)
     # Where a layer has none of them, all it may take count.
     odd = replace(FAST, candidates=[[5, 5]])
     assert len(odd.menu(asked, free[:1])) == 9

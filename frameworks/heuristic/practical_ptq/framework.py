@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from frameworks.core.budget import InfeasibleBudget
+from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import FLOAT, VALID_BITS, LayerBits, Policy
@@ -119,6 +119,19 @@ class PracticalPTQ(ScoringFramework):
                 raise ValueError(f"{name} = {getattr(self, name)}: must not be negative")
         if self.search_by not in SEARCHES:
             raise ValueError(f"search_by = {self.search_by!r}: choose from {list(SEARCHES)}")
+
+    def skip(self, problem: Problem) -> str | None:
+        reason = super().skip(problem)
+        if reason is not None or not self.candidates:
+            return reason
+        policy = problem.cheapest()
+        for layer in problem.space.free_layers:
+            price = prices_of(problem, [layer.name], self.menu(problem, [layer.name]))
+            policy = at(policy, [layer.name], min(price, key=price.__getitem__))
+        least, unit = problem.budget.load(problem.cost(policy)), problem.budget.unit
+        if least <= problem.budget.limit * (1 + TOLERANCE):
+            return None
+        return f"its candidates cost {least:.6g} {unit} at least; more of them would go lower"
 
     # --- phase 1 -----------------------------------------------------------------------------
 
