@@ -85,7 +85,7 @@ class PracticalPTQ(ScoringFramework):
             "Inputs of layers are quantized, and nothing else, so that groups are the layers that "
             "read one tensor (and what the protocol ties); inputs of sums have no quantizers.",
             "A flip that does not lower the cost is passed by. AIMET makes every one, even to more "
-            "bits; what the paper does is not known to us.",
+            "bits.",
             "Whether the paper takes the ratio of mean powers or the mean of the images' ratios is "
             "not known for certain; the former is the default (per_image).",
             "Candidates are all pairs of the protocol's bits that the hardware supports; the paper "
@@ -158,10 +158,7 @@ class PracticalPTQ(ScoringFramework):
         return Scores({"groups": [list(names) for names in groups], "sqnr": found})
 
     def menu(self, problem: Problem, names: Sequence[str]) -> list[Pair]:
-        """A group's candidates, the highest first.
-
-        Those of ``candidates`` that it may take; all that it may take if it has none of them.
-        """
+        """Those of ``candidates`` that a group may take (if none, all it may), the highest first."""
         entries = problem.layer_entries()
         common = [pair for pair in entries[names[0]] if all(pair in entries[n] for n in names)]
         few = [pair for pair in common if list(pair) in self.candidates]
