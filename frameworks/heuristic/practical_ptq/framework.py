@@ -158,7 +158,7 @@ class PracticalPTQ(ScoringFramework):
         return Scores({"groups": [list(names) for names in groups], "sqnr": found})
 
     def menu(self, problem: Problem, names: Sequence[str]) -> list[Pair]:
-        """Those of ``candidates`` that a group may take (if none, all it may), the highest first."""
+        """Those of ``candidates`` that a group may take (if none, all), the highest first."""
         entries = problem.layer_entries()
         common = [pair for pair in entries[names[0]] if all(pair in entries[n] for n in names)]
         few = [pair for pair in common if list(pair) in self.candidates]
