@@ -38,7 +38,7 @@ REDUCED = {
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
     "ompq": {"images": 16},
-    "practical_ptq": {"images": 16, "candidates": [[2, 2], [2, 8], [4, 4], [4, 8], [8, 8]]},
+    "practical_ptq": {"images": 16, "candidates": [[b, a] for b in (2, 3, 4, 8) for a in (b, 8)]},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {

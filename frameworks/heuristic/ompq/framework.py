@@ -136,6 +136,8 @@ class OMPQ(ScoringFramework):
         model, images = problem.float_model(), problem.images[: self.images]
         free = [n for n, bits in problem.space.weight_bits.items() if len(bits) > 1]
         found = functions(readers(model, problem.space.names, images[:1]), free)
+        # Gradients of one image's features; the meter sees those that begin at the output alone.
+        problem.meter.images_backward += len(problem.layers)
         how = {"centred": self.centred, "batch_statistics": self.batch_statistics}
         matrices = grams(model, list(found), images, **how)
         return Scores({"layers": list(found.values()), "orm": orm(matrices).tolist()})
