@@ -39,6 +39,7 @@ REDUCED = {
     "layer_kl_refined": {"images": 32, "refine": 12},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "adq": {"images": 8},
+    "evoq": {"images": 20, "evaluations": 10, "population": 5, "tournament": 2},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},

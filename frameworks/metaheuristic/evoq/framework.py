@@ -10,8 +10,8 @@ Yuan, Chen, Hu and Peng, IJCNN 2020 (record 9207413). No labels, no training dat
 2. Sensitivity: S_i is D with layer i alone quantized, at the bits of the uniform policy whose cost
    may not be exceeded.
 3. Evolution from that uniform policy and mutants of it: of a few members drawn at random, the
-   fittest is the parent (a tournament); its mutant joins, and the oldest member leaves (Real et
-   al., "Regularized Evolution", arXiv 1802.01548).
+   fittest is the parent (a tournament); its mutant joins, and the least fit member leaves (as in
+   Real et al., "Large-Scale Evolution of Image Classifiers", arXiv 1703.01041).
 4. Mutation by sensitivity (`frameworks.metaheuristic.evoq.mutation`): a layer is raised with a
    chance proportional to S_i, and layers are lowered with chances proportional to 1 / S_i until
    the policy costs no more than it may.
@@ -25,7 +25,6 @@ and operators are what the authors would most likely have taken.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -60,7 +59,7 @@ class EvoQ(Framework):
     Attributes:
         images: samples behind fitness, sensitivities and calibration; at most the protocol's.
         evaluations: distinct policies evaluated, the first population among them.
-        population: members; the oldest leaves when a child comes.
+        population: members; the least fit leaves when a child comes.
         tournament: members drawn, of which the fittest is the parent.
         guided: whether sensitivities shape the mutation; if not, all layers have equal chances.
     """
@@ -85,9 +84,10 @@ class EvoQ(Framework):
             "The difference is squared and relative to the float outputs, of the logits. A "
             "sensitivity is that of a layer's weights or of its inputs alone, as their bits are "
             "decided apart, at the uniform policy's bits.",
-            "Evolution is ageing, with tournaments and without crossover: 50 members, 10 in a "
-            "tournament, 550 policies. A child that was evaluated before is made again, so that "
-            "each evaluation is of a new policy.",
+            "Evolution is by tournaments, without crossover: 50 members, 10 in a tournament, 550 "
+            "policies. The least fit member leaves: the same samples give the same fitness, and "
+            "where the oldest left, searches drifted off from the uniform policy. A child that was "
+            "evaluated before is made again, so that each evaluation is of a new policy.",
             "A mutant is raised in one place and lowered in as many as the budget asks for; the "
             "paper's 'without adding computation' is read as a limit on the cost, here the "
             "budget. What lowers bits to lower the cost needs a target where that is so.",
@@ -121,13 +121,15 @@ class EvoQ(Framework):
         sensitivities = differences.sensitivities(start) if self.guided else [1.0] * count
         rng = problem.rng(self.name)
         mutation = Mutation(problem, sensitivities, rng)
-        members: deque[Member] = deque(maxlen=self.population)
+        members: list[Member] = []
         trials = Trials(problem, self.evaluations, DRAWS, differences)
         for _ in trials:
             child = self._child(mutation, start, members, trials.known, rng)
             found = trials.score(child).loss
             trials.reward(child, -found)
             members.append((child, found))
+            if len(members) > self.population:
+                members.remove(max(members, key=lambda member: member[1]))
         return Solution(
             trials.best,
             notes={"sensitivities": _told(problem, sensitivities), **trials.notes()},

@@ -6,7 +6,8 @@ With the sensitivity S_i of each decision (the bits of a layer's weights, or of 
     p_down(i) = (1 / S_i) / sum_j (1 / S_j)  over decisions above their fewest bits:
 
 one decision is raised by a step, and others are lowered by a step each until the policy is within
-the budget again, so that it costs no more than its parent was allowed to.
+the budget again, so that it costs no more than its parent might. Small layers may be lowered in
+vain before a large one pays for all: steps that the budget does not need are taken back.
 """
 
 from __future__ import annotations
@@ -56,13 +57,30 @@ class Mutation:
         raised = self.drawn(self.up, higher) if higher else -1
         if higher:
             values[raised] = min(b for b in space.choices[raised].bits if b > values[raised])
-        while not self.problem.within(made := space.decode(values)):
+        steps: list[tuple[int, int]] = []
+        while not self._fits(values):
             lower = [i for i, c in enumerate(space.choices) if values[i] > c.bits[0]]
             if not lower:
                 return self.problem.cheapest()
             i = self.drawn(self.down, [i for i in lower if i != raised] or lower)
+            steps.append((i, values[i]))
             values[i] = max(b for b in space.choices[i].bits if b < values[i])
-        return made
+        return space.decode(self._needed(values, steps))
+
+    def _needed(self, values: list[int], steps: Sequence[tuple[int, int]]) -> list[int]:
+        """The values without the steps down, in the order of the draws, that they can do without.
+
+        Args:
+            values: within the budget.
+            steps: decisions that were lowered, and from which bits.
+        """
+        for i, bits in steps:
+            trial = [*values[:i], max(bits, values[i]), *values[i + 1 :]]
+            values = trial if self._fits(trial) else values
+        return values
+
+    def _fits(self, values: Sequence[int]) -> bool:
+        return self.problem.within(self.problem.space.decode(values))
 
     def drawn(self, weights: NDArray[Any], among: Sequence[int]) -> int:
         """One of some decisions, by chances in proportion to weights."""
