@@ -47,7 +47,7 @@ class Thresholds(Quantizer):
 
     def __init__(self, step: Tensor, zero_point: int, bits: int) -> None:
         super().__init__()
-        count = 2**bits - 1
+        count: int = 2**bits - 1
         self.distance, self.zero_point = REACH / count, zero_point
         step = step.detach().view(())
         at = {

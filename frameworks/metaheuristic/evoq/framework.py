@@ -88,9 +88,9 @@ class EvoQ(Framework):
             "policies. The least fit member leaves: the same samples give the same fitness, and "
             "where the oldest left, searches drifted off from the uniform policy. A child that was "
             "evaluated before is made again, so that each evaluation is of a new policy.",
-            "A mutant is raised in one place and lowered in as many as the budget asks for; the "
-            "paper's 'without adding computation' is read as a limit on the cost, here the "
-            "budget. What lowers bits to lower the cost needs a target where that is so.",
+            "A mutant is raised in one place and lowered in as many as the budget asks for, and no "
+            "more; the paper's 'without adding computation' is read as a limit on the cost, here "
+            "the budget. What lowers bits to lower the cost needs a target where that is so.",
             "The calibration is a scale and a shift of each output channel by least squares, kept "
             "where the output difference falls, with BatchNorm as stored (likely folded in the "
             "paper). It is part of `protocol=paper`; elsewhere BatchNorm's correction stands in.",
@@ -149,26 +149,26 @@ class EvoQ(Framework):
         """
         if not members:
             return start
+        full = len(members) >= self.population
         for tried in range(TRIES):
-            if len(members) >= self.population:
-                parent = self._parent(members, rng)
-            else:
-                parent = start if tried < TRIES // 2 else members[rng.integers(len(members))][0]
-            child = mutation(parent)
+            chosen = full or tried >= TRIES // 2
+            count = self.tournament if full else 1
+            child = mutation(winner(members, count, rng) if chosen else start)
             if child not in known:
                 break
         return child
-
-    def _parent(self, members: Sequence[Member], rng: np.random.Generator) -> Policy:
-        """The fittest of a few members; of equal ones that drawn first."""
-        drawn = rng.choice(len(members), self.tournament, replace=False)
-        return min((members[int(i)] for i in drawn), key=lambda member: member[1])[0]
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The network as published: calibrated with the samples, not trained."""
         made = problem.quantized(solution.policy)
         calibrate(made, problem.float_model(), problem.images[: self.images])
         return made
+
+
+def winner(members: Sequence[Member], count: int, rng: np.random.Generator) -> Policy:
+    """The fittest of so many members drawn at random; of equal ones that drawn first."""
+    drawn = rng.choice(len(members), count, replace=False)
+    return min((members[int(i)] for i in drawn), key=lambda member: member[1])[0]
 
 
 def _every_bits(problem: Problem) -> list[int]:
