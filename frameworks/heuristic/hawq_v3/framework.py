@@ -29,9 +29,7 @@ from typing import Any, ClassVar
 
 from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
-from frameworks.core.estimators.derivatives import twice_differentiable
-from frameworks.core.estimators.perturbation import activation_error, weight_error
-from frameworks.core.estimators.traces import layer_traces
+from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import VALID_BITS, Policy
@@ -109,44 +107,16 @@ class HAWQV3(ScoringFramework):
             raise ValueError(f"bits = {self.bits}: each must be one of {sorted(VALID_BITS)}")
 
     def score(self, problem: Problem) -> Scores:
-        space = problem.space
-        free = [layer.name for layer in space.free_layers]
-        split = problem.train.subset(self.images, problem.generator("hessian"))
-        model = problem.float_model()
-        with twice_differentiable(model):
-            problem.progress(0, 1, "Hessian traces of weights and activations")
-            traces = layer_traces(
-                model,
-                list(split.batches(self.batch)),
-                problem.generator("probes"),
-                weights=free,
+        return Scores(
+            second_order_scores(
+                problem,
+                weights=[layer.name for layer in problem.space.free_layers],
                 inputs=self._activation_names(problem),
-                max_probes=self.probes,
-                min_probes=min(10, self.probes),
+                images=self.images,
+                batch=self.batch,
+                probes=self.probes,
                 tolerance=self.tolerance,
             )
-        weights, activations = traces.weights, traces.inputs
-        return Scores(
-            {
-                "weight_trace": {name: trace.average for name, trace in weights.items()},
-                "weight_error": {
-                    name: {str(b): weight_error(problem, name, b) for b in space.weight_bits[name]}
-                    for name in free
-                },
-                "act_trace": {name: trace.average for name, trace in activations.items()},
-                "act_error": {
-                    name: {
-                        str(b): trace.size * activation_error(problem, name, b)
-                        for b in space.act_bits[name]
-                    }
-                    for name, trace in activations.items()
-                },
-                "relative_error": {
-                    kind: {n: t.error / max(abs(t.value), 1e-30) for n, t in traces.items()}
-                    for kind, traces in (("weight", weights), ("act", activations))
-                },
-                "probes": {n: t.probes for n, t in weights.items()},
-            }
         )
 
     def _activation_names(self, problem: Problem) -> list[str]:
@@ -220,16 +190,6 @@ def matched(costs: Menu, groups: Sequence[Sequence[str]]) -> Menu:
             nearest.setdefault(weight, act)
         found[name] = {pair: options[pair] for pair in sorted(nearest.items())}
     return found
-
-
-def sensitivity(scores: Mapping[str, Any], name: str, weight: int, act: int) -> float:
-    """Omega of a layer at a pair of bits; a layer or activation without scores has none."""
-    total = 0.0
-    for kind, bits in (("weight", weight), ("act", act)):
-        trace = scores[f"{kind}_trace"].get(name)
-        if trace is not None:
-            total += abs(trace) * scores[f"{kind}_error"][name][str(bits)]
-    return total
 
 
 def assign(

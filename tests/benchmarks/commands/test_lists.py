@@ -45,7 +45,7 @@ def test_models_of_the_project_and_of_timm(capsys):
 
 def test_suites_and_their_cells(capsys):
     counts = {entry["name"]: entry["cells"] for entry in listed(capsys, "suites")}
-    assert counts["quick"] == 102
+    assert counts["quick"] == 114
 
 
 def test_a_filter_that_nothing_fits_says_what_is_near(capsys):
@@ -103,9 +103,14 @@ def test_what_may_follow():
     assert completed("ru") == ["run"]
     assert "complete" not in completed("")
     assert "--dry-run" in completed("run", "--d")
-    assert completed("run", "framework=haw") == ["framework=hawq", "framework=hawq_v3"]
+    assert completed("run", "framework=haw") == [
+        "framework=hawq",
+        "framework=hawq_v2",
+        "framework=hawq_v3",
+    ]
     assert completed("run", "-m", "framework=haq,haw") == [
         "framework=haq,hawq",
+        "framework=haq,hawq_v2",
         "framework=haq,hawq_v3",
     ]
     assert "hardware=bismo_edge" in completed("run", "hardware=")
