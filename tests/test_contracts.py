@@ -44,6 +44,8 @@ REDUCED = {
     "mpqco": {"images": 64, "batch": 32},
     "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
     "limpq": {"epochs": 1, "images": 64, "batch": 32},
+    "adq": {"images": 8},
+    "evoq": {"images": 20, "evaluations": 10, "population": 5, "tournament": 2},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
