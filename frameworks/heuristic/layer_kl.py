@@ -27,19 +27,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from frameworks.core.card import Card
-from frameworks.core.evaluation.answered import AnsweredSplit
-from frameworks.core.evaluation.evaluate import Evaluator
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.likeness import likeness
 from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.space import Space
-from frameworks.core.split import TensorSplit
 
 Pair = tuple[int, int]
 MOST_MOVED = 3
@@ -79,7 +76,7 @@ class LayerKL(ScoringFramework):
     images: int = 256
 
     def score(self, problem: Problem) -> Scores:
-        evaluator = self._evaluator(problem)
+        evaluator = likeness(problem, self.images)
         steps = [(names, pair) for names, pairs in decided(problem.space) for pair in pairs]
         found: dict[str, dict[str, float]] = {}
         counted = problem.meter.policies
@@ -104,14 +101,6 @@ class LayerKL(ScoringFramework):
         problem.checkpoint(policy)
         predicted = math.fsum(table[n][b.weight, b.act] for n, b in policy.items())  # type: ignore[index]
         return Solution(policy, notes={"loss": predicted})
-
-    def _evaluator(self, problem: Problem) -> Evaluator:
-        """Scores policies by the float network's answers."""
-        images = problem.images[: self.images]
-        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        teacher = problem.float_model()
-        answered = AnsweredSplit(TensorSplit(images, labels), teacher, soft=True, keep=True)
-        return Evaluator(problem.quantized(), answered, problem.correction, problem.meter)
 
 
 @register
