@@ -2,7 +2,7 @@
 (Hubara, Nahshan, Hanani, Banner and Soudry), arXiv 2006.10518; ICML 2021 as "Accurate Post Training
 Quantization With Small Calibration Sets".
 
-Two pipelines, `advanced` with all steps and `light` without the first:
+Two pipelines, ``advanced`` with all steps and ``light`` without the first:
 
 1. AdaQuant (section 3.1): each layer's weights, ranges and bias are moved until its output is the
    float one's, at each pair (k, n) of weight and activation bits, all layers in parallel
