@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frameworks.core.evolution.nsga2 import Genes
 
@@ -135,7 +136,7 @@ class Genetic:
     def _parent(self) -> Genes:
         return self.parents[int(self.rng.integers(len(self.parents)))][0]
 
-    def _mixed(self, genes: Genes, other: Genes, taken: Sequence[bool]) -> Genes:
+    def _mixed(self, genes: Genes, other: Genes, taken: NDArray[np.bool_]) -> Genes:
         """The genes with those of the other in the units that are taken from it."""
         found = list(genes)
         for unit, take in zip(self.units, taken, strict=True):

@@ -43,17 +43,17 @@ def test_the_known_optimum_is_found(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_optimum_within_a_limit_is_found(seed):
-    """A knapsack of 6^6 genomes, by brute force."""
+    """A knapsack of 4^6 genomes, by brute force."""
     price, value = (3, 1, 4, 1, 5, 2), (5, 1, 4, 2, 6, 3)
 
     def fits(genes):
-        return sum(p * g for p, g in zip(price, genes, strict=True)) <= 20
+        return sum(p * g for p, g in zip(price, genes, strict=True)) <= 16
 
     def worth(genes):
         return sum(v * g**0.5 for v, g in zip(value, genes, strict=True))
 
-    best = max(map(worth, filter(fits, itertools.product(range(6), repeat=6))))
-    found, generations = run(genetic((6,) * 6, seed, fits), worth, 1000)
+    best = max(map(worth, filter(fits, itertools.product(range(4), repeat=6))))
+    found, generations = run(genetic((4,) * 6, seed, fits), worth, 400)
     assert found[1][0] == pytest.approx(best)
     assert all(map(fits, itertools.chain(*generations)))
 
@@ -92,17 +92,17 @@ def test_mutation_redraws_as_often_as_it_should():
     search = genetic((6,) * 8)
     parent = (0,) * 8
     search.tell([(parent, (0.0,))])
-    mutants = np.array([search.mutant() for _ in range(20_000)])
-    assert (mutants != 0).sum(1).mean() == pytest.approx(8 * 0.1 * 5 / 6, abs=0.02)
-    assert (mutants == 0).all(1).mean() == pytest.approx((1 - 0.1 * 5 / 6) ** 8, abs=0.015)
+    mutants = np.array([search.mutant() for _ in range(6000)])
+    assert (mutants != 0).sum(1).mean() == pytest.approx(8 * 0.1 * 5 / 6, abs=0.04)
+    assert (mutants == 0).all(1).mean() == pytest.approx((1 - 0.1 * 5 / 6) ** 8, abs=0.025)
     values = mutants[mutants != 0]
-    assert np.bincount(values)[1:] == pytest.approx(len(values) / 5, rel=0.07)
+    assert np.bincount(values)[1:] == pytest.approx(len(values) / 5, rel=0.15)
 
 
 def test_a_childs_genes_are_those_of_the_parents_half_and_half():
     search = genetic((10,) * 12, parents=2)
     search.tell([((1,) * 12, (2.0,)), ((2,) * 12, (1.0,)), ((3,) * 12, (0.0,))])
-    children = np.array([search.child() for _ in range(4000)])
+    children = np.array([search.child() for _ in range(2000)])
     assert set(np.unique(children)) == {1, 2}
     # Half of the pairs are one parent twice; the rest are mixed.
     mixed = children[(children != children[:, :1]).any(1)]
@@ -114,8 +114,8 @@ def test_units_mutate_and_cross_whole():
     units = [[0, 2], [1, 3]]
     search = genetic((50,) * 4, units=units)
     search.tell([((0,) * 4, (1.0,))])
-    changed = np.array([search.mutant() for _ in range(20_000)]) != 0
-    assert changed[:, 0].mean() == pytest.approx(0.1 * 49 / 50, abs=0.01)
+    changed = np.array([search.mutant() for _ in range(5000)]) != 0
+    assert changed[:, 0].mean() == pytest.approx(0.1 * 49 / 50, abs=0.015)
     both = changed[:, 0] & changed[:, 2]
     assert both.sum() / changed[:, 0].sum() > 0.95
     assert (changed[:, 0] & changed[:, 1]).mean() == pytest.approx(0.01, abs=0.005)
