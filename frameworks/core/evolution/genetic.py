@@ -145,9 +145,12 @@ class Genetic:
         return tuple(found)
 
     def _fill(self, found: list[Genes], count: int) -> None:
-        """Add random members until there are so many."""
+        """Add random members until there are so many.
+
+        Repaired ones only where there would be no generation without them.
+        """
         self._add(found, count - len(found), self.uniform)
-        if self.repair is not None:
+        if self.repair is not None and not (self.parents and found):
             repair = self.repair
             self._add(found, count - len(found), lambda: repair(self.uniform()))
 

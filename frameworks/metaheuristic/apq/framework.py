@@ -112,7 +112,7 @@ class APQ(ScoringFramework):
             "a policy is fine-tuned for a fifth of an epoch before it is evaluated (the paper: "
             "some 0.2 GPU hours), where the protocol trains",
             "the released search codes all candidates as 8 bits, so that bits change their cost "
-            "alone, and drops the children that it scored, as 0 `children` do; here as in the paper",
+            "alone, and drops the children that it scored, as `children` 0 does; not so here",
             "no candidate comes twice. Of uniform draws a tight budget leaves hardly any: where "
             "ten times as many as wanted are not enough, draws are lowered until they fit",
             "the final training has no Nesterov momentum",
