@@ -47,6 +47,10 @@ REDUCED = {
         **{"epochs": 1, "images": 64, "batch": 32, "lr": 0.01, "statistics": 32},
         **{"evaluations": 6, "population": 3, "parents": 2, "mutants": 2, "children": 1},
     },
+    "apq": {
+        **{"cheap": 50, "images": 16, "cheap_epochs": 2, "pairs": 6, "epochs": 20, "hidden": 16},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
+    },
 }
 
 
