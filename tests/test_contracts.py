@@ -52,6 +52,14 @@ REDUCED = {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
         **{"beacons": 1, "epochs": 1, "beacon_rise": 90.0, "beacon_speedup": 1.0},
     },
+    "spos": {
+        **{"epochs": 1, "images": 64, "batch": 32, "lr": 0.01, "statistics": 32},
+        **{"evaluations": 6, "population": 3, "parents": 2, "mutants": 2, "children": 1},
+    },
+    "apq": {
+        **{"cheap": 50, "images": 16, "cheap_epochs": 2, "pairs": 6, "epochs": 20, "hidden": 16},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
+    },
 }
 
 
