@@ -75,6 +75,7 @@ LOWEST = ("benchmarks", "frameworks.core")
 ROOM = 14
 """Files that a room may have."""
 WAITING = {
+    "frameworks.core.agents.ppo": "PPO, the agent of any search whose actions are discrete",
     "frameworks.core.evolution.hypervolume": "of every search for a front, of which more come",
     "frameworks.core.evolution.nsga2": "of the evolutionary searches that come",
     "frameworks.core.evolution.variation": "operators of all evolutionary searches",

@@ -11,6 +11,8 @@ N = 12
 ASKED = {
     "haq": {"episodes": N, "warmup": 4},
     "haq_kmeans": {"episodes": N, "warmup": 4},
+    "releq": {"episodes": N, "hidden": 16},
+    "adrl": {"episodes": N, "warmup": 4, "images": 32},
     "autoq": {"explore": 4, "exploit": N - 4, "correct": 8, "updates": 2, "prune": False},
     "layer_kl_refined": {"images": 16, "refine": N},
     "mohaq": {"evaluations": N, "population": 6, "offspring": 4, "generations": 40, "subsets": 1},
