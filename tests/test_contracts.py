@@ -39,7 +39,11 @@ REDUCED = {
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
+    "hawq_v2": {"images": 32, "batch": 32, "probes": 4},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
+    "mpqco": {"images": 64, "batch": 32},
+    "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
+    "limpq": {"epochs": 1, "images": 64, "batch": 32},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
@@ -67,6 +71,8 @@ class TestFrameworks(FrameworkContract):
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
+        if self.framework.name.startswith("layer_kl"):  # it evaluates every pair of every layer
+            changes = {"bits": (2, 4, 8), **changes}
         if self.framework.name == "given":
             # It brings its policy along, which has to be one of the problem and its budget.
             cheapest = toy.make_problem(target, **{"like": 3, **changes}).cheapest()

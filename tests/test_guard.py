@@ -13,13 +13,18 @@ from benchmarks.studies.performance import main
 KEPT = Path(__file__).parents[1] / "results"
 ROWS = {
     "training step": "float_step and 1]",
+    "evaluation": "evaluating_a_policy",
     "search step of EdMIPS": "edmips",
     "exact choice": "exact_choice and scipy and 53",
-    "evaluation": "evaluating_a_policy",
 }
+QUICK = ("training step", "evaluation")
+CASES = [
+    pytest.param(rows, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, rows in ROWS.items()
+]
 
 
-@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("rows", CASES)
 def test_a_hot_path_is_not_much_slower_than_kept(rows, capfd):
     if not (KEPT / "performance.json").exists():
         pytest.skip("no ratios are kept in results/performance.json")

@@ -80,7 +80,6 @@ WAITING = {
     "frameworks.core.evolution.nsga2": "of the evolutionary searches that come",
     "frameworks.core.evolution.variation": "operators of all evolutionary searches",
     "frameworks.core.supernets.gates": "hard concrete gates, which the gradient methods share",
-    "frameworks.core.quantizers.bitplanes": "bits as weights, of BSQ and CSQ",
     "frameworks.core.estimators.power_iteration": "an estimator that studies compare with traces",
 }
 """General parts that one method uses so far, and who else will."""

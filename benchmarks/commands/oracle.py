@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands.words import say
 from benchmarks.records import escape
 from benchmarks.workers import stopping
 
 if TYPE_CHECKING:
     from benchmarks.oracle.table import OracleTable
-
-EVERY = 60.0
-"""Seconds between two lines of progress where nobody watches."""
 
 
 def oracle_command(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -46,6 +40,8 @@ def _evaluated(options: argparse.Namespace, overrides: list[str], out: Path) -> 
     from benchmarks.fingerprints.numerics import compute_on, place_named
     from benchmarks.oracle.landscape import Asked
     from benchmarks.oracle.parts import whole
+    from benchmarks.progress.line import line
+    from benchmarks.progress.times import duration
     from benchmarks.suite.config import cell_of, composed
     from benchmarks.suite.setting import check
 
@@ -57,20 +53,13 @@ def _evaluated(options: argparse.Namespace, overrides: list[str], out: Path) -> 
     stopping.current().kept = lambda: (
         f"stopped; what was evaluated is kept in {folder}: run the same command again to go on"
     )
-    said = [0.0]
-
-    def report(done: int, total: int, left: float) -> None:
-        text = f"{done} of {total} policies, about {left / 60:.0f} min left"
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{text}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
-        elif time.monotonic() - said[0] > EVERY or done >= total:
-            said[0] = time.monotonic()
-            say(text)
-
-    return whole(
-        Asked(cell, options.test_images),
-        folder,
-        workers=options.workers,
-        threads=options.threads,
-        report=report,
-    )
+    with line() as shows:
+        return whole(
+            Asked(cell, options.test_images),
+            folder,
+            workers=options.workers,
+            threads=options.threads,
+            report=lambda done, total, left: shows.say(
+                "policies", f"{done} of {total} policies, about {duration(left)} left"
+            ),
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from benchmarks.records import escape
@@ -50,6 +49,7 @@ def export_command(options: argparse.Namespace, _: list[str]) -> int:
 def diagnose_command(options: argparse.Namespace, overrides: list[str]) -> int:
     """``juxtabit diagnose``."""
     from benchmarks.fingerprints.numerics import compute_on, place_named
+    from benchmarks.progress.line import line
     from benchmarks.records.store import write_json, write_text
     from benchmarks.studies import diagnose
     from benchmarks.suite.config import cell_of, composed
@@ -59,7 +59,9 @@ def diagnose_command(options: argparse.Namespace, overrides: list[str]) -> int:
     config = composed([*overrides, *([] if priced else ["hardware=bops"])])
     compute_on(place_named(str(config.device), config.amp))
     cell = cell_of(config)
-    found = diagnose.diagnosed(cell, _stage)
+    stopping.current().kept = lambda: "stopped; nothing was written"
+    with line() as shows:
+        found = diagnose.diagnosed(cell, shows)
     title = f"{cell['model']['name']} on {cell['dataset']['name']}"
     shown = f"{title}: one layer alone quantized\n{diagnose.table(found)}"
     print(escape.lines(shown))
@@ -70,12 +72,6 @@ def diagnose_command(options: argparse.Namespace, overrides: list[str]) -> int:
         write_json(folder / "diagnosis.json", diagnose.as_rows(found))
         print(f"Picture, table and JSON: {escape.lines(str(folder))}")
     return 0
-
-
-def _stage(done: int, total: int, text: str) -> None:
-    """A line of progress that the next one takes the place of, for people alone."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K[{done}/{total}] {escape.lines(text)[:60]}", end="", file=sys.stderr)
 
 
 def new_command(options: argparse.Namespace, _: list[str]) -> int:

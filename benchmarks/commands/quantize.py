@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.commands.words import say
@@ -15,34 +13,34 @@ from benchmarks.records import escape
 def quantize_command(options: argparse.Namespace, _: list[str]) -> int:
     """``juxtabit quantize``."""
     from benchmarks.deploy.quantizing import quantize
+    from benchmarks.progress.line import line
     from benchmarks.progress.times import duration
 
     table, started = options.table, time.monotonic()
     if options.target in ("cpu", "gpu") and table is None:
         table = str(_measured(options))
-    done = quantize(
-        options.model,
-        options.images,
-        options.out,
-        weights=options.weights,
-        target=options.target,
-        table=table,
-        metric=options.metric,
-        like=options.like,
-        ratio=options.ratio,
-        limit=options.limit,
-        max_drop=options.max_drop,
-        method=options.method,
-        protocol=options.protocol,
-        objective=options.objective,
-        bits=options.bits,
-        classes=options.classes,
-        seed=options.seed,
-        device=options.device,
-        progress=_shown(),
-    )
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
+    with line() as shows:
+        done = quantize(
+            options.model,
+            options.images,
+            options.out,
+            weights=options.weights,
+            target=options.target,
+            table=table,
+            metric=options.metric,
+            like=options.like,
+            ratio=options.ratio,
+            limit=options.limit,
+            max_drop=options.max_drop,
+            method=options.method,
+            protocol=options.protocol,
+            objective=options.objective,
+            bits=options.bits,
+            classes=options.classes,
+            seed=options.seed,
+            device=options.device,
+            progress=shows,
+        )
     print(escape.lines(str(done)))
     print(f"in {duration(time.monotonic() - started)}")
     return 0
@@ -54,19 +52,3 @@ def _measured(options: argparse.Namespace) -> Path:
 
     say(f"measuring latencies on this {options.target}: a minute or two; --table FILE reuses them")
     return measured(options.model, options.weights, options.images, options.target, options.out)
-
-
-def _shown() -> Callable[[int, int, str], None]:
-    """A line for each stage, which the next one takes the place of on a terminal."""
-    last = ""
-
-    def show(done: int, total: int, text: str) -> None:
-        nonlocal last
-        line = f"{text} {done}/{total}" if total > 1 else text
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{escape.lines(line)[:76]}", end="", file=sys.stderr, flush=True)
-        elif text != last:
-            say(f"... {text}")
-        last = text
-
-    return show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from benchmarks.lut.measure import Measurement, fresh_process, measure
 from benchmarks.lut.plan import Unit, units_of
 from benchmarks.lut.worker import backend_of
 from benchmarks.models.preprocessing import resolved
+from benchmarks.progress.line import Line
 from benchmarks.progress.times import duration
 from benchmarks.records.store import write_json
 from benchmarks.suite.assets import entry_text, layers_of
@@ -108,26 +108,20 @@ class Progress:
     """Where a measurement is, on a stream (stderr by default)."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+        self._line = Line(stream)
         self._started = time.monotonic()
 
     def show(self, process: int, processes: int, done: int, count: int, unit: Unit) -> None:
-        """Shown for each unit on a terminal, for each process elsewhere."""
+        """Say which unit is measured, and how long the rest will take."""
         share = (process + done / count) / processes
         spent = time.monotonic() - self._started
         left = f"{duration(spent / share * (1 - share))} left" if share else "starting"
-        line = (
+        self._line.say(
+            f"process {process}",
             f"process {process + 1} of {processes}, {min(done + 1, count)} of {count} "
-            f"({unit.title}): {left}"
+            f"({unit.title}): {left}",
         )
-        if self.stream.isatty():
-            self.stream.write(f"\r{line[:100]:<100}")
-            self.stream.flush()
-        elif done == 0:
-            print(line, file=self.stream, flush=True)
 
     def end(self) -> None:
         """Leave the line."""
-        if self.stream.isatty():
-            self.stream.write("\r" + " " * 100 + "\r")
-            self.stream.flush()
+        self._line.close()

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,24 @@ def _node(name: str, cls: type) -> Any:
         return OmegaConf.structured(make_dataclass(cls.__name__, untyped))
 
 
+def _registered() -> tuple[Any, ...]:
+    """All that plugins may add options by; it tells whether any was added or replaced."""
+    return (
+        *((name, registry.get(name)) for name in registry.names()),
+        *((name, targets.get(name)) for name in targets.names()),
+        *models.names(),
+        *datasets.names(),
+    )
+
+
 def register_configs() -> None:
     """Put the schema and every registered framework and target into Hydra's store."""
+    _stored(id(ConfigStore.instance().repo), _registered())
+
+
+@lru_cache(maxsize=1)
+def _stored(_: int, __: tuple[Any, ...]) -> None:
+    """Once for each store and what is registered: it takes as long as composing from it."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="lut_schema", node=LutConfig)
@@ -358,7 +375,7 @@ def suite_cells(config: DictConfig) -> list[Cell]:
     suite: Any = OmegaConf.to_container(config.suite, resolve=True)
     base = _plain_cell(config)
     space: Any = OmegaConf.to_container(config.space, resolve=True)
-    options = _Options(base)
+    options = _Options()
     cells: list[Cell] = []
     for block in suite["cells"]:
         unknown = set(block) - {*AXES, "budget", "seed", "overrides"}
@@ -392,18 +409,19 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     return typing.cast("dict[str, Any]", merged)
 
 
-class _Options:
-    """Group options as plain data, composed once each."""
+@lru_cache(maxsize=512)
+def _option(axis: str, name: str, _: tuple[Any, ...]) -> Any:
+    """An option of a group as it is while the same plugins are registered."""
+    return composed([f"{axis}={name}"])[axis]
 
-    def __init__(self, base: Cell) -> None:
-        self._base = base
-        self._plain: dict[tuple[str, str], DictConfig] = {}
+
+class _Options:
+    """Group options as plain data."""
 
     def get(self, axis: str, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """An option of a group with the suite's changes."""
-        if (axis, name) not in self._plain:
-            self._plain[axis, name] = composed([f"{axis}={name}"])[axis]
-        return self._apply(self._plain[axis, name], changes.get(axis, {}).get(name, {}))
+        node = _option(axis, name, _registered())
+        return self._apply(node, changes.get(axis, {}).get(name, {}))
 
     def changed(self, axis: str, plain: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's own option with the suite's changes."""

@@ -42,10 +42,14 @@ def environment(site, cache, **others):
     }
 
 
+def heard():
+    """In a new process: interrupts count, also where tests run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _on_terminal():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Where the tests run in the background of a script, it is ignored, and inherited so.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    heard()
 
 
 class Terminal:

@@ -51,8 +51,11 @@ class Course:
         optimizers: Sequence[torch.optim.Optimizer],
         loss: Loss,
         after_step: Callable[[], None] | None = None,
+        before_step: Callable[[], None] | None = None,
     ) -> None:
         """One pass in training mode over ``images`` random ones of a split; None for all.
+
+        ``before_step`` is called with the gradients there, ``after_step`` after each step.
 
         Raises:
             FloatingPointError: the mean loss is not finite.
@@ -60,7 +63,7 @@ class Course:
         self.passes += 1
         part = split if images is None else split.subset(images, self.generator)
         batches = part.batches(self.batch, self.generator, augment=self.augment)
-        mean = train_epoch(model.train(), batches, optimizers, loss, after_step=after_step)
+        mean = train_epoch(model.train(), batches, optimizers, loss, before_step, after_step)
         if not math.isfinite(mean):
             raise FloatingPointError(f"the search diverged in pass {self.passes}: loss {mean}")
 

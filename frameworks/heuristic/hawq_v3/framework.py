@@ -29,22 +29,16 @@ from typing import Any, ClassVar
 
 from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
-from frameworks.core.estimators.derivatives import twice_differentiable
-from frameworks.core.estimators.perturbation import activation_error, weight_error
-from frameworks.core.estimators.traces import layer_traces
+from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import VALID_BITS, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.matched import Menu, Pair, matched
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
-
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
-Menu = Mapping[str, Mapping[Pair, Mapping[str, float]]]
-"""What each layer may take, and its cost."""
 
 
 @register
@@ -109,44 +103,16 @@ class HAWQV3(ScoringFramework):
             raise ValueError(f"bits = {self.bits}: each must be one of {sorted(VALID_BITS)}")
 
     def score(self, problem: Problem) -> Scores:
-        space = problem.space
-        free = [layer.name for layer in space.free_layers]
-        split = problem.train.subset(self.images, problem.generator("hessian"))
-        model = problem.float_model()
-        with twice_differentiable(model):
-            problem.progress(0, 1, "Hessian traces of weights and activations")
-            traces = layer_traces(
-                model,
-                list(split.batches(self.batch)),
-                problem.generator("probes"),
-                weights=free,
+        return Scores(
+            second_order_scores(
+                problem,
+                weights=[layer.name for layer in problem.space.free_layers],
                 inputs=self._activation_names(problem),
-                max_probes=self.probes,
-                min_probes=min(10, self.probes),
+                images=self.images,
+                batch=self.batch,
+                probes=self.probes,
                 tolerance=self.tolerance,
             )
-        weights, activations = traces.weights, traces.inputs
-        return Scores(
-            {
-                "weight_trace": {name: trace.average for name, trace in weights.items()},
-                "weight_error": {
-                    name: {str(b): weight_error(problem, name, b) for b in space.weight_bits[name]}
-                    for name in free
-                },
-                "act_trace": {name: trace.average for name, trace in activations.items()},
-                "act_error": {
-                    name: {
-                        str(b): trace.size * activation_error(problem, name, b)
-                        for b in space.act_bits[name]
-                    }
-                    for name, trace in activations.items()
-                },
-                "relative_error": {
-                    kind: {n: t.error / max(abs(t.value), 1e-30) for n, t in traces.items()}
-                    for kind, traces in (("weight", weights), ("act", activations))
-                },
-                "probes": {n: t.probes for n, t in weights.items()},
-            }
         )
 
     def _activation_names(self, problem: Problem) -> list[str]:
@@ -203,33 +169,6 @@ class HAWQV3(ScoringFramework):
                 if menu[first].keys() == menu[shortcut].keys()
             ]
         return assign(scores.values, menu, problem.budget.limits, ties)
-
-
-def matched(costs: Menu, groups: Sequence[Sequence[str]]) -> Menu:
-    """Of each layer's pairs one for each number of weight bits: that with the same activation bits.
-
-    Where it lacks that pair: the one with the nearest, the more of two. Tied layers are matched
-    among the pairs that all of them have.
-    """
-    tied = {name: group for group in groups for name in group}
-    found: dict[str, dict[Pair, Mapping[str, float]]] = {}
-    for name, options in costs.items():
-        shared = [p for p in options if all(p in costs[n] for n in tied.get(name, ()))]
-        nearest: dict[int, int] = {}
-        for weight, act in sorted(shared, key=lambda p: (abs(p[0] - p[1]), -p[1])):
-            nearest.setdefault(weight, act)
-        found[name] = {pair: options[pair] for pair in sorted(nearest.items())}
-    return found
-
-
-def sensitivity(scores: Mapping[str, Any], name: str, weight: int, act: int) -> float:
-    """Omega of a layer at a pair of bits; a layer or activation without scores has none."""
-    total = 0.0
-    for kind, bits in (("weight", weight), ("act", act)):
-        trace = scores[f"{kind}_trace"].get(name)
-        if trace is not None:
-            total += abs(trace) * scores[f"{kind}_error"][name][str(bits)]
-    return total
 
 
 def assign(

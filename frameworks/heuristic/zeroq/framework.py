@@ -37,14 +37,11 @@ from frameworks.core.networks.qmodel import QModel
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
-from frameworks.core.solution import Point, Scores, Solution
-from frameworks.core.solvers.milp import multiple_choice
-from frameworks.core.solvers.pareto import Choice, Frontier
+from frameworks.core.search.frontier import walk
+from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.zeroq.distilled import Distilled, distil
 
 Pair = tuple[int, int]
-Table = Mapping[str, Mapping[Pair, tuple[float, float]]]
-"""Omega and cost of a layer at a pair of bits."""
 """Weight and activation bits of a layer."""
 
 
@@ -163,52 +160,19 @@ class ZeroQ(ScoringFramework):
 
     def solve(self, problem: Problem, scores: Scores) -> Solution:
         """Step 3."""
-        table: Table = {
-            name: {pair: (omega(scores.values, name, *pair), cost) for pair, cost in costs.items()}
-            for name, costs in problem.layer_costs().items()
-        }
-        frontier: Frontier[Pair] = Frontier(table, ties=problem.space.groups, most=self.bins)
-        best = _best(problem, frontier, table)
-        problem.checkpoint(Policy(best.options))
+        found = walk(problem, self.losses(problem, scores), bins=self.bins, points=self.points)
+        policy = Policy(found.best.options)
+        problem.checkpoint(policy)
         return Solution(
-            Policy(best.options),
-            front=self._front(problem, [*frontier.spread(self.points), best]),
+            policy,
+            front=found.front,
             images=scores.images,
-            notes={"omega": best.value, "frontier": len(frontier), **_distillation(scores)},
-        )
-
-    @staticmethod
-    def _front(problem: Problem, choices: list[Choice[Pair]]) -> tuple[Point, ...]:
-        ordered = {choice.cost: choice for choice in choices}
-        metric = "price" if problem.budget.others else problem.budget.metric
-        return tuple(
-            Point(
-                Policy(ordered[cost].options),
-                {"omega": ordered[cost].value, metric: cost},
-            )
-            for cost in sorted(ordered)
+            notes={"omega": found.best.value, "frontier": found.length, **_distillation(scores)},
         )
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The network as published: ranges from the distilled data, no training."""
         return problem.quantized(solution.policy, images=solution.images)
-
-
-def _best(problem: Problem, frontier: Frontier[Pair], table: Table) -> Choice[Pair]:
-    """The least Omega within the budget: a point of the frontier, which knows one cost.
-
-    The paper has one limit; of several metrics the frontier has their common price, and the choice
-    within all limits is that of an exact solver.
-    """
-    if not problem.budget.others:
-        return frontier.within(problem.budget.limit)
-    entries = {
-        name: {pair: (table[name][pair][0], costs) for pair, costs in options.items()}
-        for name, options in problem.layer_entries().items()
-    }
-    bits = multiple_choice(entries, problem.budget.limits, ties=problem.space.groups)
-    chosen = [table[name][pair] for name, pair in bits.items()]
-    return Choice(bits, sum(cost for _, cost in chosen), sum(value for value, _ in chosen))
 
 
 @torch.no_grad()

@@ -103,9 +103,14 @@ def test_what_may_follow():
     assert completed("ru") == ["run"]
     assert "complete" not in completed("")
     assert "--dry-run" in completed("run", "--d")
-    assert completed("run", "framework=haw") == ["framework=hawq", "framework=hawq_v3"]
+    assert completed("run", "framework=haw") == [
+        "framework=hawq",
+        "framework=hawq_v2",
+        "framework=hawq_v3",
+    ]
     assert completed("run", "-m", "framework=haq,haw") == [
         "framework=haq,hawq",
+        "framework=haq,hawq_v2",
         "framework=haq,hawq_v3",
     ]
     assert "hardware=bismo_edge" in completed("run", "hardware=")

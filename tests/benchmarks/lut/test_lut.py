@@ -482,14 +482,15 @@ class Terminal(io.StringIO):
 
 def test_progress_names_layer_process_and_time_left():
     unit = Unit(("conv1",), {}, "int8")
-    pipe, terminal = command.Progress(io.StringIO()), command.Progress(Terminal())
-    for display in (pipe, terminal):
+    pipe, terminal = io.StringIO(), Terminal()
+    for stream in (pipe, terminal):
+        display = command.Progress(stream)
         display._started -= 30
         display.show(1, 5, 0, 4, unit)
         display.show(1, 5, 2, 4, unit)
         display.end()
-    assert pipe.stream.getvalue() == "process 2 of 5, 1 of 4 (conv1, int8): 2 min left\n"
-    assert "process 2 of 5, 3 of 4 (conv1, int8): 70 s left" in terminal.stream.getvalue()
+    assert pipe.getvalue() == "... process 2 of 5, 1 of 4 (conv1, int8): 2 min left\n"
+    assert "process 2 of 5, 3 of 4 (conv1, int8): 70 s left" in terminal.getvalue()
 
 
 def test_a_real_measurement_in_a_fresh_process():

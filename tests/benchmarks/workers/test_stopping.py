@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.workers import stopping
+from tests.end_to_end.commands import heard
 
 MAIN = """
 import os, signal, subprocess, sys, time
@@ -32,11 +33,6 @@ if __name__ == "__main__":
 """
 SWALLOWS = "try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept BaseException: pass\n"
 SAID = "juxtabit: stopped; all is kept\n"
-
-
-def heard():
-    """Undo what is inherited where tests run in the background of a script: to ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_traces_do_not_depend_on_the_bound(name):
     # More classes than passes, so that signs are drawn in both parts.
     model, x, y = small(name)
@@ -144,7 +144,7 @@ def test_probes_and_eigenvalues_of_weights_do_not_depend_on_the_bound():
     assert found[1] == pytest.approx(found[0], rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_estimates_keep_within_the_bound(name):
     model, x, y = small(name)
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)

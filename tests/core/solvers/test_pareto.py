@@ -69,6 +69,47 @@ def test_ties_share_their_option(table):
     assert list(options) == names
 
 
+@given(TABLES, st.randoms(use_true_random=False), st.data())
+def test_in_a_chain_options_do_not_grow(table, random, data):
+    names = list(table)
+    chain = random.sample(names, data.draw(st.integers(1, len(names))))
+
+    def kept(options):
+        return all(options[a] >= options[b] for a, b in itertools.pairwise(chain))
+
+    points = undominated(
+        (sum(table[n][o][1] for n, o in c.items()), sum(table[n][o][0] for n, o in c.items()))
+        for picks in itertools.product(*table.values())
+        if kept(c := dict(zip(table, picks, strict=True)))
+    )
+    frontier = Frontier(table, descending=chain)
+    assert list(zip(frontier.costs, frontier.values, strict=True)) == points
+    for index in range(len(frontier)):
+        choice = frontier.choice(index)
+        assert list(choice.options) == names
+        assert kept(choice.options)
+        assert choice.cost == sum(table[n][o][1] for n, o in choice.options.items())
+        assert choice.value == sum(table[n][o][0] for n, o in choice.options.items())
+
+
+def test_a_chain_compares_by_rank_and_takes_ties_as_one():
+    pairs = {(w, a): (-10.0 * w - a, float(w + a)) for w in (2, 4) for a in (2, 4)}
+    table = {"a": pairs, "b": pairs, "c": pairs}
+    frontier = Frontier(
+        table, ties=[("a", "c")], descending=["b", "c", "a"], rank=lambda pair: pair[0]
+    )
+    for index in range(len(frontier)):
+        options = frontier.choice(index).options
+        assert options["a"] == options["c"]
+        assert options["b"][0] >= options["a"][0]
+    assert frontier.within(14).options == {"a": (2, 2), "b": (4, 2), "c": (2, 2)}
+
+
+def test_an_order_that_cannot_be_kept_is_said():
+    with pytest.raises(InfeasibleBudget, match="order"):
+        Frontier({"a": {2: (1.0, 1.0)}, "b": {4: (1.0, 1.0)}}, descending=["a", "b"])
+
+
 def test_a_worked_example():
     # Bits 2 and 4 for layers of 10 and 20 weights.
     table = {"a": {2: (5.0, 20.0), 4: (1.0, 40.0)}, "b": {2: (3.0, 40.0), 4: (0.5, 80.0)}}
