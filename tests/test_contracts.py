@@ -20,6 +20,8 @@ REDUCED = {
     "exhaustive": {"limit": 20_000},
     "haq": {"episodes": 6, "warmup": 2},
     "haq_kmeans": {"episodes": 6, "warmup": 2},
+    "releq": {"episodes": 6, "hidden": 16, "retrain_epochs": 1, "retrain_images": 64},
+    "adrl": {"episodes": 6, "warmup": 2, "images": 32},
     "autoq": {"explore": 3, "exploit": 3, "correct": 8, "updates": 2},
     "dnas": {
         **{"epochs": 3, "warmup": 1, "images": 128, "batch": 32},

@@ -14,6 +14,9 @@ GIVEN = {
     "greedy": {"evaluations": COUNT},
     "haq": {"episodes": COUNT, **SHORT},
     "haq_kmeans": {"episodes": COUNT, **SHORT},
+    "releq": {"episodes": COUNT, "hidden": 16, "retrain_epochs": 1, **SHORT},
+    # Profiles are of single layers, which are no policies of the space.
+    "adrl": {"episodes": COUNT, "indicator": "distance", **SHORT},
     "autoq": SHORT,
     "mohaq": {
         **{"evaluations": COUNT, "population": 6, "offspring": 6, "generations": 100, "subsets": 2},
@@ -75,7 +78,9 @@ def test_as_many_distinct_policies_as_were_given(name, retrains, seen):
             assert solution.notes["distinct"] == COUNT <= solution.notes["draws"]
 
 
-@pytest.mark.parametrize("name", ["haq", "haq_kmeans", "autoq", "mohaq", "spos", "apq"])
+@pytest.mark.parametrize(
+    "name", ["haq", "haq_kmeans", "releq", "adrl", "autoq", "mohaq", "spos", "apq"]
+)
 def test_a_space_of_few_policies_ends_a_search_by_its_draws(name, seen):
     # Two bits for each of four layers, and for the layer's whole kernels only where they are even.
     problem, solution = searched(name, 0, bits=(2, 3), groups=[GROUP])

@@ -75,6 +75,7 @@ LOWEST = ("benchmarks", "frameworks.core")
 ROOM = 14
 """Files that a room may have."""
 WAITING = {
+    "frameworks.core.agents.ppo": "PPO, the agent of any search whose actions are discrete",
     "frameworks.core.evolution.hypervolume": "of every search for a front, of which more come",
     "frameworks.core.supernets.single_path": "of the one-shot searches, SPOS first",
     "frameworks.core.supernets.gates": "hard concrete gates, which the gradient methods share",

@@ -13,6 +13,8 @@ N = 12
 ASKED = {
     "haq": {"episodes": N, "warmup": 4},
     "haq_kmeans": {"episodes": N, "warmup": 4},
+    "releq": {"episodes": N, "hidden": 16},
+    "adrl": {"episodes": N, "warmup": 4, "images": 32},
     "autoq": {"explore": 4, "exploit": N - 4, "correct": 8, "updates": 2, "prune": False},
     "evoq": {"evaluations": N, "images": 16, "population": 6, "tournament": 3},
     "layer_kl_refined": {"images": 16, "refine": N},
