@@ -20,6 +20,8 @@ REDUCED = {
     "exhaustive": {"limit": 20_000},
     "haq": {"episodes": 6, "warmup": 2},
     "haq_kmeans": {"episodes": 6, "warmup": 2},
+    "releq": {"episodes": 6, "hidden": 16, "retrain_epochs": 1, "retrain_images": 64},
+    "adrl": {"episodes": 6, "warmup": 2, "images": 32},
     "autoq": {"explore": 3, "exploit": 3, "correct": 8, "updates": 2},
     "dnas": {
         **{"epochs": 3, "warmup": 1, "images": 128, "batch": 32},
@@ -51,6 +53,14 @@ REDUCED = {
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
         **{"beacons": 1, "epochs": 1, "beacon_rise": 90.0, "beacon_speedup": 1.0},
+    },
+    "spos": {
+        **{"epochs": 1, "images": 64, "batch": 32, "lr": 0.01, "statistics": 32},
+        **{"evaluations": 6, "population": 3, "parents": 2, "mutants": 2, "children": 1},
+    },
+    "apq": {
+        **{"cheap": 50, "images": 16, "cheap_epochs": 2, "pairs": 6, "epochs": 20, "hidden": 16},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
     },
 }
 

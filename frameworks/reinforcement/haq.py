@@ -1,8 +1,8 @@
 """HAQ: Hardware-Aware Automated Quantization with Mixed Precision (Wang et al., CVPR 2019).
 
 arXiv 1811.08886; released code mit-han-lab/haq (commit 8228d12). A DDPG agent
-(`frameworks.core.agents.ddpg`) walks through the layers, two steps each: weight bits, then
-activation bits.
+(`frameworks.core.agents.ddpg`) walks through the layers (`frameworks.core.agents.layerwise`), two
+steps each: weight bits, then activation bits.
 
 - State (section 3.2), ten columns, each min-max scaled over the layers:
   depthwise flag, c_in, c_out, stride, kernel, number of weights, input feature size, layer index,
@@ -30,37 +30,16 @@ end only repeats policies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from frameworks.core.agents.ddpg import DDPG
-from frameworks.core.agents.drl import ActorCriticSearch, layer_states
-from frameworks.core.agents.replay import Array
+from frameworks.core.agents.layerwise import LayerwiseSearch
 from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe
-from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
-from frameworks.core.search.wall import action_wall
-from frameworks.core.solution import Solution
 from frameworks.core.space import Choice
 
-REWARD_SCALE = 0.1
-STATIC = (
-    "depthwise",
-    "in_channels",
-    "out_channels",
-    "stride",
-    "kernel",
-    "params",
-    "in_size",
-    "index",
-)
-PREVIOUS = len(STATIC)
-"""Column of the previous action."""
 DEVIATIONS = (
     "pinned layers take no step; the released code acts on them and overwrites the action "
     "(their features still count when the state is scaled)",
@@ -85,28 +64,10 @@ DEVIATIONS = (
 )
 
 
-def action_to_bits(action: float, candidates: Sequence[int]) -> int:
-    """Bits of an action in [0, 1]: equal slices over min..max, then the nearest candidate.
-
-    Ties between two candidates go to the lower one; half-way values round to even.
-    """
-    low, high = candidates[0], candidates[-1]
-    bits = min(max(round((high - low + 1) * action + low - 0.5), low), high)
-    return min(candidates, key=lambda c: (abs(c - bits), c))
-
-
 @register
 @dataclass
-class HAQ(ActorCriticSearch):
-    """The linear-quantization agent: weight and activation bits of every layer.
-
-    Attributes:
-        episodes: distinct policies evaluated; those that repeat one do not count.
-        warmup: the first of them, with uniform actions and without updates.
-        noise: sigma of the exploration noise after the warm-up.
-        noise_decay: factor on sigma for each of them.
-        updates: updates of the agent per stored step.
-    """
+class HAQ(LayerwiseSearch):
+    """The linear-quantization agent: weight and activation bits of every layer."""
 
     name: ClassVar[str] = "haq"
     card: ClassVar[Card] = Card(
@@ -126,57 +87,6 @@ class HAQ(ActorCriticSearch):
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=30, batch=256, lr=0.01, weight_decay=4e-5, augment=True
     )
-    flagged: ClassVar[bool] = True
-    """Whether the state tells weight steps from activation steps."""
-
-    episodes: int = 600
-    warmup: int = 20
-    noise: float = 0.5
-    noise_decay: float = 0.99
-    updates: int = 1
-
-    def steps(self, problem: Problem) -> list[Choice]:
-        """The decisions that the agent makes, in execution order, weights before activations."""
-        return list(problem.space.choices)
-
-    def states(self, problem: Problem) -> Array:
-        """State of each step ``[steps, 10]`` (9 without the flag) before any action is known."""
-        steps = self.steps(problem)
-        static = layer_states(problem.layers, steps, STATIC)
-        previous = np.ones((len(steps), 1), np.float32)
-        flag = np.array([[step.kind != "act"] for step in steps], np.float32)
-        return np.hstack([static, previous, flag] if self.flagged else [static, previous])
-
-    def search(self, problem: Problem) -> Solution:
-        agent = DDPG(len(self.states(problem)[0]), problem.rng("haq"), self.settings())
-        origin = problem.float_score().accuracy
-        trials = self.trials(problem, self.episodes)
-        for clock in trials:
-            states, actions, policy = self.roll_out(problem, agent, clock)
-            reward = REWARD_SCALE * (trials.score(policy).accuracy - origin)
-            trials.reward(policy, reward)
-            agent.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
-            if clock >= self.warmup:
-                for _ in range(self.updates * len(states)):
-                    agent.update()
-        return Solution(trials.best, notes=trials.notes())
-
-    def roll_out(self, problem: Problem, agent: DDPG, clock: int) -> tuple[Array, Array, Policy]:
-        """One pass over the layers: states ``[T, S]``, raw actions ``[T, 1]``, walled policy."""
-        steps, states = self.steps(problem), self.states(problem)
-        actions = np.zeros((len(steps), 1), np.float32)
-        sigma = self.noise * self.noise_decay ** (clock - self.warmup)
-        bits: dict[Choice, int] = {}
-        for t, step in enumerate(steps):
-            if clock < self.warmup:
-                actions[t] = agent.random_action()
-            else:
-                actions[t] = agent.act(states[t], sigma)
-            bits[step] = action_to_bits(float(actions[t, 0]), step.bits)
-            if t + 1 < len(steps):
-                states[t + 1, PREVIOUS] = bits[step] / step.bits[-1]
-        values = [bits.get(choice, choice.bits[-1]) for choice in problem.space.choices]
-        return states, actions, action_wall(problem, problem.space.decode(values), steps)
 
 
 @register

@@ -13,10 +13,17 @@ N = 12
 ASKED = {
     "haq": {"episodes": N, "warmup": 4},
     "haq_kmeans": {"episodes": N, "warmup": 4},
+    "releq": {"episodes": N, "hidden": 16},
+    "adrl": {"episodes": N, "warmup": 4, "images": 32},
     "autoq": {"explore": 4, "exploit": N - 4, "correct": 8, "updates": 2, "prune": False},
     "evoq": {"evaluations": N, "images": 16, "population": 6, "tournament": 3},
     "layer_kl_refined": {"images": 16, "refine": N},
     "mohaq": {"evaluations": N, "population": 6, "offspring": 4, "generations": 40, "subsets": 1},
+    "apq": {
+        **{"pairs": N, "cheap": 50, "images": 16, "cheap_epochs": 1, "epochs": 2, "hidden": 8},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
+    },
+    "spos": {"evaluations": N, "epochs": 0, "population": 4, "parents": 2, "mutants": 2},
 }
 """How a framework is told a number of evaluations, where not by ``evaluations`` alone."""
 

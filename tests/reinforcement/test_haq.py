@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frameworks.core.agents.ddpg import DDPG
+from frameworks.core.agents.layerwise import PREVIOUS, action_to_bits
 from frameworks.core.registry import frameworks as registry
 from frameworks.core.search.wall import chosen
-from frameworks.reinforcement.haq import HAQ, PREVIOUS, action_to_bits
+from frameworks.reinforcement.haq import HAQ
 from frameworks.testing import toy
 
 SHORT = {"episodes": 8, "warmup": 3, "noise_decay": 0.8}

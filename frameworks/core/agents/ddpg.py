@@ -8,6 +8,9 @@ The agent of HAQ (arXiv 1811.08886; released code ``lib/rl/ddpg.py``) and of its
 - critic loss: mean squared error; actor loss: -mean Q(s, mu(s));
 - target networks follow slowly: theta' <- (1 - tau) theta' + tau theta;
 - exploration: a normal distribution around the actor's output, truncated to [0, 1].
+
+An actor may have more outputs than an action has columns: proposals, of which a descendant of the
+agent executes some (`DDPG.executed`); what is executed is what critic and memory see.
 """
 
 from __future__ import annotations
@@ -100,6 +103,7 @@ class DDPG:
         rng: draws the initial weights, the noise and the batches.
         settings: hyper-parameters.
         actions: columns of an action.
+        outputs: of the actor, where they are more than those of an action.
     """
 
     def __init__(
@@ -109,19 +113,25 @@ class DDPG:
         settings: Settings | None = None,
         *,
         actions: int = 1,
+        outputs: int | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.rng = rng
         self.replay = Replay(self.settings.replay, states, actions)
         self.baseline: float | None = None
         sizes = (states, actions, self.settings.hidden)
+        given = (states, outputs or actions, self.settings.hidden)
         with seeded(int(rng.integers(2**62))):
-            self.actor, self.critic = Actor(*sizes), Critic(*sizes)
-            self.actor_target, self.critic_target = Actor(*sizes), Critic(*sizes)
+            self.actor, self.critic = Actor(*given), Critic(*sizes)
+            self.actor_target, self.critic_target = Actor(*given), Critic(*sizes)
         self.actor_target.load_state_dict(self.actor.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         self._actor = _Half(self.actor, self.actor_target, self.settings.actor_lr)
         self._critic = _Half(self.critic, self.critic_target, self.settings.critic_lr)
+
+    def executed(self, state: Tensor, outputs: Tensor) -> Tensor:
+        """The actions ``[N, A]`` that an actor's outputs lead to in states ``[N, S]``: the same."""
+        return outputs
 
     def act(self, state: Array, sigma: float = 0.0, quantile: npt.ArrayLike | None = None) -> Array:
         """The actor's action ``[A]`` for one state ``[S]``, with exploration noise.
@@ -146,7 +156,8 @@ class DDPG:
         else:
             self.baseline += self.settings.baseline_decay * (mean - self.baseline)
         with torch.no_grad():
-            later = self.critic_target(batch.next_state, self.actor_target(batch.next_state))
+            action = self.executed(batch.next_state, self.actor_target(batch.next_state))
+            later = self.critic_target(batch.next_state, action)
             out: Tensor = (
                 batch.reward - self.baseline + self.settings.discount * batch.alive * later
             )
@@ -158,7 +169,8 @@ class DDPG:
         target = self.target(batch)
         loss = functional.mse_loss(self.critic(batch.state, batch.action), target)
         self._critic.descend(loss)
-        value = self.critic(batch.state, self.actor(batch.state)).mean()
+        action = self.executed(batch.state, self.actor(batch.state))
+        value = self.critic(batch.state, action).mean()
         self._actor.descend(-value)
         self._critic.follow(self.settings.tau)
         self._actor.follow(self.settings.tau)

@@ -1,0 +1,231 @@
+"""ReLeQ: A Reinforcement Learning Approach for Deep Quantization of Neural Networks.
+
+Elthakeb, Pilligundla, Mireshghallah, Yazdanbakhsh and Esmaeilzadeh, arXiv 1811.01704 (IEEE Micro
+2020); released code he-actlab/releq (commit 4792ae8).
+
+- A PPO agent (`frameworks.core.agents.ppo`) whose LSTM reads the layers in order; policy and value
+  are heads on it. In each step it takes one of the candidates, straight to its bits.
+- State: what never changes of a layer (index, n, c, k, standard deviation of its weights), the bits
+  that it has, the state of quantization and that of relative accuracy
+  (`frameworks.reinforcement.releq.walk`),
+      State_Q = sum_l b_l / (L b_max),    State_A = Acc / Acc_float.
+- Shaped, asymmetric reward (`frameworks.reinforcement.releq.rewards`), the paper's ``plain`` and
+  the released scripts' ``shifted`` and ``linear``:
+      plain    (1 - State_Q^a) State_A^(b / State_A),  -1 where State_A is below the threshold;
+      shifted  2 ((1 - (State_Q - b_min / b_max)^a) State_A^(b / State_A) - 1/2).
+- All layers start at their most bits. ``feedback=layer``: the network is retrained shortly and
+  measured, and the agent updated, after each layer; bits and LSTM are kept from one episode to the
+  next. ``feedback=episode``, for deeper networks: after the last layer; other steps have reward 0,
+  and bits and LSTM begin anew.
+- The last evaluation (with feedback on episodes) is of the most probable actions.
+
+A hard budget, which the paper does not have: what the agent asks for is lowered by HAQ's wall
+(`frameworks.core.search.wall`) until it fits. All three rewards then still pay for fewer bits than
+the budget allows. The default does not: ``budget`` is ``plain``, but State_Q is
+
+    x = max(C(asked) - limit, 0) / (C(most bits) - limit),
+
+what the agent asked for over the budget, and what the wall leaves of the budget is given back.
+
+Few evaluations: a learning rate of 1e-3 (100 evaluations); at 1e-4 the agent hardly moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from frameworks.core.agents.ppo import PPO, Episode, Settings
+from frameworks.core.card import Card
+from frameworks.core.evaluation.train import Recipe
+from frameworks.core.framework import Framework
+from frameworks.core.policy import Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.search.trials import Trials
+from frameworks.core.solution import Solution
+from frameworks.reinforcement.releq.rewards import REWARDS, Shape, plain
+from frameworks.reinforcement.releq.walk import Walk
+
+CHOICES = {
+    "feedback": ("episode", "layer"),
+    "reward": ("budget", *REWARDS),
+    "quantization": ("mean", "energy"),
+}
+
+
+@register
+@dataclass
+class ReLeQ(Framework):
+    """A recurrent PPO agent that chooses the bits of layer after layer, under a shaped reward.
+
+    Attributes:
+        episodes: distinct policies evaluated; those that repeat one do not count.
+        draws: policies drawn at most, in multiples of these (`frameworks.core.search.trials`).
+        feedback: ``episode`` or ``layer``: when a policy is measured.
+        reward: ``budget``, ``plain``, ``shifted`` or ``linear``.
+        quantization: what State_Q weighs layers by: ``mean`` (alike) or ``energy`` (of memory
+            accesses and MACs).
+        a: exponent of State_Q.
+        b: exponent of State_A.
+        threshold: a State_A below it has reward -1.
+        hidden: units of the LSTM and of the layers of policy and value.
+        clip: how far the ratio of probabilities may pull.
+        passes: of an update over its episode.
+        agent_lr: learning rate of the agent.
+        discount: of later rewards.
+        trace: lambda of the generalized advantages.
+        value_weight: of the value's loss.
+        entropy_weight: of the policy's entropy.
+        temperature: of the policy's softmax.
+        scaled: whether advantages are divided by their root mean square.
+        retrain_epochs: epochs of fine-tuning before a policy is measured, where the protocol
+            trains; 0 for none.
+        retrain_images: training images an epoch; None for all.
+        retrain_lr: their learning rate.
+    """
+
+    name: ClassVar[str] = "releq"
+    card: ClassVar[Card] = Card(
+        title="ReLeQ: A Reinforcement Learning Approach for Deep Quantization of Neural Networks",
+        year=2018,
+        category="reinforcement",
+        quantizer="dorefa_pact",
+        quantization=("deterministic rounding",),
+        granularity="layer",
+        searches=("weight",),
+        needs=frozenset({"calibration", "train", "valid"}),
+        arxiv="1811.01704",
+        venue="IEEE Micro 2020",
+        deviations=(
+            "the paper has no budget: what is asked for is lowered by HAQ's wall. Under the reward "
+            "`budget` the accuracy within the budget is what counts, State_Q is what was asked for "
+            "over it, and what the wall leaves of it is given back; `plain` is the paper's reward, "
+            "which prefers fewer bits than a budget allows",
+            "where the space has decisions about activations they are steps like others, with a "
+            "ninth column in the state; the paper searches weights, and leaves activations float",
+            "the paper's sections could not be read: its constants (a 0.2, b 0.4, threshold 0.4, "
+            "clip 0.1, three passes, lambda 0.99) are from memory; the published bits of LeNet are "
+            "best under them in the released table of all its policies. The plain mean of bits is "
+            "the released code's, and the one under which they are best",
+            "the whole network's feedback is the default; there State_A within an episode is that "
+            "of the float network, as nothing is measured before its end",
+            "updates of whole episodes take their steps in order, as the LSTM reads them; a "
+            "released script draws steps with replacement",
+            "values are fitted to advantage plus value, the released code's to one step's target; "
+            "advantages are divided by their root mean square so far; released scripts of whole "
+            "networks divide by their deviation within the episode, others do not",
+            "the discount is 0.999; released scripts have 0.9, 0.999 and 1",
+            "the update sees the state that was acted on; the released code changes it before",
+            "`episodes` counts distinct policies; known ones teach the agent and cost nothing. The "
+            "last one takes the most probable actions, if that policy is new, in place of the last "
+            "ten episodes; the best policy by its own reward is returned",
+            "a short retraining has 5 epochs of 1e-3; released scripts have 1 to 10",
+            "under `paper`, weights are DoReFa's, and activations, float in the paper, PACT's",
+        ),
+    )
+    evaluates: ClassVar[tuple[str, ...]] = ("episodes",)
+    lowers_bits: ClassVar[bool] = True
+    recipe: ClassVar[Recipe | None] = Recipe(epochs=40, batch=256, lr=1e-3, augment=True)
+
+    episodes: int = 700
+    draws: float = 3.0
+    feedback: str = "episode"
+    reward: str = "budget"
+    quantization: str = "mean"
+    a: float = 0.2
+    b: float = 0.4
+    threshold: float = 0.4
+    hidden: int = 128
+    clip: float = 0.1
+    passes: int = 3
+    agent_lr: float = 1e-4
+    discount: float = 0.999
+    trace: float = 0.99
+    value_weight: float = 1.0
+    entropy_weight: float = 0.01
+    temperature: float = 0.5
+    scaled: bool = True
+    retrain_epochs: float = 5
+    retrain_images: int | None = None
+    retrain_lr: float = 1e-3
+
+    def validate(self) -> None:
+        super().validate()
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} = {value!r}: choose from {list(known)}")
+        for name, least in {"draws": 1, "hidden": 2, "passes": 1}.items():
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} = {value}: must be at least {least}")
+        for name in ("a", "b", "clip", "temperature", "threshold"):
+            if (value := getattr(self, name)) <= 0:
+                raise ValueError(f"{name} = {value}: must be above 0")
+
+    def skip(self, problem: Problem) -> str | None:
+        if not problem.space.choices:
+            return f"{self.name} finds nothing to search: the space pins all of its decisions"
+        return super().skip(problem)
+
+    def settings(self) -> Settings:
+        """The agent's part of the hyper-parameters."""
+        names = ("hidden", "clip", "passes", "discount", "trace", "value_weight")
+        more = ("entropy_weight", "temperature", "scaled")
+        found: dict[str, Any] = {name: getattr(self, name) for name in names + more}
+        return Settings(lr=self.agent_lr, **found)
+
+    def search(self, problem: Problem) -> Solution:
+        walk = Walk(problem, self.quantization == "energy")
+        agent = PPO(len(walk.state()), len(walk.widths), problem.rng("releq"), self.settings())
+        trials, episode, tried = self.trials(problem), Episode(), False
+        whole = self.feedback == "episode"
+        for clock in trials:
+            greedy = whole and clock + 1 == self.episodes and not tried
+            tried = tried or greedy
+            self.step(walk, agent, episode, greedy=greedy)
+            episode.rewards.append(self.measured(walk, trials))
+            if not greedy:
+                agent.update([episode])
+            if whole:
+                walk.reset()
+            episode = Episode() if whole else episode.after()
+        return Solution(trials.best, notes=trials.notes())
+
+    def step(self, walk: Walk, agent: PPO, episode: Episode, *, greedy: bool) -> None:
+        """Take decisions up to where a policy is measured."""
+        while True:
+            action = agent.act(episode, walk.state(), walk.offered[walk.place], greedy=greedy)
+            if walk.take(action) or self.feedback == "layer":
+                return
+            episode.rewards.append(0.0)
+
+    def measured(self, walk: Walk, trials: Trials) -> float:
+        """Measure the policy in force; the agent's reward for it."""
+        problem = walk.problem
+        policy = walk.policy(refill=self.reward == "budget")
+        score = trials.score(policy)
+        walk.accuracy = score.accuracy / max(problem.float_score().accuracy, 1e-9)
+        shape = Shape(self.a, self.b, self.threshold)
+        if self.reward == "budget":
+            trials.reward(policy, plain(0.0, walk.accuracy, shape))
+            return plain(walk.excess(), walk.accuracy, shape)
+        state = walk.quantization(list(problem.space.encode(policy)))
+        found = REWARDS[self.reward](state, walk.accuracy, shape, walk.least)
+        trials.reward(policy, found)
+        return found
+
+    def trials(self, problem: Problem) -> Trials:
+        """The measurements that it takes to evaluate so many distinct policies."""
+        recipe = Recipe(
+            epochs=self.retrain_epochs,
+            images=self.retrain_images,
+            lr=self.retrain_lr,
+            schedule="constant",
+            augment=True,
+        )
+        retrain = recipe if self.retrain_epochs else None
+
+        def measure(policy: Policy) -> Any:
+            return problem.evaluate(policy, retrain)
+
+        return Trials(problem, self.episodes, self.draws, measure)

@@ -1,0 +1,105 @@
+"""Small spaces whose scores are known: an additive one on the toy network, and LeNet's of ReLeQ."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.oracle.table import OracleTable
+from frameworks import (
+    BudgetSpec,
+    Data,
+    Problem,
+    Score,
+    Space,
+    TensorSplit,
+    describe,
+    schemes,
+    seeded,
+    targets,
+)
+from frameworks.testing import toy
+
+TABLE = Path(__file__).parents[2] / "results/oracle/releq-lenet.parquet"
+
+
+class Additive(dict):
+    """Accuracy 95 less the sum of ``weight * 2^-bits`` over decisions of random weights."""
+
+    def __init__(self, space, seed):
+        super().__init__()
+        self.space = space
+        self.weights = np.exp(np.random.default_rng(seed).normal(0, 1.0, len(space.choices)))
+        self.weights *= 30 / self.weights.sum()
+
+    def lost(self, place, bits):
+        """What a decision loses at some bits."""
+        return float(self.weights[place] * 2.0**-bits)
+
+    def __missing__(self, policy):
+        loss = sum(itertools.starmap(self.lost, enumerate(self.space.encode(policy))))
+        self[policy] = Score(95 - loss, loss)
+        return self[policy]
+
+
+def additive(seed, like=3):
+    """Weights of the toy network's four inner layers, at six widths each, priced by size."""
+    problem = toy.make_problem("size", like=like, seed=seed)
+    return problem.at(known=Additive(problem.space, seed))
+
+
+def regret(problem, policy):
+    """Points of accuracy to the best policy within the budget, by all of them."""
+    space, known = problem.space, problem.known
+    every = map(space.decode, itertools.product(*(c.bits for c in space.choices)))
+    best = max(known[p].accuracy for p in every if problem.within(p))
+    return best - known[policy].accuracy
+
+
+class LeNet(nn.Module):
+    """The network of ReLeQ's table, with random weights: its scores are those of the table."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
+        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.conv1(x), 2)
+        x = nn.functional.max_pool2d(self.conv2(x), 2)
+        return self.fc2(self.fc1(x.flatten(1)).relu())
+
+
+@cache
+def lenet():
+    """The problem of the committed table, without a budget that binds; copy it by `lenet_at`.
+
+    Of 500 labels the network misses one, so that its accuracy is the published 99.8.
+    """
+    with seeded(0), torch.no_grad():
+        network, images = LeNet().eval(), torch.randn(500, 1, 28, 28)
+        labels = network(images).argmax(1)
+    labels[0] = (labels[0] + 1) % 10
+    layers, table = describe(network, (1, 28, 28)), OracleTable.read(TABLE)
+    bits, names = table.choices[0].bits, [layer.name for layer in layers]
+    space = Space(layers, dict.fromkeys(names, bits), dict.fromkeys(names, (32,)))
+    target, split, known = targets.get("size")(), TensorSplit(images, labels), table.scores("valid")
+    return Problem(
+        network=network,
+        space=space,
+        target=target,
+        budget=BudgetSpec(like=8).resolve(target, space),
+        scheme=schemes.get("minmax")(),
+        data=Data(split, split, images[:8]),
+        known={policy: known[policy] for policy in known},
+    )
+
+
+def lenet_at(seed):
+    """The problem at a seed, fresh, whose float network need not be measured again."""
+    problem = lenet().at(seed=seed)
+    problem.__dict__["_float_score"] = lenet().float_score()
+    return problem
