@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from frameworks import Data, Problem, describe, schemes
+from frameworks import describe
 from frameworks.baselines.random import Random
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.evaluation.evaluate import Score
@@ -22,6 +22,7 @@ from frameworks.metaheuristic.spos import framework as spos
 from frameworks.metaheuristic.spos.framework import SPOS
 from frameworks.metaheuristic.spos.paths import SPREAD, Paths, upward_pairs
 from frameworks.testing import toy
+from tests.metaheuristic.landscapes import losses
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "spos_resnet18_uniform_bitops.json").read_text()
@@ -257,51 +258,12 @@ def test_what_it_cannot_solve_is_said():
     ],
 )
 def test_bad_numbers_are_refused(changes, named):
+    SEARCH.validate()
     with pytest.raises(ValueError, match=named):
         replace(FAST, **changes).validate()
 
 
 # --- the claims ------------------------------------------------------------------------------
-
-
-class Sum(dict):
-    """Losses that add up over decisions, each step down costing four times more."""
-
-    def __init__(self, space, rng):
-        self.space, self.sizes = space, rng.lognormal(0, 1, len(space.choices))
-
-    def __missing__(self, policy):
-        values = self.space.encode(policy)
-        loss = sum(s * 4.0 ** (2 - b) for s, b in zip(self.sizes, values, strict=True))
-        return Score(-loss, float(loss))
-
-
-def chain():
-    """Nine convolutions and a classifier; never run."""
-    widths, strides = [3, 16, 16, 16, 32, 32, 64, 64, 64, 64], [1, 1, 1, 2, 1, 2, 1, 1, 1]
-    convs = [
-        torch.nn.Conv2d(a, b, 3, s, 1, bias=False)
-        for a, b, s in zip(widths, widths[1:], strides, strict=False)
-    ]
-    return torch.nn.Sequential(*convs, torch.nn.Flatten(), torch.nn.Linear(64 * 16, 10)).eval()
-
-
-def losses(framework, seeds=4):
-    """What policies lose that a search finds in a space of sixteen decisions."""
-    network, bits, found = chain(), (2, 3, 4, 5, 6, 8), []
-    layers = describe(network, (3, 16, 16))
-    ends = {layers[0].name: (8, 8), layers[-1].name: (8, 8)}
-    space = Space.build(layers, bits, bits, pinned=ends)
-    budget = BudgetSpec(like=4).resolve(Bops(), space)
-    data = Data(None, toy.split("valid", 128), None)
-    for seed in range(seeds):
-        known = Sum(space, np.random.default_rng(seed))
-        problem = Problem(
-            network, space, Bops(), budget, schemes.get("minmax")(), data,
-            seed=seed, bn="stored", known=known,
-        )  # fmt: skip
-        found.append(known[framework.search(problem).policy].loss)
-    return found
 
 
 def test_it_finds_better_policies_than_random_in_as_many_evaluations():

@@ -12,6 +12,7 @@ from frameworks.core.evolution.nsga2 import Genes
 from frameworks.core.problem import Problem
 from frameworks.core.search.draws import Draws
 from frameworks.core.space import Space
+from frameworks.core.target import UnsupportedBits
 from frameworks.metaheuristic.apq.pairs import genes_of, policy_of, supported
 from frameworks.metaheuristic.apq.predictor import Code, Predictor
 
@@ -33,10 +34,18 @@ def evolution(problem: Problem, settings: Settings, rng: np.random.Generator) ->
         policy = policy_of(space, genes)
         return supported(problem, policy) and problem.within(policy)
 
+    cheapest = genes_of(space, problem.cheapest())
+
+    def repair(genes: Genes) -> Genes:
+        try:
+            return genes_of(space, draws.policy())
+        except UnsupportedBits:  # on the way down; the cheapest policy runs
+            return cheapest
+
     return Genetic(
         [len(choice.bits) for choice in space.choices], rng, settings,
-        feasible=feasible, repair=lambda genes: genes_of(space, draws.policy()),
-        units=blocks(space), start=[genes_of(space, problem.cheapest())],
+        feasible=feasible, repair=repair,
+        units=blocks(space), start=[cheapest],
     )  # fmt: skip
 
 

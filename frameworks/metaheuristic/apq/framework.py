@@ -105,8 +105,8 @@ class APQ(ScoringFramework):
             "pairs are drawn at levels spread evenly from the fewest bits to the most, for all "
             "budgets; how the paper draws is not known, and uniform draws all cost the same",
             "optimiser (Adam 1e-3, weight decay 1e-4, batches of 500) is a co-author's advice for "
-            "the sister method; the release trains no predictor. The epoch of the best rank "
-            "correlation on the held-out fifth is kept",
+            "the sister method; the release trains no predictor. The epoch of the least error on "
+            "the held-out fifth is kept",
             "weights and activations of each layer have bits of their own; the paper's two "
             "pointwise layers of a block share theirs",
             "a policy is fine-tuned for a fifth of an epoch before it is evaluated (the paper: "
@@ -116,6 +116,9 @@ class APQ(ScoringFramework):
             "no candidate comes twice. Of uniform draws a tight budget leaves hardly any: where "
             "ten times as many as wanted are not enough, draws are lowered until they fit",
             "the final training has no Nesterov momentum",
+            "few pairs are few for a tight budget, as they are drawn for all: on sums over sixteen "
+            "decisions 32 pairs are ahead of random search with 128 evaluations where the budget "
+            "is that of 4 bits (loss 1.8 against 2.5); at 2.5 bits it takes 128 (8.9 against 9.6)",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(

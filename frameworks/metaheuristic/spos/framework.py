@@ -26,7 +26,7 @@ are scored as all policies are. Shorter searches: start from a lower ``lr`` (0.0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -145,7 +145,7 @@ class SPOS(Framework):
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing = {self.smoothing}: give a share from 0 to below 1")
         self.settings()
-        super().validate()
+        super(SPOS, replace(self, epochs=max(self.epochs, 1))).validate()  # 0 is allowed here
 
     def settings(self) -> Settings:
         """The numbers of the evolutionary search; raises a ValueError that names a wrong one."""
@@ -159,7 +159,10 @@ class SPOS(Framework):
     def skip(self, problem: Problem) -> str | None:
         if (reason := super().skip(problem)) is not None:
             return reason
-        paths = self.paths(problem)
+        try:
+            paths = self.paths(problem)
+        except ValueError as error:
+            return f"{self.name}: {error}"
         if max(paths.counts, default=1) < 2:
             return f"{self.name} finds nothing to search: every block has one candidate"
         if not paths.fits(paths.cheapest):
