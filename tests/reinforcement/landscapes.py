@@ -21,6 +21,7 @@ from frameworks import (
     seeded,
     targets,
 )
+from frameworks.core.search.sensitivities import exact
 from frameworks.testing import toy
 
 TABLE = Path(__file__).parents[2] / "results/oracle/releq-lenet.parquet"
@@ -45,18 +46,28 @@ class Additive(dict):
         return self[policy]
 
 
-def additive(seed, like=3):
-    """Weights of the toy network's four inner layers, at six widths each, priced by size."""
-    problem = toy.make_problem("size", like=like, seed=seed)
+def additive(seed, target="bops", like=3):
+    """Weights and activations of the toy network's four inner layers, at six widths each."""
+    problem = toy.make_problem(target, like=like, seed=seed)
     return problem.at(known=Additive(problem.space, seed))
 
 
 def regret(problem, policy):
-    """Points of accuracy to the best policy within the budget, by all of them."""
-    space, known = problem.space, problem.known
-    every = map(space.decode, itertools.product(*(c.bits for c in space.choices)))
-    best = max(known[p].accuracy for p in every if problem.within(p))
-    return best - known[policy].accuracy
+    """Points of accuracy to the best policy within the budget, by an exact programme."""
+    found, places = problem.known, {choice: i for i, choice in enumerate(problem.space.choices)}
+
+    def lost(name, pair):
+        return sum(
+            found.lost(place, pair[choice.kind == "act"])
+            for choice, place in places.items()
+            if choice.layers[0] == name
+        )
+
+    table = {
+        name: {pair: lost(name, pair) for pair in pairs}
+        for name, pairs in problem.layer_entries().items()
+    }
+    return found[exact(problem, table)].accuracy - found[policy].accuracy
 
 
 class LeNet(nn.Module):

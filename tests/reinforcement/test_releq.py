@@ -16,6 +16,7 @@ from frameworks.core.evaluation.tabled import UnknownPolicy
 from frameworks.core.layers import Layer
 from frameworks.reinforcement.releq import ReLeQ
 from frameworks.reinforcement.releq.rewards import (
+    SHAPES,
     Shape,
     linear,
     plain,
@@ -29,6 +30,7 @@ from tests.reinforcement import landscapes
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SHORT = {"episodes": 6, "hidden": 8}
+PAPER = SHAPES["plain"]
 CIFAR, SMALL = Shape(0.8, 1.0, 0.1), Shape(0.6, 3.0, 0.8)
 
 
@@ -44,7 +46,7 @@ def published(net):
     [(0.28125, 93.9167 / 99.8, 0.21836), (0.5, 0.9, 0.12353), (1, 1, 0), (0.25, 0.39, -1)],
 )
 def test_the_papers_reward_by_hand(q, accuracy, expected):
-    assert plain(q, accuracy, Shape()) == pytest.approx(expected, abs=1e-5)
+    assert plain(q, accuracy, PAPER) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +58,9 @@ def test_the_shifted_reward_by_hand(shape, q, accuracy, expected):
 
 
 def test_the_linear_reward_by_hand():
-    assert linear(1.0, 1.0, Shape(), 0.25) == pytest.approx(6.0)
-    assert linear(0.5, 0.9, Shape(), 0.25) == pytest.approx(8.857, abs=1e-3)
-    assert linear(0.25, 1.0, Shape(), 0.25) == 0.0  # the grid puts it below b_min / b_max
+    assert linear(1.0, 1.0, PAPER, 0.25) == pytest.approx(6.0)
+    assert linear(0.5, 0.9, PAPER, 0.25) == pytest.approx(8.857, abs=1e-3)
+    assert linear(0.25, 1.0, PAPER, 0.25) == 0.0  # the grid puts it below b_min / b_max
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.41, 1), st.floats(0.41, 1))
@@ -66,8 +68,8 @@ def test_rewards_rise_with_accuracy_and_fall_with_bits(q1, q2, a1, a2):
     less, more = sorted((q1, q2))
     worse, better = sorted((a1, a2))
     for reward in (plain, shifted):
-        assert reward(more, worse, Shape(), 0.01) <= reward(less, worse, Shape(), 0.01) + 1e-12
-        assert reward(less, worse, Shape(), 0.01) <= reward(less, better, Shape(), 0.01) + 1e-12
+        assert reward(more, worse, PAPER, 0.01) <= reward(less, worse, PAPER, 0.01) + 1e-12
+        assert reward(less, worse, PAPER, 0.01) <= reward(less, better, PAPER, 0.01) + 1e-12
 
 
 @pytest.mark.parametrize("net", ["lenet", "vgg11"])
@@ -77,7 +79,7 @@ def test_the_winners_of_the_released_tables(net):
     for name, winners in data["winners"].items():
         kind, *numbers = name.split("_")
         reward = {"plain": plain, "shifted": shifted, "linear": linear}[kind]
-        shape = Shape(*map(float, numbers)) if numbers else Shape()
+        shape = Shape(*map(float, numbers)) if numbers else PAPER
         found = {
             bits: reward(np.mean([int(b) for b in bits]) / 8, accuracy / full, shape, 0.25)
             for bits, accuracy in zip(table["bits"], table["accuracy"], strict=True)
@@ -111,6 +113,11 @@ def test_the_committed_table_is_the_published_one():
         Policy({"conv1": (2, 32), "conv2": (2, 32), "fc1": (3, 32), "fc2": (2, 32)})
     ]
     assert found.accuracy == 93.9167
+
+
+def test_constants_are_the_rewards_own_unless_given():
+    assert ReLeQ(reward="plain").shape == PAPER
+    assert ReLeQ(reward="shifted", a=0.6, threshold=0.7).shape == Shape(0.6, 1.0, 0.7)
 
 
 # --- states
@@ -229,10 +236,10 @@ def test_feedback_on_episodes_rewards_the_last_layer_alone(updates):
     found = ReLeQ(**SHORT).search(problem)
     assert found.notes["distinct"] == 6
     for episode in updates:
-        assert len(episode.rewards) == len(problem.space.choices) == 4
-        assert episode.rewards[:-1] == [0.0] * 3
+        assert len(episode.rewards) == len(problem.space.choices) == 8
+        assert episode.rewards[:-1] == [0.0] * 7
         # All layers begin at 8 bits, and the accuracy as that of the float network.
-        assert [state[3] for state in episode.states] == [1.0] * 4
+        assert [state[3] for state in episode.states] == [1.0] * 8
         assert episode.states[0][1:3].tolist() == [1.0, 1.0]
 
 
@@ -261,8 +268,8 @@ def test_the_last_evaluation_is_of_the_most_probable_actions(monkeypatch):
     seen = greedy
     monkeypatch.setattr(PPO, "act", watched)
     ReLeQ(**SHORT).search(landscapes.additive(0))
-    assert seen.count(True) == 4
-    assert not any(seen[:20])
+    assert seen.count(True) == 8
+    assert not any(seen[:40])
 
 
 def test_the_budgets_reward_is_the_papers_of_what_was_asked_over_it(updates):
@@ -274,7 +281,7 @@ def test_the_budgets_reward_is_the_papers_of_what_was_asked_over_it(updates):
         for action in episode.actions:
             walk.take(action)
         accuracy = problem.evaluate(walk.policy(refill=True)).accuracy / full
-        expected = plain(walk.excess(), accuracy, Shape())
+        expected = plain(walk.excess(), accuracy, Shape(2, 3, 0.4))
         assert episode.rewards[-1] == pytest.approx(expected)
 
 
@@ -285,6 +292,7 @@ def test_the_budgets_reward_is_the_papers_of_what_was_asked_over_it(updates):
         ({"reward": "best"}, r"reward = 'best': choose from \['budget', 'plain'"),
         ({"quantization": "cost"}, r"quantization = 'cost': choose from \['mean', 'energy'\]"),
         ({"clip": 0.0}, r"clip = 0\.0: must be above 0"),
+        ({"a": -1.0}, r"a = -1\.0: must not be negative"),
         ({"draws": 0.5}, r"draws = 0\.5: must be at least 1"),
     ],
 )
@@ -310,7 +318,7 @@ def missed(framework, seed):
 
     def reward(policy):
         q = sum(entry.weight for entry in policy.values()) / 32
-        return plain(q, problem.known[policy].accuracy / 99.8, Shape())
+        return plain(q, problem.known[policy].accuracy / 99.8, PAPER)
 
     notes = framework.search(problem).notes
     return 0.218364 - max(map(reward, problem._evaluator._asked)), notes
@@ -345,11 +353,11 @@ def test_on_an_additive_landscape_it_regrets_less_than_random_does():
     found, luck = [], []
     for seed in range(20):
         problem = landscapes.additive(seed)
-        agent = ReLeQ(episodes=60, agent_lr=3e-3, hidden=32)
+        agent = ReLeQ(episodes=100, agent_lr=3e-3, hidden=32)
         found.append(landscapes.regret(problem, agent.search(problem).policy))
         rival = problem.at(seed=seed)
         luck.append(
-            landscapes.regret(rival, registry.get("random")(evaluations=60).search(rival).policy)
+            landscapes.regret(rival, registry.get("random")(evaluations=100).search(rival).policy)
         )
     assert np.mean(found) < np.mean(luck)
 

@@ -128,4 +128,8 @@ class LayerwiseSearch(ActorCriticSearch):
             if t + 1 < len(steps):
                 states[t + 1, PREVIOUS] = bits[step] / step.bits[-1]
         values = [bits.get(choice, choice.bits[-1]) for choice in problem.space.choices]
-        return states, actions, action_wall(problem, problem.space.decode(values), steps)
+        return states, actions, self.fitted(problem, problem.space.decode(values), steps)
+
+    def fitted(self, problem: Problem, wish: Policy, steps: Sequence[Choice]) -> Policy:
+        """The policy within the budget that is measured for what the agent wishes."""
+        return action_wall(problem, wish, steps)

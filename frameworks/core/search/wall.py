@@ -4,7 +4,8 @@ From the last decision to the first (last layer first, activations before weight
 by one candidate, and the budget is tested after each; pass after pass, until the budget is met or
 all is at its fewest bits. With bits per output channel, all channels of a layer are lowered
 together, and in the layer that reaches the budget only as many (from the last) as are needed.
-Nothing is raised afterwards, so that a part of the last step's saving stays unused.
+Nothing is raised afterwards, so that a part of the last step's saving stays unused; searches whose
+paper has no budget may give it back (`refilled`).
 """
 
 from __future__ import annotations
@@ -91,6 +92,23 @@ def action_wall(problem: Problem, policy: Policy, choices: Sequence[Choice]) -> 
             if not over:
                 return _fewest(problem, policy, choice, lower)
             policy = trial
+    return policy
+
+
+def refilled(problem: Problem, policy: Policy, wish: Policy) -> Policy:
+    """A policy within the budget, raised by what it leaves of it; without bits per channel.
+
+    What lies furthest below a wish goes first, of equal ones the first decision, and each takes the
+    most bits that fit, be they above the wish, so that no single step is left.
+    """
+    space = problem.space
+    bits, wished = list(space.encode(policy)), space.encode(wish)
+    for i in sorted(range(len(bits)), key=lambda i: bits[i] - wished[i]):
+        for more in (b for b in reversed(space.choices[i].bits) if b > bits[i]):
+            raised = space.decode([*bits[:i], more, *bits[i + 1 :]])
+            if problem.within(raised):
+                bits[i], policy = more, raised
+                break
     return policy
 
 

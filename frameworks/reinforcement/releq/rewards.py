@@ -36,9 +36,22 @@ class Shape:
         threshold: of State_A.
     """
 
-    a: float = 0.2
-    b: float = 0.4
-    threshold: float = 0.4
+    a: float
+    b: float
+    threshold: float
+
+
+SHAPES: Mapping[str, Shape] = {
+    "budget": Shape(2.0, 3.0, 0.4),
+    "plain": Shape(0.2, 0.4, 0.4),
+    "shifted": Shape(0.8, 1.0, 0.1),
+    "linear": Shape(1.0, 1.0, 1.0),  # has none
+}
+"""Those of the paper (as recalled), of the released ``releq_cifar.py``, and for a budget our own.
+
+What an agent asks for over a budget is 0 for a good one, where Q^a with a small a is steepest: it
+then learns of nothing else. A square lets it see the accuracy; b is that of ``releq_lenet.py``.
+"""
 
 
 def plain(quantization: float, accuracy: float, shape: Shape, least: float = 0.0) -> float:

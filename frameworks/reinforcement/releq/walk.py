@@ -19,7 +19,7 @@ from frameworks.core.agents.replay import Array
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
-from frameworks.core.search.wall import action_wall
+from frameworks.core.search.wall import action_wall, refilled
 from frameworks.core.space import Choice
 from frameworks.reinforcement.releq.rewards import quantization, weights_of
 
@@ -76,21 +76,11 @@ class Walk:
         """The policy of the bits in force, lowered until it is within the budget (HAQ's wall).
 
         Args:
-            refill: whether what that leaves of the budget is used: what was lowered most goes
-                first, and takes the most bits that fit.
+            refill: whether what that leaves of the budget is given back.
         """
-        space, wish = self.problem.space, self.bits
-        policy = action_wall(self.problem, space.decode(wish), self.choices)
-        if not refill:
-            return policy
-        bits = list(space.encode(policy))
-        for i in sorted(range(len(bits)), key=lambda i: bits[i] - wish[i]):
-            for more in (b for b in reversed(self.choices[i].bits) if b > bits[i]):
-                raised = space.decode([*bits[:i], more, *bits[i + 1 :]])
-                if self.problem.within(raised):
-                    bits[i], policy = more, raised
-                    break
-        return policy
+        wish = self.problem.space.decode(self.bits)
+        policy = action_wall(self.problem, wish, self.choices)
+        return refilled(self.problem, policy, wish) if refill else policy
 
     def excess(self) -> float:
         """By what share of the way from the budget to the most bits the bits in force exceed it."""

@@ -13,6 +13,7 @@ from frameworks.core.search.wall import (
     chosen,
     lowered,
     nearest_bits,
+    refilled,
 )
 from frameworks.core.target import Target
 from frameworks.testing import toy
@@ -150,3 +151,13 @@ def test_affordable_activations_are_candidates():
     assert made.within(assign(made.space.lowest(), choice, int(most)))
     higher = [b for b in choice.bits if b > most]
     assert not any(made.within(assign(made.space.lowest(), choice, b)) for b in higher)
+
+
+def test_what_is_left_goes_to_what_lies_furthest_below_the_wish_and_then_in_order():
+    made = problem(target=BitCount(), budget=BudgetSpec(limit=32 + 8 * 2 + 9))
+    low = made.space.lowest()
+    wish = assign(low, made.space.choices[3], 8)
+    found = made.space.encode(refilled(made, low, wish))
+    # 9 bits: 6 for the wish, 2 for the first decision, and 1 that no step can use.
+    assert found == (4, 2, 2, 8, 2, 2, 2, 2)
+    assert refilled(made, made.space.decode(found), low) == made.space.decode(found)
