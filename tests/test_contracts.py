@@ -36,18 +36,31 @@ REDUCED = {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
+    "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
     "layer_kl_refined": {"images": 32, "refine": 12},
+    "ompq": {"images": 16},
+    "practical_ptq": {"images": 16, "candidates": [[b, a] for b in (2, 3, 4, 8) for a in (b, 8)]},
     "hawq_v2": {"images": 32, "batch": 32, "probes": 4},
     "hawq_v3": {"images": 32, "batch": 32, "probes": 4},
     "mpqco": {"images": 64, "batch": 32},
     "bmpq": {"epochs": 3, "interval": 1, "images": 64, "batch": 32, "lr": 0.02, "scratch": False},
     "limpq": {"epochs": 1, "images": 64, "batch": 32},
+    "adq": {"images": 8},
+    "evoq": {"images": 20, "evaluations": 10, "population": 5, "tournament": 2},
     "zeroq": {"images": 16, "steps": 20},
     "mohaq": {
         **{"population": 6, "offspring": 4, "generations": 4, "subsets": 2},
         **{"beacons": 1, "epochs": 1, "beacon_rise": 90.0, "beacon_speedup": 1.0},
+    },
+    "spos": {
+        **{"epochs": 1, "images": 64, "batch": 32, "lr": 0.01, "statistics": 32},
+        **{"evaluations": 6, "population": 3, "parents": 2, "mutants": 2, "children": 1},
+    },
+    "apq": {
+        **{"cheap": 50, "images": 16, "cheap_epochs": 2, "pairs": 6, "epochs": 20, "hidden": 16},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
     },
 }
 
@@ -71,7 +84,8 @@ class TestFrameworks(FrameworkContract):
     def problem(self, target="bops", **changes):
         if self.framework.name == "exhaustive":
             changes = {"bits": (2, 8), "paired": True, **changes}
-        if self.framework.name.startswith("layer_kl"):  # it evaluates every pair of every layer
+        if self.framework.name.startswith(("layer_kl", "adaquant_ip")):
+            # They evaluate every pair of every layer.
             changes = {"bits": (2, 4, 8), **changes}
         if self.framework.name == "given":
             # It brings its policy along, which has to be one of the problem and its budget.

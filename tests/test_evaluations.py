@@ -22,6 +22,15 @@ GIVEN = {
         **{"evaluations": COUNT, "population": 6, "offspring": 6, "generations": 100, "subsets": 2},
         **{"beacons": 2, "epochs": 1, "images": 32, "beacon_rise": 90.0, "beacon_speedup": 1.0},
     },
+    "spos": {
+        **{"evaluations": COUNT, "epochs": 1, "images": 32, "batch": 32, "lr": 0.01},
+        **{"statistics": 32, "population": 6, "parents": 3, "mutants": 4, "children": 4},
+    },
+    "apq": {
+        # Layers quantized alone are no policies, but an evaluator is set to them.
+        **{"pairs": COUNT, "cheap_epochs": 0, "epochs": 2, "hidden": 8},
+        **{"population": 6, "generations": 2, "parents": 2, "mutants": 3, "children": 3},
+    },
 }
 
 
@@ -69,12 +78,15 @@ def test_as_many_distinct_policies_as_were_given(name, retrains, seen):
             assert solution.notes["distinct"] == COUNT <= solution.notes["draws"]
 
 
-@pytest.mark.parametrize("name", ["haq", "haq_kmeans", "releq", "adrl", "autoq", "mohaq"])
+@pytest.mark.parametrize(
+    "name", ["haq", "haq_kmeans", "releq", "adrl", "autoq", "mohaq", "spos", "apq"]
+)
 def test_a_space_of_few_policies_ends_a_search_by_its_draws(name, seen):
     # Two bits for each of four layers, and for the layer's whole kernels only where they are even.
     problem, solution = searched(name, 0, bits=(2, 3), groups=[GROUP])
     assert len(set(seen)) == problem.meter.policies == solution.notes["distinct"] < COUNT
-    most = 6 + 100 * 6 if name == "mohaq" else 3 * COUNT
+    bounds = {"mohaq": 6 + 100 * 6, "spos": 1 + 10 * (2 * 6 + 4 + 4 + 2 * 8), "apq": 50 * COUNT}
+    most = bounds.get(name, 3 * COUNT)
     assert solution.notes["draws"] <= most
 
 

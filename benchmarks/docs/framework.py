@@ -24,6 +24,8 @@ NEEDS = {
     "batchnorm": "a network with BatchNorm statistics",
 }
 """The needs of cards (`frameworks.Card`), in words."""
+ASKED = {"memory_driven": "hardware=mcu budget.like=4"}
+"""What to run frameworks on that no limit on bit operations can be given."""
 
 
 def paper(card: Card) -> str:
@@ -86,7 +88,7 @@ def _facts(cls: type[Framework]) -> list[str]:
         ("its own quantizer", code(card.quantizer)),
         ("granularity", card.granularity),
         ("searches", searched(card)),
-        ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs))),
+        ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs)) or "nothing"),
         ("asks the hardware", "yes" if card.hardware_aware else "no"),
         ("meets the budget by", steered or scores or "a hard limit"),
     ]
@@ -96,7 +98,7 @@ def _facts(cls: type[Framework]) -> list[str]:
 def _commands(name: str, cls: type[Framework]) -> list[str]:
     found = facts.hyperparameters(cls)
     needed = "".join(f" framework.{p.name}={p.name.upper()}" for p in found if p.required)
-    run = f"juxtabit run framework={name} hardware=bops budget.like=3{needed}"
+    run = f"juxtabit run framework={name} {ASKED.get(name, 'hardware=bops budget.like=3')}{needed}"
     usable = (p for p in found if p.default not in ("None", "''") and not p.required)
     first = next(usable, None)
     also = [f"{run} framework.{first.name}={first.default.replace(' ', '')}"] if first else []

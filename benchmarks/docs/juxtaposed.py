@@ -91,7 +91,7 @@ def _facts(cards: Mapping[str, Card]) -> list[str]:
             ", ".join(card.quantization),
             card.granularity,
             ", ".join(card.searches),
-            ", ".join(sorted(card.needs)).replace("_", " "),
+            ", ".join(sorted(card.needs)).replace("_", " ") or "nothing",
             "yes" if card.hardware_aware else "no",
             paper(card) if card.category != "baseline" else "",
         ]

@@ -29,6 +29,7 @@ _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
 _LATER: dict[str, dict[str, Any]] = {
     "protocol": {"objective": DEFAULT, "rounding": "nearest"},
     "dataset": {"classes": None},
+    "hardware": {"weights": "per_channel"},
 }
 """Keys that came later, which have no part in a cell while they stand for what was done before."""
 

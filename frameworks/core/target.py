@@ -55,6 +55,13 @@ class Target(ABC):
         """Whether the hardware runs this layer at these bits."""
         return True
 
+    def implied(self, metric: str, limit: float) -> dict[str, float]:
+        """The limits on other metrics that a limit on this one stands for; by default itself.
+
+        A metric that is the largest of several shares is within a limit where each of them is.
+        """
+        return {metric: limit}
+
     def require(self, layer: Layer, bits: LayerBits) -> None:
         """Check that the hardware runs a layer at these bits, pruned channels aside.
 

@@ -15,6 +15,8 @@ from frameworks.core.target import Target
 BITS = (2, 4, 8)
 OUTPUT_BITS = 8
 """Bits of the network's output."""
+PER_CHANNEL, PER_LAYER = WEIGHTS = ("per_channel", "per_layer")
+"""What weights have a range for each: an output channel or a layer."""
 
 
 @register_target
@@ -33,6 +35,9 @@ class MCU(Target):
       normalization (M0 4, N0 1, bias 4, zero point 1 byte a channel) and per-channel weights
       10 c + 8, at the last layer 7 c + 4. These are the extras of the mode MixPC at any bits; its
       weights reach the paper's best accuracy, and those of this project are per channel as well.
+      With per-layer weights (MixPL) a layer whose weights and output have 8 bits is folded with
+      its BatchNorm, 4 c + 20, any other is normalized, 9 c + 12; the last layer 4 c + 20. Fewer
+      bits can then take more: what folding saves may be more than the weights do.
     - fill = max(flash / flash_limit, ram / ram_limit), the share of the device that the tighter
       memory needs [the paper's two constraints as one number: they hold if fill <= 1]. Limits are
       those of the authors' README for an STM32H7, 2,048,000 and 512,000 bytes.
@@ -46,6 +51,7 @@ class MCU(Target):
     Attributes:
         flash_limit: bytes of read-only memory.
         ram_limit: bytes of read-write memory.
+        weights: ``per_channel`` or ``per_layer`` ranges of the weights.
     """
 
     name: ClassVar[str] = "mcu"
@@ -60,8 +66,12 @@ class MCU(Target):
 
     flash_limit: float = 2_048_000
     ram_limit: float = 512_000
+    weights: str = PER_CHANNEL
 
     def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights = {self.weights!r}: choose from {list(WEIGHTS)}")
+        object.__setattr__(self, "monotone", self.weights == PER_CHANNEL)
         for name in ("flash_limit", "ram_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -78,16 +88,27 @@ class MCU(Target):
             (_ram(x, policy[x.name].act, outputs.get(x.name, OUTPUT_BITS)) for x in kept),
             default=0.0,
         )
-        flash = sum(_flash(x, policy[x.name], last=x is layers[-1]) for x in kept)
+        flash = sum(
+            layer.stored * policy[layer.name].mean_weight / 8
+            + self._extra(layer, policy[layer.name], outputs.get(layer.name))
+            for layer in kept
+        )
         fill = max(flash / self.flash_limit, ram / self.ram_limit)
         return {"fill": fill, "flash": float(flash), "ram": ram}
+
+    def implied(self, metric: str, limit: float) -> dict[str, float]:
+        if metric != "fill":
+            return super().implied(metric, limit)
+        return {"flash": limit * self.flash_limit, "ram": limit * self.ram_limit}
+
+    def _extra(self, layer: Layer, bits: LayerBits, out: int | None) -> int:
+        """Bytes beside a layer's weights; ``out`` is None for the last layer."""
+        c = layer.out_channels
+        if self.weights == PER_CHANNEL:
+            return 7 * c + 4 if out is None else 10 * c + 8
+        folded = out is None or (bits.weight == OUTPUT_BITS and out == OUTPUT_BITS)
+        return 4 * c + 20 if folded else 9 * c + 12
 
 
 def _ram(layer: Layer, act: int, out: int) -> float:
     return (layer.in_elements * act + layer.out_elements * out) / 8
-
-
-def _flash(layer: Layer, bits: LayerBits, *, last: bool) -> float:
-    c = layer.out_channels
-    extra = 7 * c + 4 if last else 10 * c + 8
-    return layer.stored * bits.mean_weight / 8 + extra

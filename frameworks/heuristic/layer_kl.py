@@ -22,24 +22,21 @@ search-validation images stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from frameworks.core.card import Card
-from frameworks.core.evaluation.answered import AnsweredSplit
-from frameworks.core.evaluation.evaluate import Evaluator
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import FLOAT, Policy
+from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
+from frameworks.core.search.alone import divergences
 from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.space import Space
-from frameworks.core.split import TensorSplit
 
 Pair = tuple[int, int]
 MOST_MOVED = 3
@@ -79,17 +76,7 @@ class LayerKL(ScoringFramework):
     images: int = 256
 
     def score(self, problem: Problem) -> Scores:
-        evaluator = self._evaluator(problem)
-        steps = [(names, pair) for names, pairs in decided(problem.space) for pair in pairs]
-        found: dict[str, dict[str, float]] = {}
-        counted = problem.meter.policies
-        for done, (names, (weight, act)) in enumerate(steps):
-            problem.progress(done, len(steps), "layers quantized alone")
-            loss = evaluator(alone(problem, names, (weight, act))).loss
-            # What is decided as one loses as one: its first layer has all of the loss.
-            found.setdefault(names[0], {})[f"{weight} {act}"] = loss
-        problem.meter.policies = counted  # a layer alone is no policy of the space; images count
-        return Scores({"losses": found})
+        return Scores({"losses": divergences(problem, self.images)})
 
     def losses(self, problem: Problem, scores: Scores) -> dict[str, dict[Pair, float]]:
         known: Mapping[str, Mapping[str, float]] = scores.values["losses"]
@@ -104,14 +91,6 @@ class LayerKL(ScoringFramework):
         problem.checkpoint(policy)
         predicted = math.fsum(table[n][b.weight, b.act] for n, b in policy.items())  # type: ignore[index]
         return Solution(policy, notes={"loss": predicted})
-
-    def _evaluator(self, problem: Problem) -> Evaluator:
-        """Scores policies by the float network's answers."""
-        images = problem.images[: self.images]
-        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        teacher = problem.float_model()
-        answered = AnsweredSplit(TensorSplit(images, labels), teacher, soft=True, keep=True)
-        return Evaluator(problem.quantized(), answered, problem.correction, problem.meter)
 
 
 @register
@@ -163,25 +142,6 @@ class LayerKLRefined(LayerKL):
             if moved not in seen and problem.within(moved):
                 return moved
         return None
-
-
-def decided(space: Space) -> Iterator[tuple[tuple[str, ...], list[Pair]]]:
-    """Layers whose bits are decided together, with the pairs of bits that they may take."""
-    tied = {name: group for group in space.groups for name in group}
-    for layer in space.free_layers:
-        names = tied.get(layer.name, (layer.name,))
-        if names[0] != layer.name:
-            continue
-        weights, acts = space.weight_bits[layer.name], space.act_bits[layer.name]
-        yield names, [(w, a) for w in weights for a in acts if w == a or not space.paired]
-
-
-def alone(problem: Problem, names: tuple[str, ...], pair: Pair) -> Policy:
-    """The policy that quantizes some layers, and leaves all else in float."""
-    policy = Policy.uniform(problem.layers, FLOAT, FLOAT)
-    for name in names:
-        policy = policy.replace(name, weight=pair[0], act=pair[1])
-    return policy
 
 
 def neighbour(space: Space, policy: Policy, rng: np.random.Generator) -> Policy:

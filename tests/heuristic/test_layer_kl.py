@@ -8,7 +8,8 @@ import torch
 
 from frameworks import Score
 from frameworks.core.policy import FLOAT
-from frameworks.heuristic.layer_kl import LayerKL, LayerKLRefined, alone, decided, neighbour
+from frameworks.core.search.alone import alone, decided
+from frameworks.heuristic.layer_kl import LayerKL, LayerKLRefined, neighbour
 from frameworks.testing.toy import make_problem
 
 BITS = (2, 4, 8)

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.records.store import write_bytes
 
@@ -68,7 +69,7 @@ def _made(svg: str, form: str, ppi: int) -> bytes:
         place = Path(folder)
         (place / "picture.svg").write_text(printed(svg), encoding="utf-8")
         (place / "page.typ").write_text(_PAGE, encoding="utf-8")
-        more = {"ppi": float(ppi)} if form == "png" else {}
-        made = typst.compile(str(place / "page.typ"), root=folder, format=form, **more)
+        options: dict[str, Any] = {"format": form, **({"ppi": float(ppi)} if form == "png" else {})}
+        made: Any = typst.compile(str(place / "page.typ"), root=folder, **options)
     assert isinstance(made, bytes)
     return made

@@ -29,6 +29,7 @@ LATER: dict[str, dict[str, Any]] = {
         "rounding": "nearest",
     },
     "dataset": {**dict.fromkeys(PREPARED[1:]), "classes": None},
+    "hardware": {"weights": "per_channel"},
     "budget": {"metrics": None},
 }
 """Keys that earlier records lack, with the defaults that stand for what was done then."""

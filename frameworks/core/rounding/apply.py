@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.qmodel import QModel
+from frameworks.core.policy import Bits
 from frameworks.core.quantizers.base import Codes
-from frameworks.core.rounding.adaquant import adaquant
+from frameworks.core.rounding.adaquant import STEPS, adaquant
 from frameworks.core.rounding.adaround import adaround
 from frameworks.core.rounding.gptq import gptq
 from frameworks.core.rounding.levels import Levels, levels_of
@@ -25,7 +26,7 @@ IMAGES = 64
 
 
 def round_weights(
-    qmodel: QModel, network: nn.Module, images: Tensor, method: str
+    qmodel: QModel, network: nn.Module, images: Tensor, method: str, steps: int | None = None
 ) -> tuple[str, ...]:
     """Round the weights of a quantized network in place, at the bits in force.
 
@@ -38,6 +39,7 @@ def round_weights(
         network: the float network.
         images: ``[N, C, H, W]``.
         method: one of `ROUNDINGS`.
+        steps: of ``adaquant``; the published number by default.
 
     Returns:
         The layers with quantized weights that stay at the nearest levels: those that share their
@@ -49,37 +51,62 @@ def round_weights(
     if method not in ROUNDINGS:
         raise ValueError(f"rounding: {method!r}; choose from {list(ROUNDINGS)}")
     left: list[str] = []
-    sharing = {q.layer.shared for _, q in qmodel.qlayers()} - {""}
     for name, q in qmodel.qlayers() if method != NEAREST else ():
-        weight = q.inner.weight
-        assert isinstance(weight, Tensor)
-        levels = levels_of(q.scheme, weight.detach(), q.bits.weight)
-        layer = q.layer
-        if layer.shared or name in sharing or layer.read or layer.transposed or levels is None:
+        levels = movable(qmodel, name, q.bits.weight)
+        if levels is None:
             if q.codes() is not None:
                 left.append(name)
             continue
         moments = gathered(qmodel, network, name, images)
-        _put(q, weight.detach(), levels, moments, method)
+        codes, shift = rounded(q, levels, moments, method, steps)
+        q.round(codes)
+        if shift is not None:
+            q.shift = shift
     return tuple(left)
 
 
-def _put(q: QLayer, weight: Tensor, levels: Levels, moments: LayerMoments, method: str) -> None:
-    groups = len(moments.inputs)
+def movable(qmodel: QModel, name: str, bits: Bits) -> Levels | None:
+    """The levels of a layer's weights at some bits; None where its weights stay at the nearest."""
+    q = qmodel.qlayer(name)
+    layer = q.layer
+    sharing = {other.layer.shared for _, other in qmodel.qlayers()} - {""}
+    if layer.shared or name in sharing or layer.read or layer.transposed:
+        return None
+    weight = q.inner.weight
+    assert isinstance(weight, Tensor)
+    return levels_of(q.scheme, weight.detach(), bits)
+
+
+def rounded(
+    q: QLayer, levels: Levels, moments: LayerMoments, method: str, steps: int | None = None
+) -> tuple[Codes, Tensor | None]:
+    """The codes of a layer's weights, and the shift of its output that goes with them, if any.
+
+    Args:
+        q: the layer.
+        levels: of its weights, see `movable`.
+        moments: of its data.
+        method: one of `ROUNDINGS` that does more than take the nearest.
+        steps: of ``adaquant``; the published number by default.
+    """
+    weight = q.inner.weight
+    assert isinstance(weight, Tensor)
+    weight, groups = weight.detach(), len(moments.inputs)
     shape = (groups, len(weight) // groups, weight[0].numel())
     rows, grid = weight.reshape(shape), levels.view(*shape)
     step = grid.step
     if method == "adaquant":
-        code, step = adaquant(rows, grid, moments)
+        code, step = adaquant(rows, grid, moments, steps=STEPS if steps is None else steps)
     else:
         code = (gptq if method == "gptq" else adaround)(rows, grid, moments)
     value = step * (code + grid.offset)
     one = (len(weight), *(1,) * (weight.dim() - 1))
     # Every row has one step and offset.
     scale, offset = (x.reshape(len(weight), -1)[:, :1].reshape(one) for x in (step, grid.offset))
-    q.round(Codes(code.reshape(weight.shape), scale, offset))
-    if method == "adaquant":
-        q.shift = moments.shift(value.double()).flatten().to(weight)
+    codes = Codes(code.reshape(weight.shape), scale, offset)
+    if method != "adaquant":
+        return codes, None
+    return codes, moments.shift(value.double()).flatten().to(weight)
 
 
 @torch.no_grad()

@@ -42,7 +42,8 @@ Terms = dict[str, dict[int, float]]
 
 @dataclass
 class Taylor:
-    """Second-order terms of a network's mean cross-entropy, within `twice_differentiable`.
+    """Second-order terms of a network's mean cross-entropy, within
+    `frameworks.core.estimators.derivatives.twice_differentiable`.
 
     Args:
         model: a float network that gives logits, and whose images do not mix.

@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from math import prod
+from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.arguments.parser import KINDS as NAMES
 from benchmarks.cli import main
@@ -13,6 +16,8 @@ from benchmarks.commands.keys import attributes, key_lines
 from benchmarks.commands.lists import KINDS
 from benchmarks.suite.config import composed
 from frameworks import Recipe, registry, schemes, targets
+
+ROOT = Path(__file__).parents[3]
 
 
 def listed(capsys, *arguments):
@@ -45,7 +50,9 @@ def test_models_of_the_project_and_of_timm(capsys):
 
 def test_suites_and_their_cells(capsys):
     counts = {entry["name"]: entry["cells"] for entry in listed(capsys, "suites")}
-    assert counts["quick"] == 90
+    blocks = yaml.safe_load((ROOT / "conf/suite/quick.yaml").read_text())["cells"]
+    axes = [[block[axis] for axis in ("framework", "budget", "seed")] for block in blocks]
+    assert counts["quick"] == sum(prod(map(len, lists)) for lists in axes)
 
 
 def test_a_filter_that_nothing_fits_says_what_is_near(capsys):

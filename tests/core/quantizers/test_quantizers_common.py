@@ -13,6 +13,7 @@ from frameworks.core.registry import schemes
 BITS = range(1, 9)
 SCHEMES = schemes.names()
 LEARNED = (
+    "adq",
     "autoq",
     "bayesian_bits",
     "dorefa_pact",
@@ -178,7 +179,7 @@ vectors = st.lists(
     min_size=2,
     max_size=40,
 )
-GRIDS = ("haq_linear", "hwgq", "lsq", "minmax", "mse", "percentile", "dorefa_pact", "autoq")
+GRIDS = ("haq_linear", "hwgq", "lsq", "minmax", "mse", "percentile", "dorefa_pact", "autoq", "adq")
 
 
 @settings(max_examples=60, deadline=None)

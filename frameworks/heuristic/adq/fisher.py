@@ -1,0 +1,53 @@
+"""How large the loss's gradients are: the empirical Fisher information, summed over a layer.
+
+With g_n = dl_n / dv the gradient of the loss of image n (by its label), the empirical Fisher matrix
+of a variable v is the mean over images of g_n g_n^T, and its trace that of ||g_n||^2. Computed for
+one image after the other, all layers' weights and inputs in one backward pass, it is exact for any
+network in eval mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from frameworks.core.estimators.taps import tapped
+from frameworks.core.split import Split
+
+
+def fisher_traces(
+    model: nn.Module,
+    split: Split,
+    weights: Sequence[str],
+    inputs: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean over images of ``||dl/dW||^2`` and of ``||dl/da||^2``, by layer.
+
+    Args:
+        model: a float network in eval mode; its parameters' ``requires_grad`` are set.
+        split: images with labels, classes or shares.
+        weights: layers whose weights are asked for.
+        inputs: layers whose inputs are; of one that is called again, the sum over its calls.
+        progress: called with the images done and to do.
+    """
+    model.requires_grad_(False)
+    parameters = [model.get_submodule(n).get_parameter("weight").requires_grad_() for n in weights]
+    found = {name: 0.0 for name in weights}, {name: 0.0 for name in inputs}
+    with tapped(model, inputs=inputs) as taps, torch.enable_grad():
+        for done, (x, y) in enumerate(split.batches(1)):
+            progress(done, len(split))
+            taps.clear()
+            loss = functional.cross_entropy(model(x), y)
+            reads = [(name, read) for name, calls in taps.inputs.items() for read in calls]
+            wanted = [*parameters, *(read for _, read in reads)]
+            slopes = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+            squares = [float(g.square().sum(dtype=torch.float64)) / len(split) for g in slopes]
+            for name, square in zip(weights, squares, strict=False):
+                found[0][name] += square
+            for (name, _), square in zip(reads, squares[len(weights) :], strict=True):
+                found[1][name] += square
+    return found

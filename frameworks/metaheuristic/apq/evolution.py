@@ -1,0 +1,58 @@
+"""APQ's search on a predictor: blocks that mutate whole, and limits of the hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from frameworks.core.evolution.genetic import Genetic, Settings
+from frameworks.core.evolution.nsga2 import Genes
+from frameworks.core.problem import Problem
+from frameworks.core.search.draws import Draws
+from frameworks.core.space import Space
+from frameworks.core.target import UnsupportedBits
+from frameworks.metaheuristic.apq.pairs import genes_of, policy_of, supported
+from frameworks.metaheuristic.apq.predictor import Code, Predictor
+
+
+def blocks(space: Space) -> list[list[int]]:
+    """The decisions of each block of the network, which mutate and cross together."""
+    block = {layer.name: layer.block for layer in space.layers}
+    found: dict[str, list[int]] = {}
+    for i, choice in enumerate(space.choices):
+        found.setdefault(block[choice.layers[0]], []).append(i)
+    return list(found.values())
+
+
+def evolution(problem: Problem, settings: Settings, rng: np.random.Generator) -> Genetic:
+    """The evolutionary search within the problem's budget."""
+    space, draws = problem.space, Draws(problem, rng, refill=False)
+
+    def feasible(genes: Genes) -> bool:
+        policy = policy_of(space, genes)
+        return supported(problem, policy) and problem.within(policy)
+
+    cheapest = genes_of(space, problem.cheapest())
+
+    def repair(genes: Genes) -> Genes:
+        try:
+            return genes_of(space, draws.policy())
+        except UnsupportedBits:  # on the way down; the cheapest policy runs
+            return cheapest
+
+    return Genetic(
+        [len(choice.bits) for choice in space.choices], rng, settings,
+        feasible=feasible, repair=repair,
+        units=blocks(space), start=[cheapest],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def predicted(
+    predictor: Predictor, code: Code, genomes: Sequence[Genes], problem: Problem
+) -> list[tuple[float]]:
+    """The predicted accuracy of each genome."""
+    found: list[float] = predictor(code.encode(genomes, problem.device)).tolist()
+    return [(value,) for value in found]

@@ -1,0 +1,233 @@
+"""SPOS: Single Path One-Shot Neural Architecture Search with Uniform Sampling.
+
+Guo, Zhang, Mu, Heng, Liu, Wei and Sun, 2019, arXiv 1904.00420; its search for mixed precision.
+
+- Super net (`frameworks.core.supernets.single_path`): every block chooses one of a few pairs of
+  (weight, activation) bits for its layers, such as (1,2) (2,2) (1,4) (2,4) (3,4) (4,4). All choices
+  share one set of float weights W, quantized on the fly (DoReFa weights, PACT activations).
+- Training (section 3): each step draws one path a and trains it alone,
+
+      W* = argmin_W  E_{a ~ U} [ loss(a, W(a)) ],
+
+  uniformly; or, "uniform constraint sampling", uniformly over bins of cost about the budget. SGD,
+  momentum 0.9, weight decay 4e-5 on weights, label smoothing 0.1, a learning rate that falls
+  linearly to 0. What a path does not use is neither decayed nor moved.
+- Search (section 3.4, `frameworks.core.evolution.genetic`): a* = argmax_a accuracy(a, W*(a)) with
+  cost(a) within the budget, BatchNorm's statistics recomputed for every path over training images.
+  50 random paths; then, generation by generation, 25 mutants (p = 0.1) and 25 children of the best
+  10 so far; a path over the budget is refused, and none is evaluated twice. Cost: the target's, for
+  the paper sum MAC_l w_l a_l (BitOps) without the first and last layer.
+- The best path is trained anew.
+
+With ``epochs`` 0 there is no super net: the pretrained network's weights stand for W*, and paths
+are scored as all policies are. Shorter searches: start from a lower ``lr`` (0.01 at a batch of 32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frameworks.core.card import Card
+from frameworks.core.evaluation.evaluate import Score
+from frameworks.core.evaluation.train import Recipe, make_optimizer
+from frameworks.core.evolution.genetic import Genetic, Settings
+from frameworks.core.framework import Framework
+from frameworks.core.policy import Policy
+from frameworks.core.problem import Problem
+from frameworks.core.registry import register
+from frameworks.core.search.course import Course
+from frameworks.core.solution import Solution
+from frameworks.core.supernets.single_path import SinglePath, path_evaluator
+from frameworks.metaheuristic.spos.paths import Paths
+
+
+@register
+@dataclass
+class SPOS(Framework):
+    """A super net trained path by path, and an evolutionary search over its paths.
+
+    Attributes:
+        epochs: passes over the training images; 0 searches in the pretrained network.
+        images: training images a pass; None for all.
+        batch: batch size.
+        lr: learning rate at the start, of weights; linear to zero.
+        range_lr: that of quantization ranges, relative to ``lr``.
+        weight_decay: of weights.
+        smoothing: of the labels.
+        augment: whether images are augmented as the dataset says.
+        bins: of cost, from 0.9 to 1.1 of the budget, over which training draws paths uniformly; 0
+            draws uniformly over all paths.
+        statistics: training images at most that BatchNorm's statistics of a path are taken of.
+        pairs: candidate (weight, activation) bits; by default all of the protocol's bits with no
+            more weight bits than activation bits.
+        layerwise: every layer is a choice, and not every block.
+        evaluations: distinct paths that are evaluated.
+        population: random paths of the first generation.
+        parents: the best paths so far, of which the next generation is made.
+        mutants: of a generation.
+        children: of a generation, by crossover.
+        mutation: probability that a choice is redrawn.
+        tries: draws at most, in multiples of the paths that are wanted.
+    """
+
+    name: ClassVar[str] = "spos"
+    card: ClassVar[Card] = Card(
+        title="Single Path One-Shot Neural Architecture Search with Uniform Sampling",
+        arxiv="1904.00420",
+        year=2019,
+        venue="ECCV 2020",
+        category="metaheuristic",
+        quantizer="dorefa_pact",
+        quantization=("deterministic rounding", "learned range"),
+        granularity="block",
+        searches=("weight", "act"),
+        needs=frozenset({"calibration", "train", "valid", "separable_cost"}),
+        hardware_aware=True,
+        deviations=(
+            "channels are not searched: the networks here have the widths that they have",
+            "the paper's pairs (from memory) are (1,2) (2,2) (1,4) (2,4) (3,4) (4,4); by default "
+            "all pairs of the protocol's bits that are formed like these, with no more weight than "
+            "activation bits. Downsampling layers take their block's pair",
+            "nothing of the bits' search is released: sampling, schedule, search and the "
+            "statistics' recomputation are those of the blocks' search (150,000 iterations of "
+            "1024; here a tenth, from the pretrained network and not from scratch)",
+            "a layer's activation clip is learned for each of its pairs; BatchNorm's scale and "
+            "shift are shared (the released blocks have none in the super net)",
+            "where 500 draws miss a bin of costs, one is moved into it; the release takes any",
+            "all paths are scored on the same images of the search-validation split; the release "
+            "goes on through its images from path to path. Equal accuracies: the lower loss (the "
+            "release: top-5)",
+            "statistics are exact ones over at most 20,000 images, the paper's number, the same "
+            "for all paths; the release averages over 200 batches of 128",
+            "of uniform draws a tight budget leaves hardly any: where ten times as many as wanted "
+            "are not enough, choices of a draw are made cheaper until it fits, and the cheapest "
+            "path joins the first generation",
+            "the last generation counts, too (the release does not rank it), and the number of "
+            "distinct paths evaluated ends the search: 1000, as many as the release ranks",
+            "the found policy is trained from the pretrained network, by the cosine schedule",
+        ),
+    )
+    recipe: ClassVar[Recipe | None] = Recipe(
+        epochs=240, batch=1024, lr=0.5, schedule="cosine", weight_decay=4e-5, augment=True
+    )
+
+    epochs: int = 12
+    images: int | None = None
+    batch: int = 1024
+    lr: float = 0.5
+    range_lr: float = 0.1
+    weight_decay: float = 4e-5
+    smoothing: float = 0.1
+    augment: bool = True
+    bins: int = 7
+    statistics: int = 20000
+    pairs: list[list[int]] = field(default_factory=list)
+    layerwise: bool = False
+    evaluations: int = 1000
+    population: int = 50
+    parents: int = 10
+    mutants: int = 25
+    children: int = 25
+    mutation: float = 0.1
+    tries: int = 10
+
+    def validate(self) -> None:
+        least = {"epochs": 0, "bins": 0, "statistics": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least {bound}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing = {self.smoothing}: give a share from 0 to below 1")
+        self.settings()
+        super(SPOS, replace(self, epochs=max(self.epochs, 1))).validate()  # 0 is allowed here
+
+    def settings(self) -> Settings:
+        """The numbers of the evolutionary search; raises a ValueError that names a wrong one."""
+        names = Settings.__dataclass_fields__
+        return Settings(**{name: getattr(self, name) for name in names})
+
+    def paths(self, problem: Problem) -> Paths:
+        """What there is to choose from."""
+        return Paths(problem, self.pairs, self.layerwise)
+
+    def skip(self, problem: Problem) -> str | None:
+        if (reason := super().skip(problem)) is not None:
+            return reason
+        try:
+            paths = self.paths(problem)
+        except ValueError as error:
+            return f"{self.name}: {error}"
+        if max(paths.counts, default=1) < 2:
+            return f"{self.name} finds nothing to search: every block has one candidate"
+        if not paths.fits(paths.cheapest):
+            return f"{self.name} has no path within the budget: give cheaper `pairs`"
+        return None
+
+    def search(self, problem: Problem) -> Solution:
+        paths, course = self.paths(problem), None
+        score: Callable[[Policy], Score] = problem.evaluate
+        if self.epochs:
+            net = SinglePath(problem, paths.candidates)
+            course = self.train(problem, paths, net)
+            count = min(self.statistics, len(problem.train))
+            images = problem.train.subset(count, problem.generator("statistics")).images()
+            score = path_evaluator(net, problem, images)
+        notes: dict[str, Any] = {"candidates": paths.counts}
+        if course is not None:
+            notes["learning"] = course.to_json()
+        policy = self.evolve(problem, paths, score, notes)
+        return Solution(policy, notes=notes, cross_entropy=None if course is None else course.last)
+
+    def train(self, problem: Problem, paths: Paths, net: SinglePath) -> Course:
+        """Train the super net's weights and ranges, one drawn path a step."""
+        rng, generator = problem.rng("paths"), problem.generator(self.name)
+        recipe = Recipe(lr=self.lr, range_lr=self.range_lr, weight_decay=self.weight_decay)
+        net.fix(paths.policy(paths.cheapest))
+        sgd = make_optimizer(recipe, net.weight_parameters(), net.range_parameters())
+        course = Course("loss of drawn paths", generator, self.batch, self.augment)
+        size = min(self.images or len(problem.train), len(problem.train))
+        steps = self.epochs * -(-size // self.batch)
+        falling = torch.optim.lr_scheduler.LambdaLR(sgd, lambda i: max(1 - i / steps, 0.0))
+
+        def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            net.fix(paths.policy(paths.draw(rng, self.bins)))
+            value = functional.cross_entropy(model(x), y, label_smoothing=self.smoothing)
+            return course.step(value, value)
+
+        for epoch in range(self.epochs):
+            problem.progress(epoch, self.epochs, "super net")
+            course.run(net, problem.train, self.images, [sgd], loss, after_step=falling.step)
+        return course
+
+    def evolve(
+        self,
+        problem: Problem,
+        paths: Paths,
+        score: Callable[[Policy], Score],
+        notes: dict[str, Any],
+    ) -> Policy:
+        """The best path found; facts of the search are added to the notes."""
+        rng = problem.rng(self.name)
+        search = Genetic(
+            paths.counts, rng, self.settings(), feasible=paths.fits,
+            repair=lambda genes: paths.cheaper(genes, rng), start=[paths.cheapest],
+        )  # fmt: skip
+        done = 0
+        while done < self.evaluations and (genomes := search.ask()):
+            scored = []
+            for genes in genomes[: self.evaluations - done]:
+                problem.progress(done, self.evaluations, "paths")
+                found = score(paths.policy(genes))
+                scored.append((genes, (found.accuracy, -found.loss)))
+                done += 1
+            search.tell(scored)
+            best, (accuracy, _) = search.parents[0]
+            problem.checkpoint(paths.policy(best), accuracy)
+        notes |= {"accuracy": accuracy, "distinct": done, "draws": search.draws}
+        return paths.policy(best)

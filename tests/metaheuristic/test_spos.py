@@ -1,0 +1,278 @@
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from frameworks import describe
+from frameworks.baselines.random import Random
+from frameworks.core.budget import BudgetSpec
+from frameworks.core.evaluation.evaluate import Score
+from frameworks.core.policy import Policy
+from frameworks.core.quantizers.dorefa import DoReFaWeight
+from frameworks.core.quantizers.pact import Pact
+from frameworks.core.space import Space
+from frameworks.core.supernets.single_path import SinglePath
+from frameworks.hardware.bops import Bops
+from frameworks.metaheuristic.spos import framework as spos
+from frameworks.metaheuristic.spos.framework import SPOS
+from frameworks.metaheuristic.spos.paths import SPREAD, Paths, upward_pairs
+from frameworks.testing import toy
+from tests.metaheuristic.landscapes import losses
+
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "spos_resnet18_uniform_bitops.json").read_text()
+)
+FAST = SPOS(
+    **{"epochs": 2, "images": 128, "batch": 32, "lr": 0.01, "statistics": 64},
+    **{"evaluations": 20, "population": 8, "parents": 4, "mutants": 4, "children": 4},
+)
+SEARCH = replace(FAST, epochs=0)
+
+
+# --- published numbers -----------------------------------------------------------------------
+
+
+def resnet18():
+    model = timm.create_model("resnet18", pretrained=False)
+    return describe(model, (3, 224, 224))
+
+
+def bitops(layers, bits):
+    """In units of 2^30; the first convolution and the classifier are not billed."""
+    entries = {x.name: bits.get(x.name, (0, 8)) for x in layers}
+    return Bops().cost(layers, Policy(entries))["bops"] / 2**30
+
+
+def test_the_layers_are_the_papers():
+    layers = {x.name: x for x in resnet18()}
+    for row in REFERENCE["layers"][:-1]:
+        assert layers[row["name"]].macs == row["macs"]
+    searched = list(layers.values())[1:-1]
+    assert sum(x.macs for x in searched) == REFERENCE["check"]["searched_macs"] == 1_695_547_392
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_the_published_bitops_of_uniform_bits(bits):
+    layers = resnet18()
+    found = bitops(layers, {x.name: (bits, bits) for x in layers[1:-1]})
+    assert found == pytest.approx(REFERENCE["check"]["bitops"][str(bits)], abs=1e-4)
+    assert round(found, 2) == pytest.approx(REFERENCE["published"][str(bits)], abs=0.011)
+
+
+def test_bitops_of_a_path_by_hand():
+    """All blocks (2,2), the first (4,4): (4 * 1,695,547,392 + 12 * 231,211,008) / 2^30."""
+    layers = resnet18()
+    bits = {x.name: (4, 4) if x.block == layers[1].block else (2, 2) for x in layers[1:-1]}
+    assert bitops(layers, bits) == pytest.approx(8.900, abs=5e-4)
+
+
+def test_the_papers_pairs_are_formed_by_the_rule():
+    layers = resnet18()
+    pinned = {layers[0].name: (8, 8), layers[-1].name: (8, 8)}
+    space = Space.build(layers, (1, 2, 3, 4), (2, 4), pinned=pinned)
+    papers = sorted(map(tuple, REFERENCE["check"]["candidates_pairs"]))
+    assert sorted(upward_pairs(space)) == papers
+
+
+def test_the_quantizers_by_hand():
+    # tanh(0.5) / (2 tanh(1)) + 1/2 = 0.80339, to 2/3; 2 * 2/3 - 1 = 1/3.
+    weights = DoReFaWeight(2)(torch.tensor([0.5, -1.0]))
+    torch.testing.assert_close(weights, torch.tensor([1 / 3, -1.0]))
+    clipped = Pact(torch.tensor(2.0), 2)(torch.tensor([1.3, 5.0, -1.0]))
+    torch.testing.assert_close(clipped, torch.tensor([4 / 3, 2.0, 0.0]))
+
+
+# --- paths -----------------------------------------------------------------------------------
+
+
+def paths_of(like=3, pairs=(), layerwise=True, **changes):
+    return Paths(toy.make_problem(like=like, **changes), pairs, layerwise)
+
+
+def test_a_block_takes_one_pair_and_a_layer_where_it_is_asked():
+    blocks, layers = paths_of(layerwise=False), paths_of()
+    assert len(blocks.counts) == 2
+    assert len(layers.counts) == 4
+    assert set(blocks.counts) == {21}
+    policy = blocks.policy((3, 5))
+    for decision in blocks.decisions:
+        assert len({policy[name] for name in decision.options[0]}) == 1
+    blocks.problem.space.validate(policy)
+
+
+def test_prices_are_the_costs_of_policies():
+    for changes in ({}, {"budget": BudgetSpec(metrics={"size": {"like": 3}, "bops": {"like": 3}})}):
+        paths = paths_of(**changes)
+        rng = np.random.default_rng(0)
+        genes = rng.integers(0, paths.counts, (20, len(paths.counts)))
+        budget = paths.problem.budget
+        costs = [budget.price(paths.problem.cost(paths.policy(tuple(g)))) for g in genes.tolist()]
+        assert paths.price(genes) == pytest.approx(costs)
+
+
+def test_uniform_sampling_draws_all_candidates_alike():
+    paths, rng = paths_of(pairs=[[2, 2], [2, 4], [4, 4], [3, 4]]), np.random.default_rng(0)
+    drawn = np.array([paths.draw(rng, 0) for _ in range(2000)])
+    for column in drawn.T:
+        counts = np.bincount(column, minlength=4)
+        chi_square = ((counts - 500) ** 2 / 500).sum()
+        assert chi_square < 16.3  # p = 0.001 at three degrees of freedom
+
+
+@pytest.mark.parametrize("like", [2.3, 3, 5])
+def test_constrained_sampling_draws_all_bins_of_cost_alike(like):
+    paths, rng = paths_of(like=like), np.random.default_rng(0)
+    drawn = np.array([paths.draw(rng, 7) for _ in range(700)])
+    share = paths.price(drawn) / paths.problem.budget.limit
+    edges = np.linspace(1 - SPREAD, 1 + SPREAD, 8)
+    counts = np.histogram(share, [*edges[:-1], edges[-1] + 1e-9])[0]
+    assert counts.sum() >= 690
+    assert ((counts - 100) ** 2 / 100).sum() < 30
+    assert len(set(map(tuple, drawn.tolist()))) > 80
+
+
+def test_what_does_not_fit_is_made_cheaper():
+    paths, rng = paths_of(like=2.3), np.random.default_rng(0)
+    for _ in range(30):
+        genes = tuple(rng.integers(0, paths.counts).tolist())
+        found = paths.cheaper(genes, rng)
+        assert paths.fits(found)
+        for costs, old, new in zip(paths.costs, genes, found, strict=True):
+            assert costs[new] <= costs[old]
+    assert paths.cheaper(paths.cheapest, rng) == paths.cheapest
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def test_training_draws_a_path_a_step_and_the_rate_falls_linearly(monkeypatch):
+    problem = toy.make_problem(scheme="dorefa_pact", bits=(2, 4))
+    framework = replace(FAST, epochs=2, images=96)
+    rates, seen = [], []
+    plain = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        rates.append([group["lr"] for group in self.param_groups])
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    paths = framework.paths(problem)
+    net = SinglePath(problem, paths.candidates)
+    fix = net.fix
+    monkeypatch.setattr(net, "fix", lambda policy: seen.append(policy) or fix(policy))
+    course = framework.train(problem, paths, net)
+    assert len(course.values) == len(rates) == 6
+    assert len(set(seen[1:])) > 1
+    assert [r[0] for r in rates] == pytest.approx([0.01 * (1 - i / 6) for i in range(6)])
+    assert [r[-1] / r[0] for r in rates] == pytest.approx([0.1] * 6)
+
+
+def test_decay_is_on_weights_alone(monkeypatch):
+    groups = []
+    plain = spos.make_optimizer
+    monkeypatch.setattr(spos, "make_optimizer", lambda *a: groups.append(plain(*a)) or groups[0])
+    replace(FAST, epochs=1, images=32).search(toy.make_problem(scheme="dorefa_pact"))
+    for group in groups[0].param_groups:
+        assert (group["weight_decay"] == 4e-5) == all(p.dim() > 1 for p in group["params"])
+
+
+def test_the_super_net_learns():
+    problem = toy.make_problem(like=2.5, bits=(2, 3, 4), scheme="dorefa_pact")
+    solution = replace(FAST, epochs=6, images=None, lr=0.02, evaluations=4).search(problem)
+    learning = solution.notes["learning"]
+    assert learning["improved"]
+    assert learning["end"] < learning["start"]
+    assert solution.cross_entropy == pytest.approx(learning["end"], rel=0.5)
+
+
+# --- the search ------------------------------------------------------------------------------
+
+
+def test_paths_are_distinct_within_the_budget_and_as_many_as_asked():
+    problem = toy.make_problem(like=2.5)
+    seen = []
+    scores = SEARCH.paths(problem)
+    SEARCH.evolve(problem, scores, lambda p: seen.append(p) or Score(1.0, len(seen)), {})
+    assert len(seen) == len(set(seen)) == 20
+    assert all(map(problem.within, seen))
+
+
+def test_equal_accuracies_go_by_the_loss_and_notes_tell():
+    problem = toy.make_problem(like=4)
+    notes = {}
+    losses = {}
+
+    def score(policy):
+        losses[policy] = sum(b.weight for b in policy.values())
+        return Score(50.0, losses[policy])
+
+    best = SEARCH.evolve(problem, SEARCH.paths(problem), score, notes)
+    assert losses[best] == min(losses.values())
+    assert notes["distinct"] == 20 <= notes["draws"]
+    assert notes["accuracy"] == 50.0
+
+
+def test_scores_are_those_of_the_trained_super_net(monkeypatch):
+    problem = toy.make_problem(like=3)
+    kept = []
+    plain = spos.path_evaluator
+    monkeypatch.setattr(spos, "path_evaluator", lambda *a: kept.append(plain(*a)) or kept[0])
+    solution = FAST.search(problem)
+    assert solution.notes["accuracy"] == kept[0](solution.policy).accuracy
+    assert problem.meter.policies == 20
+    trained = dict(kept[0].qmodel.qlayers())["blocks.0.conv1"].inner.weight
+    assert not torch.equal(trained, problem.network.get_submodule("blocks.0.conv1").weight)
+
+
+def test_without_epochs_the_pretrained_network_is_searched():
+    problem = toy.make_problem(like=3)
+    solution = SEARCH.search(problem)
+    assert solution.notes["accuracy"] == problem.evaluate(solution.policy).accuracy
+    assert problem.meter.read().images_backward == 0
+    assert "learning" not in solution.notes
+
+
+def test_what_it_cannot_solve_is_said():
+    assert "no path" in replace(FAST, pairs=[[8, 8], [6, 8]]).skip(toy.make_problem(like=3))
+    assert "one candidate" in replace(FAST, pairs=[[2, 2]]).skip(toy.make_problem(like=3))
+    assert "sum over layers" in FAST.skip(toy.make_problem(toy.Peak()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"bins": -1}, "bins"),
+        ({"statistics": 0}, "statistics"),
+        ({"smoothing": 1.0}, "smoothing"),
+        ({"mutation": 2.0}, "mutation"),
+        ({"parents": 0}, "parents"),
+        ({"mutants": 0, "children": 0}, "mutants and children"),
+        ({"evaluations": 0}, "evaluations"),
+        ({"lr": -1.0}, "lr"),
+    ],
+)
+def test_bad_numbers_are_refused(changes, named):
+    SEARCH.validate()
+    with pytest.raises(ValueError, match=named):
+        replace(FAST, **changes).validate()
+
+
+# --- the claims ------------------------------------------------------------------------------
+
+
+def test_it_finds_better_policies_than_random_in_as_many_evaluations():
+    """On a sum over decisions, with every layer a choice of all pairs of bits."""
+    bits = (2, 3, 4, 5, 6, 8)
+    ours = SPOS(
+        **{"epochs": 0, "layerwise": True, "pairs": [[w, a] for w in bits for a in bits]},
+        **{"evaluations": 150, "population": 20, "parents": 6, "mutants": 8, "children": 8},
+    )
+    found, drawn = losses(ours), losses(Random(evaluations=150))
+    assert statistics.mean(found) < 0.8 * statistics.mean(drawn)
+    assert sum(a < b for a, b in zip(found, drawn, strict=True)) >= 3
