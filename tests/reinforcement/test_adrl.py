@@ -9,7 +9,7 @@ from frameworks.core.agents.ddpg import Settings
 from frameworks.reinforcement.adrl import ADRL
 from frameworks.reinforcement.adrl import framework as module
 from frameworks.reinforcement.adrl.agent import Augmented, Refiner
-from frameworks.reinforcement.adrl.indicators import alone, distance, profiling, refined
+from frameworks.reinforcement.adrl.indicators import distance, profiling, refined, single
 from frameworks.reinforcement.haq import HAQ
 from frameworks.testing import toy
 from tests.reinforcement import landscapes
@@ -106,7 +106,7 @@ def test_a_profile_is_the_accuracy_of_one_layer_quantized_alone():
     score = profiling(problem, 50)
     sample = problem.valid.subset(50, problem.generator("indicator"))
     for choice in problem.space.choices[:2]:
-        policy = alone(problem, choice, 2)
+        policy = single(problem, choice, 2)
         bits = [(entry.weight, entry.act) for entry in policy.values()]
         expected = (2, 32) if choice.kind == "weight" else (32, 2)
         assert bits.count(expected) == 1

@@ -22,6 +22,7 @@ from torch import Tensor
 from frameworks.core.evaluation.evaluate import Evaluator
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.search.alone import alone
 from frameworks.core.space import Choice
 
 Indicator = Callable[[Choice, int], float]
@@ -35,7 +36,7 @@ def profiling(problem: Problem, images: int) -> Indicator:
 
     def score(choice: Choice, bits: int) -> float:
         counted = problem.meter.policies
-        found = evaluator(alone(problem, choice, bits)).accuracy
+        found = evaluator(single(problem, choice, bits)).accuracy
         problem.meter.policies = counted
         return found
 
@@ -79,16 +80,10 @@ def refined(
     return list(candidates).index(next(b for b in widths if scores[b] >= best - tolerance))
 
 
-def alone(problem: Problem, choice: Choice, bits: int) -> Policy:
+def single(problem: Problem, choice: Choice, bits: int) -> Policy:
     """The policy that quantizes what is decided, and leaves all else in float."""
-    policy = Policy.uniform(problem.layers, FLOAT, FLOAT)
-    for name in choice.layers:
-        policy = policy.replace(
-            name,
-            weight=bits if choice.kind != "act" else None,
-            act=bits if choice.kind != "weight" else None,
-        )
-    return policy
+    weight, act = (FLOAT if choice.kind == other else bits for other in ("act", "weight"))
+    return alone(problem, choice.layers, (weight, act))
 
 
 def _tensors(problem: Problem, choice: Choice, name: str) -> dict[str, Tensor]:
