@@ -205,22 +205,22 @@ def runs(monkeypatch, seeds, **changes):
     regrets, first = [], []
     for seed in seeds:
         problem = landscapes.additive(seed)
-        search = ADRL(episodes=60, warmup=10, noise_decay=0.968, window=0, **changes)
+        search = ADRL(episodes=40, warmup=8, noise_decay=0.95, window=0, **changes)
         found = search.search(problem)
         regrets.append(landscapes.regret(problem, found.policy))
-        first.append(np.var(found.notes["rewards"][:10]))
+        first.append(np.var(found.notes["rewards"][:8]))
     return float(np.mean(regrets)), float(np.mean(first))
 
 
 @pytest.mark.slow
 def test_on_an_additive_landscape_it_regrets_less_than_random_and_a_single_proposal_do(monkeypatch):
-    seeds = range(20)
+    seeds = range(8)
     regret, variance = runs(monkeypatch, seeds)
     single, wider = runs(monkeypatch, seeds, proposals=1)
     luck = []
     for seed in seeds:
         problem = landscapes.additive(seed)
-        rival = registry.get("random")(evaluations=60)
+        rival = registry.get("random")(evaluations=40)
         luck.append(landscapes.regret(problem, rival.search(problem).policy))
     assert regret < single
     assert regret < np.mean(luck)
