@@ -28,7 +28,7 @@ from benchmarks.report.pictures import convergence
 RIVALS = ("uniform", "best")
 OPEN_PANELS = 4
 """Up to so many groups have their pictures unfolded."""
-SEARCHES = 4
+SEARCHES = 1
 """So many groups, those of most frameworks first, show how each search converged; the others do so
 on their own pages, by category."""
 
