@@ -77,6 +77,8 @@ ROOM = 14
 WAITING = {
     "frameworks.core.agents.ppo": "PPO, the agent of any search whose actions are discrete",
     "frameworks.core.evolution.hypervolume": "of every search for a front, of which more come",
+    "frameworks.core.evolution.nsga2": "of the evolutionary searches for a front that come",
+    "frameworks.core.evolution.variation": "operators of all evolutionary searches",
     "frameworks.core.supernets.single_path": "of the one-shot searches, SPOS first",
     "frameworks.core.supernets.gates": "hard concrete gates, which the gradient methods share",
     "frameworks.core.estimators.power_iteration": "an estimator that studies compare with traces",

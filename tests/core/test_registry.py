@@ -182,7 +182,7 @@ def test_a_framework_with_an_unknown_quantizer_is_listed_with_its_place():
     class Fox:
         card = SimpleNamespace(quantizer="best")
 
-    with pytest.raises(ValueError, match=r"card\.quantizer = 'best': choose from autoq, "):
+    with pytest.raises(ValueError, match=r"card\.quantizer = 'best': choose from adq, autoq, "):
         registry._check_quantizer(Fox)
     things = Registry("thing", "no.group", [], whole=registry._check_quantizer)
     things.add("fox", Fox)

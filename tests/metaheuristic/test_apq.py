@@ -29,7 +29,7 @@ from frameworks.metaheuristic.apq.predictor import (
     unpack,
 )
 from frameworks.testing import toy
-from tests.metaheuristic.landscapes import BITS, losses, problems
+from tests.metaheuristic.landscapes import BITS, losses
 
 FAST = APQ(
     **{"cheap": 300, "images": 32, "cheap_epochs": 4, "pairs": 20, "epochs": 20, "hidden": 32},
@@ -349,24 +349,11 @@ TRAINED = replace(
 )
 
 
-def test_fewer_evaluations_than_random_for_the_same_loss(ignorant):
+def test_fewer_evaluations_than_random_and_fewer_than_without_a_transfer(ignorant):
+    """32 pairs are ahead of 128 random policies, and of as many pairs learned from scratch."""
     found = losses(replace(TRAINED, pairs=32))
     drawn = losses(Random(evaluations=128))
+    scratch = losses(replace(TRAINED, pairs=32, cheap_epochs=0))
     assert statistics.mean(found) < 0.9 * statistics.mean(drawn)
     assert sum(a < b for a, b in zip(found, drawn, strict=True)) >= 3
-
-
-def test_transfer_ranks_better_than_scratch_with_as_many_pairs(ignorant):
-    """Kendall's tau on other policies, of predictors from 32 pairs."""
-    taus = {}
-    for epochs in (0, TRAINED.cheap_epochs):
-        method = replace(TRAINED, cheap_epochs=epochs, pairs=32)
-        for problem in problems(4, 3):
-            code = Code(problem.space.choices)
-            predictor = Predictor(code.length, method.hidden, problem.seed)
-            unpack(predictor, method.score(problem).values["weights"])
-            genes = data.distinct(problem, 300, problem.rng("others"))[0]
-            known = [problem.known[data.policy_of(problem.space, g)].accuracy for g in genes]
-            tau = rank_correlation(predictor(code.encode(genes, CPU)), torch.tensor(known))
-            taus.setdefault(epochs, []).append(tau)
-    assert statistics.mean(taus[TRAINED.cheap_epochs]) > statistics.mean(taus[0])
+    assert statistics.mean(found) < statistics.mean(scratch)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from scipy import stats
 
 from frameworks import describe
 from frameworks.baselines.random import Random
@@ -188,6 +189,21 @@ def test_the_super_net_learns():
     assert learning["improved"]
     assert learning["end"] < learning["start"]
     assert solution.cross_entropy == pytest.approx(learning["end"], rel=0.5)
+
+
+def test_paths_rank_in_the_super_net_as_they_do_alone():
+    """By loss, against the pretrained network at the same bits."""
+    problem = toy.make_problem(like=3, scheme="dorefa_pact", bits=(2, 3, 4, 8))
+    method = replace(FAST, epochs=3, images=None, bins=0)
+    paths = method.paths(problem)
+    net = SinglePath(problem, paths.candidates)
+    method.train(problem, paths, net)
+    evaluator = spos.path_evaluator(net, problem, problem.train.images(128))
+    rng = problem.rng("others")
+    policies = [paths.policy(paths.draw(rng, 0)) for _ in range(24)]
+    shared = [evaluator(policy).loss for policy in policies]
+    alone = [problem.evaluate(policy).loss for policy in policies]
+    assert stats.kendalltau(shared, alone).statistic > 0.3
 
 
 # --- the search ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from benchmarks.leaderboard.contents.verification import together
 from benchmarks.leaderboard.pages.overview import panel_path
 from benchmarks.leaderboard.pages.prose import prose
 from benchmarks.leaderboard.pages.shell import Page, filled, folded, paragraphs
-from benchmarks.leaderboard.pictures.bits import bars
+from benchmarks.leaderboard.pictures.bits import axes, bars
 from benchmarks.leaderboard.pictures.looks import LOOKS, swatch
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.beside import beside_block
@@ -80,6 +80,7 @@ def _measured(board: Board, method: Method) -> Iterator[str]:
     panels = dict.fromkeys(id(panel) for panel, *_ in found)
     few = len(panels) <= OPEN_PANELS
     yield "<p>Of each policy: weight bits (bars) and activation bits (ticks), mean over seeds.</p>"
+    yield axes()
     shown = sorted(board.panels, key=lambda p: -sum(len(g.rows) for g in p.groups))[:SEARCHES]
     for panel in board.panels:
         mine = [(group, row) for p, group, row in found if p is panel]

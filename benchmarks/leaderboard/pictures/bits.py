@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TypeVar
 
 from benchmarks.leaderboard.contents.policies import SIDES, layer_bits
 from benchmarks.records.escape import html as escape
@@ -20,9 +22,12 @@ TILTED = 82
 """Pixels for the names of layers above the strips."""
 LEFT, BASE, HEIGHT = 20, 76, 64
 """Pixels of the bars: where they begin, stand, and how high the most bits are."""
+MOST = 8.0
+"""Bits that bars have room for at least."""
 _WORD = {"weight": "weight bits", "act": "activation bits"}
 
 Bits = Mapping[str, float]
+T = TypeVar("T")
 
 
 def strips(group: Group) -> str:
@@ -67,16 +72,27 @@ def _block(
     shades: dict[int, list[str]] = defaultdict(list)
     parts = [_head(layer, n, left + cell * n, top, cell) for n, layer in enumerate(layers)]
     for row, of in enumerate(found):
-        y, digits = top + STEP * row, ""
-        for column, layer in enumerate(layers):
-            if layer in of:
-                x = left + cell * column
-                shades[level(of[layer])].append(f"M{x} {y + STEP // 2}h{cell - 1}")
-            digits += str(level(of[layer])) if layer in of else " "
+        y, levels = top + STEP * row, [level(of[x]) if x in of else None for x in layers]
+        for column, count, shade in _runs(levels):
+            if shade is not None:
+                start = f"M{left + cell * column} {y + STEP // 2}"
+                shades[shade].append(f"{start}h{cell * count - 1}")
         if cell >= NUMBERED:
+            digits = "".join(" " if shade is None else str(shade) for shade in levels)
             parts.append(_digits(digits, left + cell // 2, y + 13, cell))
-    drawn = [f'<path class="b{n}" d="{"".join(d)}"/>' for n, d in sorted(shades.items())]
+    # Cells of one shade side by side are one line, whose dashes part them.
+    dashes = f'stroke-dasharray="{cell - 1} 1"'
+    drawn = [f'<path class="b{n}" {dashes} d="{"".join(d)}"/>' for n, d in sorted(shades.items())]
     return drawn + parts
+
+
+def _runs(values: Sequence[T]) -> Iterator[tuple[int, int, T]]:
+    """Where equal values stand side by side: the first place, how many, and the value."""
+    place = 0
+    for value, run in groupby(values):
+        count = len(list(run))
+        yield place, count, value
+        place += count
 
 
 def _digits(digits: str, x: int, y: int, step: int) -> str:
@@ -100,30 +116,44 @@ def _head(layer: str, number: int, x: float, top: int, cell: int) -> str:
     return f"<text {turned}>{escape(name)}</text>"
 
 
+def _axes(most: float) -> str:
+    """The lines of no and of most bits; a picture cuts them off at its end."""
+    top = BASE - HEIGHT
+    return (
+        f'<path d="M{LEFT} {BASE}H999M{LEFT} {top}H999" class="ticks"/>'
+        f'<text x="2" y="{BASE + 4}">0</text><text x="2" y="{top + 4}">{most:g}</text>'
+    )
+
+
+def axes() -> str:
+    """What the bars of a page share, which it has to have once."""
+    return (
+        f'<svg width=0 height=0 aria-hidden=true><defs><g id="axes">{_axes(MOST)}</g></defs></svg>'
+    )
+
+
 def bars(row: Row, budget: str) -> str:
     """One framework's mean weight bits as bars, its activation bits as ticks above them."""
     weights, acts = (layer_bits(row.records, side) for side in SIDES)
     if not weights:
         return ""
     step = max(min(22, 280 // len(weights)), 3)
-    most = max(8.0, *weights.values(), *acts.values())
+    most = max(MOST, *weights.values(), *acts.values())
     middle, broad = (step - 2) / 2, max(step - 2, 2)
     solid = "".join(
         f"M{LEFT + step * n + middle:g} {BASE}v-{HEIGHT * b / most:.0f}"
         for n, b in enumerate(weights.values())
         if b > 0
     )
+    heights = [f"{BASE - HEIGHT * b / most:.0f}" for b in acts.values()]
     marks = "".join(
-        f"M{LEFT + step * n} {BASE - HEIGHT * b / most:.0f}h{broad}"
-        for n, b in enumerate(acts.values())
+        f"M{LEFT + step * n} {y}h{step * count - (step - broad)}" for n, count, y in _runs(heights)
     )
     width = LEFT + step * len(weights) + 6
-    top = BASE - HEIGHT
     parts = [
-        f'<path d="M{LEFT} {BASE}H{width - 4}M{LEFT} {top}H{width - 4}" class="ticks"/>',
-        f'<text x="2" y="{BASE + 4}">0</text><text x="2" y="{top + 4}">{most:g}</text>',
+        '<use href="#axes"/>' if most == MOST else _axes(most),
         f'<path d="{solid}" stroke-width="{broad}" class="weights"/>',
-        f'<path d="{marks}" class="acts"/>',
+        f'<path d="{marks}" stroke-dasharray="{broad} {step - broad}" class="acts"/>',
     ]
     said = " ".join(f"{b:.2g}" for b in weights.values())
     return plot.svg(width, BASE + 6, parts, f"Weight bits by layer at {budget}: {said}", "bars")

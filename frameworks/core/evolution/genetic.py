@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frameworks.core.evolution.nsga2 import Genes
-
+Genes = tuple[int, ...]
+"""Which of its values each gene has."""
 Rank = tuple[float, ...]
 """What a member is worth; the greater, in the order of tuples, the better."""
 Scored = tuple[Genes, Rank]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from frameworks.core.evolution.genetic import Genetic, Settings
-from frameworks.core.evolution.nsga2 import Genes
+from frameworks.core.evolution.genetic import Genes, Genetic, Settings
 from frameworks.core.problem import Problem
 from frameworks.core.search.draws import Draws
 from frameworks.core.space import Space

@@ -36,8 +36,7 @@ from torch.nn import functional
 
 from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe
-from frameworks.core.evolution.genetic import Settings
-from frameworks.core.evolution.nsga2 import Genes
+from frameworks.core.evolution.genetic import Genes, Settings
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.problem import Problem

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frameworks.core.evolution.nsga2 import Genes
+from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.space import Space

@@ -78,7 +78,7 @@ class Predictor(nn.Module):
             widths = [inputs, hidden, hidden, hidden]
             self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
             self.out = nn.Linear(hidden, 1)
-        self.bits = nn.Linear(inputs, hidden, bias=False)
+            self.bits = nn.Linear(inputs, hidden, bias=False)
         nn.init.zeros_(self.bits.weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from frameworks.core.evolution.nsga2 import Genes
+from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.space import Space

@@ -187,7 +187,7 @@ def test_a_found_network_is_exported(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "haqq"}, r"unknown framework 'haqq'.*; choose from autoq, "),
+        ({"method": "haqq"}, r"unknown framework 'haqq'.*; choose from adaquant_ip, "),
         ({"method": ["haq"]}, r"method is a list: give a name or a framework"),
         ({"target": "bop"}, r"unknown hardware 'bop'.*; choose from "),
         ({"target": {"path": "x"}}, r"target = .*: give a name, or a mapping with a name"),
@@ -220,7 +220,7 @@ def test_wrong_arguments_are_refused_before_any_work(data, monkeypatch, change, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": []}, r"methods is empty: choose from autoq"),
+        ({"methods": []}, r"methods is empty: choose from adaquant_ip"),
         ({"methods": 3}, r"methods is a int: give names or frameworks"),
         ({"methods": [3]}, r"methods has a int: give names or frameworks"),
         ({"methods": {"haq": {"episode": 3}}}, r"methods: haq: .*; the options are .*episodes"),

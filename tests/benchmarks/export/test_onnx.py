@@ -62,7 +62,7 @@ def test_every_width(bits, conv):
 @pytest.mark.parametrize("scheme", sorted(schemes.names()))
 def test_every_scheme_is_exported_or_refused_by_name(scheme, conv):
     policy = conv.uniform(4)
-    if scheme in ("autoq_binary", "bsq", "stochastic"):
+    if scheme in ("adq", "autoq_binary", "bsq", "stochastic"):
         with pytest.raises(UnsupportedExport, match="layer stem: activations of"):
             conv.written(policy, scheme=scheme)
         return

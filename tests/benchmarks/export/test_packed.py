@@ -11,6 +11,7 @@ from frameworks import Policy, QModel, reestimate_batchnorm, schemes, targets
 from frameworks.testing import toy
 
 UNSUPPORTED = {
+    "adq": "Thresholds",
     "autoq_binary": "NearestLevel",
     "bsq": "DynamicRange",
     "stochastic": "Stochastic",

@@ -16,12 +16,14 @@ LEARNED = (
     "adq",
     "autoq",
     "bayesian_bits",
+    "bmpq",
     "dorefa_pact",
     "haq_linear",
     "lsq",
     "minmax",
     "mse",
     "percentile",
+    "rusci",
 )
 
 
