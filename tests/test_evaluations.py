@@ -16,7 +16,7 @@ GIVEN = {
     "haq_kmeans": {"episodes": COUNT, **SHORT},
     "releq": {"episodes": COUNT, "hidden": 16, "retrain_epochs": 1, **SHORT},
     # Profiles are of single layers, which are no policies of the space.
-    "adrl": {"episodes": COUNT, "indicator": "distance", **SHORT},
+    "adrl": {"episodes": COUNT, "indicator": "distance", "window": 0, **SHORT},
     "autoq": SHORT,
     "mohaq": {
         **{"evaluations": COUNT, "population": 6, "offspring": 6, "generations": 100, "subsets": 2},

@@ -214,7 +214,7 @@ def runs(monkeypatch, seeds, **changes):
 
 @pytest.mark.slow
 def test_on_an_additive_landscape_it_regrets_less_than_random_and_a_single_proposal_do(monkeypatch):
-    seeds = range(8)
+    seeds = range(6)
     regret, variance = runs(monkeypatch, seeds)
     single, wider = runs(monkeypatch, seeds, proposals=1)
     luck = []

@@ -236,10 +236,10 @@ def test_feedback_on_episodes_rewards_the_last_layer_alone(updates):
     found = ReLeQ(**SHORT).search(problem)
     assert found.notes["distinct"] == 6
     for episode in updates:
-        assert len(episode.rewards) == len(problem.space.choices) == 8
-        assert episode.rewards[:-1] == [0.0] * 7
+        assert len(episode.rewards) == len(problem.space.choices) == 16
+        assert episode.rewards[:-1] == [0.0] * 15
         # All layers begin at 8 bits, and the accuracy as that of the float network.
-        assert [state[3] for state in episode.states] == [1.0] * 8
+        assert [state[3] for state in episode.states] == [1.0] * 16
         assert episode.states[0][1:3].tolist() == [1.0, 1.0]
 
 
@@ -268,8 +268,8 @@ def test_the_last_evaluation_is_of_the_most_probable_actions(monkeypatch):
     seen = greedy
     monkeypatch.setattr(PPO, "act", watched)
     ReLeQ(**SHORT).search(landscapes.additive(0))
-    assert seen.count(True) == 8
-    assert not any(seen[:40])
+    assert seen.count(True) == 16
+    assert not any(seen[:80])
 
 
 def test_the_budgets_reward_is_the_papers_of_what_was_asked_over_it(updates):
@@ -353,9 +353,9 @@ def test_on_an_additive_landscape_it_regrets_less_than_random_does():
     found, luck = [], []
     for seed in range(20):
         problem = landscapes.additive(seed)
-        agent = ReLeQ(episodes=100, agent_lr=3e-3, hidden=32)
+        agent = ReLeQ(episodes=100, agent_lr=1e-3)
         found.append(landscapes.regret(problem, agent.search(problem).policy))
-        rival = problem.at(seed=seed)
+        rival = landscapes.additive(seed)
         luck.append(
             landscapes.regret(rival, registry.get("random")(evaluations=100).search(rival).policy)
         )

@@ -125,6 +125,9 @@ class ReLeQ(Framework):
             "`episodes` counts distinct policies; known ones teach the agent and cost nothing. The "
             "last one takes the most probable actions, if that policy is new, in place of the last "
             "ten episodes; the best policy by its own reward is returned",
+            "small spaces leave it little to learn before random search is near the best: on sums "
+            "over eight decisions (100 evaluations, 20 seeds) it regrets 0.21 points, `random` "
+            "0.13; over sixteen 0.62 and 0.71",
             "a short retraining has 5 epochs of 1e-3; released scripts have 1 to 10",
             "under `paper`, weights are DoReFa's, and activations, float in the paper, PACT's",
         ),
