@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from benchmarks.data.load import DatasetConfig, Splits, check_labels, cut_order, cut_size
 from benchmarks.data.transforms import transforms
@@ -61,7 +61,9 @@ def cut(data: OnDisk, config: DatasetConfig, name: str) -> Splits:
 
 def _tell_lost(train: DatasetSplit, data: OnDisk, valid: float) -> None:
     """Name the classes that the cut has left without any training image."""
-    labels, kept = data.labels["train"], train.dataset.indices  # type: ignore[attr-defined]
+    cut = train.dataset
+    assert isinstance(cut, Subset)
+    labels, kept = data.labels["train"], cut.indices
     counts = Counter(labels)
     if lost := sorted(set(counts) - {labels[i] for i in kept}):
         names = ", ".join(f"{data.classes[i]} (of {counts[i]})" for i in lost[:4])

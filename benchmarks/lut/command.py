@@ -62,7 +62,8 @@ def lut(config: DictConfig) -> Path:
         )
     path = Path(options.out).expanduser()
     write_json(path, data)
-    targets.get(options.device)(path=str(path)).prepare(layers)  # type: ignore[call-arg]
+    measured: Any = targets.get(options.device)
+    measured(path=str(path)).prepare(layers)
     return path
 
 

@@ -68,11 +68,11 @@ def graph_of(shape: dict[str, Any], arithmetic: str) -> tuple[bytes, Array, Arra
     rng = np.random.default_rng(0)
     if arithmetic == "float32":
         nodes, weights = _float_nodes(shape, weighs, rng)
-        kind, dtype = TensorProto.FLOAT, np.float32
+        kind, dtype = TensorProto.FLOAT, "float32"
         x: Array = rng.normal(size=reads).astype(dtype)
     else:
         nodes, weights = _qdq_nodes(shape, weighs, rng)
-        kind, dtype = TensorProto.UINT8, np.uint8  # type: ignore[assignment]
+        kind, dtype = TensorProto.UINT8, "uint8"
         x = rng.integers(0, 256, reads, dtype=np.uint8)
     source = helper.make_tensor_value_info("x", kind, reads)
     sink = helper.make_tensor_value_info("y", kind, writes)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Bits = int | tuple[int, ...]
 """Weight bits: one number for the layer, or one number per output channel."""
+Pair = tuple[int, int]
+"""Weight and activation bits of a layer whose channels are all alike."""
 
 FLOAT = 32
 """The bit width that stands for "not quantized"."""

@@ -35,15 +35,12 @@ from frameworks.core.card import Card
 from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import Policy
+from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.frontier import Walk, walk
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.space import Space
-
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
 
 
 @register

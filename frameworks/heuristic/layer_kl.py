@@ -30,7 +30,7 @@ import numpy as np
 
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import Policy
+from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.alone import divergences
@@ -38,7 +38,6 @@ from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.space import Space
 
-Pair = tuple[int, int]
 MOST_MOVED = 3
 DRAWS = 50
 """So many draws are made for each policy that is new and within the budget, at most."""

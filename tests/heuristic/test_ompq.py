@@ -19,6 +19,7 @@ from frameworks.heuristic.ompq.framework import OMPQ, ties_of
 from frameworks.heuristic.ompq.orthogonality import gram, importance, orm, overlap
 from frameworks.heuristic.ompq.programme import linear, refilled, rounded, slsqp, solved
 from frameworks.testing import toy
+from tests.heuristic.shortcuts import WithShortcut
 
 NEEDS = frozenset({"calibration"})
 FAST = OMPQ(images=16, act_bits=4)
@@ -235,24 +236,6 @@ def test_a_small_objective_is_none_to_the_released_solver():
 
 
 # --- layers as functions
-
-
-class Shortcut(toy.ConvBlock):
-    """A block with a convolution on its shortcut."""
-
-    def __init__(self):
-        super().__init__(8)
-        self.downsample = torch.nn.Conv2d(8, 8, 1)
-
-    def forward(self, x):
-        y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        return functional.relu(self.downsample(x) + self.bn2(self.conv2(y)), inplace=True)
-
-
-class WithShortcut(toy.ToyConvNet):
-    def __init__(self):
-        super().__init__()
-        self.blocks[0] = Shortcut()
 
 
 def test_what_ends_in_one_sum_is_one_function_and_has_the_same_bits():

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from frameworks import BudgetSpec, Data, InfeasibleBudget, Space, describe
 from frameworks.core.policy import FLOAT, LayerBits, Policy
@@ -19,6 +18,7 @@ from frameworks.heuristic.practical_ptq.framework import PracticalPTQ
 from frameworks.heuristic.practical_ptq.groups import groups_of, readers
 from frameworks.heuristic.practical_ptq.walk import Flip, listed, walked
 from frameworks.testing import toy
+from tests.heuristic.shortcuts import WithShortcut
 
 NEEDS = frozenset({"calibration"})
 FAST = PracticalPTQ(images=16)
@@ -180,24 +180,6 @@ def test_a_search_by_halves_asks_for_few():
 
 
 # --- groups
-
-
-class Block(toy.ConvBlock):
-    """A block whose shortcut has a convolution, which reads what the first one reads."""
-
-    def __init__(self):
-        super().__init__(8)
-        self.downsample = torch.nn.Conv2d(8, 8, 1)
-
-    def forward(self, x):
-        y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        return functional.relu(self.downsample(x) + self.bn2(self.conv2(y)), inplace=True)
-
-
-class WithShortcut(toy.ToyConvNet):
-    def __init__(self):
-        super().__init__()
-        self.blocks[0] = Block()
 
 
 def test_layers_that_read_one_tensor_are_a_group():

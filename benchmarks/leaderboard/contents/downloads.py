@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -63,9 +64,7 @@ def _csv(table: Mapping[str, Sequence[Any]], count: int) -> bytes:
 
 def parquet(table: Mapping[str, Sequence[Any]]) -> bytes:
     """A parquet file of some columns; empty without pyarrow, which is an extra."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("pyarrow") is None:
         return b""
     import pandas
 

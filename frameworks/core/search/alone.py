@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from frameworks.core.policy import FLOAT, Policy
+from frameworks.core.policy import FLOAT, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.search.likeness import likeness
 from frameworks.core.space import Space
-
-Pair = tuple[int, int]
 
 
 def divergences(problem: Problem, images: int) -> dict[str, dict[str, float]]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from frameworks.core.policy import Policy
+from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
-from frameworks.core.search.sensitivities import Pair, Table
+from frameworks.core.search.sensitivities import Table
 from frameworks.core.solution import Point
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.solvers.pareto import Choice, Frontier

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
+from frameworks.core.policy import Pair
+
 Menu = Mapping[str, Mapping[Pair, Mapping[str, float]]]
 """What each layer may take, and its cost."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import Policy
+from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
@@ -23,7 +23,6 @@ from frameworks.core.solvers.pareto import Frontier
 
 Losses = Mapping[str, Mapping[int, float]]
 """What each layer loses at each bit width."""
-Pair = tuple[int, int]
 Table = Mapping[str, Mapping[Pair, float]]
 """What each layer loses at each pair of weight and activation bits that it may take."""
 

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.policy import LayerBits, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Codes
 from frameworks.core.rounding.apply import IMAGES, movable, rounded
 from frameworks.core.rounding.moments import Gathered, LayerMoments
 
-Pair = tuple[int, int]
 Pairs = Mapping[str, Iterable[Pair]]
 """The pairs of weight and activation bits of each layer."""
 

@@ -31,14 +31,14 @@ from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.networks.correction import Correction
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.policy import Policy
+from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.rounding.apply import round_weights
 from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.adaquant_ip import quantizer  # noqa: F401 (registers the scheme)
-from frameworks.heuristic.adaquant_ip.calibration import Pair, calibrated
+from frameworks.heuristic.adaquant_ip.calibration import calibrated
 from frameworks.heuristic.adaquant_ip.tuning import para_normalize, tune_biases
 
 ADVANCED, LIGHT = PIPELINES = ("advanced", "light")

@@ -32,10 +32,10 @@ from frameworks.core.card import Card
 from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import VALID_BITS, Policy
+from frameworks.core.policy import VALID_BITS, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
-from frameworks.core.search.matched import Menu, Pair, matched
+from frameworks.core.search.matched import Menu, matched
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties

@@ -37,7 +37,7 @@ from frameworks.core.card import Card
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import VALID_BITS, Policy
+from frameworks.core.policy import VALID_BITS, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.registry import register
@@ -46,8 +46,6 @@ from frameworks.core.solvers.milp import Entry, multiple_choice, summed, tied
 from frameworks.heuristic.mpqco.greedy import greedy
 from frameworks.heuristic.mpqco.taylor import FORMS, Taylor
 
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
 Menu = Mapping[str, Mapping[Pair, Entry]]
 """Of each layer's pairs the loss, and the cost in every metric."""
 SOLVERS = ("greedy", "exact")

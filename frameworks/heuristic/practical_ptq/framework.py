@@ -35,14 +35,14 @@ from torch import Tensor
 from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import FLOAT, VALID_BITS, LayerBits, Policy
+from frameworks.core.policy import FLOAT, VALID_BITS, LayerBits, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.likeness import likeness
 from frameworks.core.solution import Point, Scores, Solution
 from frameworks.heuristic.practical_ptq.ends import SEARCHES, longest
 from frameworks.heuristic.practical_ptq.groups import groups_of
-from frameworks.heuristic.practical_ptq.walk import Pair, listed, walked
+from frameworks.heuristic.practical_ptq.walk import listed, walked
 
 Step = tuple[float, Policy]
 """A policy of the walk, and the SQNR of the flip that led to it (of the start: `CLEAN`)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-Pair = tuple[int, int]
-"""Weight and activation bits: a candidate."""
+from frameworks.core.policy import Pair
+
 Prices = Sequence[Mapping[Pair, float]]
 """What each group costs at each of its candidates, the highest one first."""
 

@@ -34,15 +34,12 @@ from torch.nn import functional
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.policy import FLOAT, Policy
+from frameworks.core.policy import FLOAT, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.frontier import walk
 from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.zeroq.distilled import Distilled, distil
-
-Pair = tuple[int, int]
-"""Weight and activation bits of a layer."""
 
 
 @register
