@@ -11,13 +11,13 @@ from benchmarks.records import escape
 from benchmarks.workers import stopping
 
 if TYPE_CHECKING:
-    from benchmarks.oracle.table import OracleTable
+    from benchmarks.oracle.oracle_table import OracleTable
 
 
 def oracle_command(options: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate a whole space, or read a published table."""
     from benchmarks.oracle import released
-    from benchmarks.oracle.table import parquet
+    from benchmarks.oracle.oracle_table import parquet
 
     out = Path(options.out).expanduser()
     parquet()  # before the work

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.fingerprints.numerics import Place, compute_on, place
 from benchmarks.oracle.landscape import Asked, Landscape, length_of_parts
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
 from benchmarks.workers import stopping
 from benchmarks.workers.memory import keep_freed_memory
@@ -109,7 +109,7 @@ def part(asked: Asked, folder: Path, first: int, length: int) -> None:
         _landscapes.clear()
         _landscapes[name] = Landscape(asked)
     landscape = _landscapes[name]
-    rows = [landscape.measured(policy) for policy in landscape.policies(first, first + length)]
+    rows = [landscape.study(policy) for policy in landscape.policies(first, first + length)]
     columns = {column: [row[column] for row in rows] for column in rows[0]}
     write_json(_path(folder, first), {"columns": columns})
 

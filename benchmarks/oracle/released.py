@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json
 from frameworks import Choice
 

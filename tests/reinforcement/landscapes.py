@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from frameworks import (
     BudgetSpec,
     Data,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.oracle.released import Incomplete, releq
-from benchmarks.oracle.table import OracleTable
 from frameworks import BudgetSpec, Policy, registry
 from frameworks.core.agents.ppo import PPO
 from frameworks.core.evaluation.tabled import UnknownPolicy

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.records.record import Record
-from benchmarks.report.numbers.budgets import Bound, bounds_of, nearest
+from benchmarks.report.numbers.bounds import Bound, bounds_of, nearest
 from benchmarks.report.numbers.cells import (
     AXES,
     Cell,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.records.record import Record
-from benchmarks.report.numbers.budgets import within
+from benchmarks.report.numbers.bounds import within
 from benchmarks.report.numbers.cells import Cell
 from benchmarks.report.numbers.comparisons import Difference
 from benchmarks.report.numbers.format import last_line

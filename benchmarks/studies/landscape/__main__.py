@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import write_text
 from benchmarks.studies.landscape import page
-from benchmarks.studies.landscape.run import Study, settings
 from benchmarks.studies.landscape.shape import additivity
+from benchmarks.studies.landscape.study import Study, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

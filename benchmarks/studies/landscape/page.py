@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.report.numbers.statistics import estimate
 from benchmarks.report.pictures.plot import (
     Axes,

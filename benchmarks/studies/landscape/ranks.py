@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from frameworks import Problem, ScoringFramework
 
 Losses = Mapping[str, Mapping[tuple[int, int], float]]

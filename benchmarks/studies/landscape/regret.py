@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.studies.landscape.shape import best_row
 from frameworks import Budget, Framework, Policy, Problem, seeded, steer
 

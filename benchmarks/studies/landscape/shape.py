@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.report.numbers.statistics import pareto_front
 
 

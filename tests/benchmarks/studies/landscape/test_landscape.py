@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front

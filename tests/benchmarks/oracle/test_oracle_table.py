@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.oracle.oracle_table import CorruptTable, OracleTable
 from benchmarks.oracle.released import Incomplete, releq
-from benchmarks.oracle.table import CorruptTable, OracleTable
 from frameworks import Choice, Policy
 
 CHOICES = (

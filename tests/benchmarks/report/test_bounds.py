@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.records.record import CorruptRecord, Record
-from benchmarks.report.numbers.budgets import Bound, bounds_of, nearest, within
+from benchmarks.report.numbers.bounds import Bound, bounds_of, nearest, within
 from benchmarks.report.numbers.cells import Cell, budget_label
 from benchmarks.report.table import build
 from frameworks import BudgetSpec

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.oracle.landscape import Asked, Landscape
-from benchmarks.oracle.table import OracleTable
+from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
 from benchmarks.studies.landscape import ranks as ranking
 from benchmarks.studies.landscape.regret import Truth, searched, truth
