@@ -109,7 +109,7 @@ def part(asked: Asked, folder: Path, first: int, length: int) -> None:
         _landscapes.clear()
         _landscapes[name] = Landscape(asked)
     landscape = _landscapes[name]
-    rows = [landscape.study(policy) for policy in landscape.policies(first, first + length)]
+    rows = [landscape.measured(policy) for policy in landscape.policies(first, first + length)]
     columns = {column: [row[column] for row in rows] for column in rows[0]}
     write_json(_path(folder, first), {"columns": columns})
 
