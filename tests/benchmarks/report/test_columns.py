@@ -24,6 +24,13 @@ MEANT = {
         ("groups", "groups_judged", "with a result, and with enough seeds for a verdict"),
         ("groups_tried", "groups_judged", "the same of those tried"),
         ("groups", "best in", "with a result, and best or not told apart"),
+        (
+            *(
+                f"ptq (pinned\\_bits=8), {x}, like=4 size"
+                for x in ("cortex\\_m", "gap8\\_pulp\\_nn")
+            ),
+            "two targets that store the same bits in as many bytes: the same search twice",
+        ),
     )
 }
 """Columns that may be equal, and in what they differ."""
