@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timm.models
-
 from benchmarks.data.load import DatasetConfig, Splits, datasets
 from benchmarks.fingerprints.named_files import by_content, names_code, split_code
 from benchmarks.fingerprints.numerics import library, numerics
 from benchmarks.fingerprints.sources import code_of_entry
 from benchmarks.models.build import ModelConfig, models
+from benchmarks.models.small import OWN, with_timm
 from frameworks import (
     DatasetSplit,
     Recipe,
@@ -77,9 +76,10 @@ def model_code(name: str) -> dict[str, Any]:
         return {"file": file_digest(Path(split_code(name)[0]).expanduser())}
     if name in models.names():
         return _code(models, name)
-    if not timm.models.is_model(name):
-        return {}
-    return code_of_entry(timm.models.model_entrypoint(name))
+    if name in OWN:
+        return code_of_entry(OWN[name])
+    timm = with_timm()
+    return code_of_entry(timm.model_entrypoint(name)) if timm.is_model(name) else {}
 
 
 def codes_of(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -216,13 +217,11 @@ def git_state() -> dict[str, Any] | None:
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that computed a record."""
-    import timm
-
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": importlib.metadata.version("timm"),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),

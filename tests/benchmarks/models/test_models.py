@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -5,6 +9,8 @@ from torch import nn
 
 from benchmarks.models.build import ModelConfig, create, models
 from frameworks import UnknownName, describe
+
+ROOT = Path(__file__).parents[3]
 
 
 def conv(inputs, outputs, side):
@@ -130,3 +136,15 @@ def test_a_plugins_factory_gets_timms_keywords(monkeypatch):
     model = create(ModelConfig(name="mine", options={"extra": 2}), 3, (1, 4, 4))
     assert model(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
     assert seen == {"extra": 2, "pretrained": False}
+
+
+def test_our_networks_do_without_timm_which_knows_them_once_it_is_loaded():
+    code = (
+        "import sys; from benchmarks.models import ModelConfig, create;"
+        "import benchmarks.suite.running.worker, benchmarks.commands.runs;"
+        "ours = create(ModelConfig('resnet8'), 10, (1, 8, 8));"
+        "assert not {'timm', 'torchvision'} & set(sys.modules);"
+        "import timm; theirs = create(ModelConfig('test_resnet'), 10, (1, 32, 32));"
+        "assert timm.create_model('resnet8').fc.out_features == ours.fc.out_features"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
