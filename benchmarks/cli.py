@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from benchmarks.arguments.parser import make_parser
+from benchmarks.arguments.unknown import refuse_unknown
 from benchmarks.commands.completion import complete_command, completion_command
 from benchmarks.commands.faults import explained
 from benchmarks.commands.leaderboard import leaderboard_command
@@ -56,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     )
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "lut", "diagnose", "oracle"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    refuse_unknown(options.own, options.command, rest)
     with stopping.Stop() as stop:
         try:
             return _answered(lambda: int(options.action(options, rest)), stop)

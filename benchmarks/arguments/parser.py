@@ -20,7 +20,7 @@ EXIT = (
 
 
 def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
-    """The parser; ``options.action`` is the action of the command that was asked for."""
+    """The parser; ``options.action`` and ``options.own`` are the command's action and parser."""
     parser = argparse.ArgumentParser(
         prog="juxtabit",
         description="Mixed-precision quantization frameworks side by side.",
@@ -84,6 +84,8 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     frameworks = commands.add_parser("frameworks", help="list what is installed")
     frameworks.add_argument("--json", action="store_true", help="with the whole cards, as JSON")
     frameworks.set_defaults(action=actions["frameworks"])
+    for command in commands.choices.values():
+        command.set_defaults(own=command)
     commands.choices["complete"].set_defaults(parser=parser)
     return parser
 

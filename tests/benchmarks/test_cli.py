@@ -61,6 +61,26 @@ def test_usage_errors_exit_with_2(arguments, capsys):
     assert "usage: juxtabit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--dryrun"], "there is no option --dryrun (did you mean --dry-run?); there are "),
+        (["run", "seed=1", "--framework=haq"], "no option --framework (keys of the configuration "
+         "have no dashes: framework=haq); there are --cfg, --dry-run, --help, --keys, "),
+        (["leaderboard", "results", "--titel", "x"], "no option --titel (did you mean --title?)"),
+        (["lut", "--force"], "there is no option --force; there are --cfg, --help\n"),
+        (["table", "a", "b"], "juxtabit table: error: one argument too many: b\n"),
+    ],
+)  # fmt: skip
+def test_what_a_command_does_not_know_is_refused_with_what_was_meant(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.replace("[-h]", "")
+    assert "usage: juxtabit" in said
+    assert message in said
+
+
 def raising(error):
     def action(*_):
         raise error
