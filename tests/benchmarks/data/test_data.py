@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.data import digits
 from benchmarks.data.load import (
     CorruptData,
     DatasetConfig,
@@ -41,6 +42,17 @@ def test_digits_are_cut_in_three_disjoint_parts():
         counts = torch.bincount(labels(part), minlength=10).float()
         assert len(counts) == 10
         assert counts.min() > 0.6 * counts.mean(), "every class is in every part"
+
+
+def test_digits_are_those_of_the_library_from_its_file_or_by_itself(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    bunch, read = load_digits(), digits.pictures()
+    monkeypatch.setattr(digits, "FILE", "sklearn/elsewhere.gz")
+    for images, labels in (read, digits.pictures()):
+        assert np.array_equal(images, bunch.images)
+        assert np.array_equal(labels, bunch.target)
+        assert (images.dtype, labels.dtype) == (bunch.images.dtype, bunch.target.dtype)
 
 
 def test_digits_keep_their_labels():
