@@ -27,6 +27,20 @@ def test_listing_the_frameworks_over_starting_python(compare):
     )
 
 
+def test_a_run_of_one_cell_over_importing_torch(compare, tmp_path, monkeypatch):
+    """The command and its worker each load torch, so that two is the least."""
+    monkeypatch.chdir(tmp_path)
+    small = ["protocol.calibration_images=64", "protocol.valid_images=64", "rerun=true"]
+    cell = ["framework=uniform", "baselines=false", "hardware=bops", "budget.like=3"]
+    compare(
+        run("-m", "benchmarks.cli", "run", *cell, *small),
+        run("-c", "import torch"),
+        title="`juxtabit run` of one cell over importing torch",
+        goal="below 4",
+        note="uniform bits of ResNet-8 on digits, with the network that comes with the project",
+    )
+
+
 def many(folder):
     """Ten thousand records: the committed ones again under other models and seeds."""
     kept = [record.to_json() for record in Store(KEPT).records()]

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from frameworks.core.networks.taking.watching import Watching
 
 BOUND = 2**30
 """Bytes that the tensors of an estimate take at most, if one image needs no more."""
@@ -20,7 +21,7 @@ MARGIN = 0.9
 """The share of the bound that is planned with, as bytes are not quite proportional to images."""
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Live(Watching):
     """Counts the bytes of the tensors that are made within the context.
 
     Attributes:

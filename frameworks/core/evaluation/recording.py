@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.core.networks.taking.reads import Read
+from frameworks.core.networks.taking.watching import Watching
 
 if TYPE_CHECKING:
     from frameworks.core.networks.qmodel import QModel
@@ -186,7 +186,7 @@ def _attributes(module: nn.Module) -> list[tuple[int, str, int, int]]:
     ]
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(Watching):
     """Notes every operation, and keeps all tensors so that memory identities stay unique."""
 
     def __init__(self, qmodel: QModel) -> None:

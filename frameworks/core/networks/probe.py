@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frameworks.core.networks.taking.storage import storage_of
+from frameworks.core.networks.taking.watching import Watching
 from frameworks.core.policy import FLOAT, LayerBits
 from frameworks.core.quantizers.base import Float
 
@@ -91,7 +91,7 @@ def same_function(given: nn.Module, wrapped: nn.Module, images: Tensor) -> None:
         )
 
 
-class _Probe(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Probe(Watching):
     """Watches one pass."""
 
     def __init__(self, qlayers: Mapping[str, QLayer]) -> None:

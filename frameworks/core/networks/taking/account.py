@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frameworks.core.layers import Layer
 from frameworks.core.networks.taking.storage import storage_of
 from frameworks.core.networks.taking.take import taken
+from frameworks.core.networks.taking.watching import Watching
 
 SHOWN = 3
 """Names of parameters in a message."""
@@ -57,7 +57,7 @@ class Accounting:
         }  # fmt: skip
 
 
-class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Reads(Watching):
     """Notes the storages that operations read, through views, too."""
 
     def __init__(self) -> None:
