@@ -28,6 +28,10 @@ ASKED = {"memory_driven": "hardware=mcu budget.like=4"}
 """What to run frameworks on that no limit on bit operations can be given."""
 
 
+LIMITS = {"given": "no limit: as given"}
+"""How a framework meets its budget that neither steers, nor scores, nor keeps to it."""
+
+
 def paper(card: Card) -> str:
     """Where a framework was published, with a link if there is one."""
     dated = bool(re.search(r"\b\d{4}\b", card.venue))
@@ -90,7 +94,7 @@ def _facts(cls: type[Framework]) -> list[str]:
         ("searches", searched(card)),
         ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs)) or "nothing"),
         ("asks the hardware", "yes" if card.hardware_aware else "no"),
-        ("meets the budget by", steered or scores or "a hard limit"),
+        ("meets the budget by", steered or scores or LIMITS.get(cls.name, "a hard limit")),
     ]
     return table(["", ""], [list(row) for row in rows if row[1]])
 

@@ -33,7 +33,7 @@ def pictures(group: Group, methods: Mapping[str, Method]) -> list[tuple[str, str
     """A category and its picture each; all have the same axes, and random search in them."""
     curves: dict[str, dict[str, Points]] = defaultdict(dict)
     for row in group.rows:
-        found = _thin(mean_curve(row.records, "images")) if row.rank else []
+        found = _thin(mean_curve(row, "images")) if row.rank else []
         if found:
             curves[methods[row.name].category][row.label] = [(max(x, 1.0), y) for x, y in found]
     rivals = {k: v for k, v in curves.get("baseline", {}).items() if k.startswith("random")}

@@ -26,7 +26,8 @@ NOTES = (
     "which is nearest.",
     "Front: points of the Pareto front that the search found, mean over seeds; the policy measured "
     "is the one it takes for the budget.",
-    "Policies, images (forward plus backward) and time are what the search cost.",
+    "Policies, images (forward plus backward) and time are what the search cost; blank where a "
+    "policy was found elsewhere, and its file does not say what that cost.",
     "Cells over budget are shown, but never ranked, paired or averaged with those within.",
     MARK_NOTE,
 )
@@ -99,7 +100,12 @@ def _spent(key: str, text: Callable[[float | None], str]) -> Callable[[Group, Ro
 
 
 def _versus(key: str) -> Callable[[Group, Row], str]:
-    return lambda group, row: show.difference(row.gains.get(key))
+    """A column that is empty where the baseline is the best row: it would say the same again."""
+
+    def text(group: Group, row: Row) -> str:
+        return "" if group.repeats == key else show.difference(row.gains.get(key))
+
+    return text
 
 
 def used(group: Group, row: Row) -> str:
@@ -113,7 +119,7 @@ COLUMNS: dict[str, Column] = {
     "accuracy": Column("accuracy", lambda g, r: show.estimate(r.accuracy)),
     "kl": Column("KL", lambda g, r: show.fixed(r.mean("accuracy", "kl"), 4)),
     "seeds": Column("n", lambda g, r: str(len(r.cells) or "")),
-    "best": Column("vs best", _versus("best")),
+    "best": Column("vs best", lambda g, r: show.difference(g.behind(r))),
     "uniform": Column("vs uniform", _versus("uniform")),
     "random": Column("vs random", _versus("random")),
     "share": Column("of budget", used),

@@ -10,7 +10,7 @@ from benchmarks.report.formats.blocks import marked_name, used
 from benchmarks.report.formats.markup import EMPTY, anchor, cell, raw_cell, sortable
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import Difference
-from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.groups import RIVALS, Group
 from benchmarks.report.numbers.marks import footnotes, signs
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import convergence, curves, figures, strips
@@ -47,9 +47,9 @@ def _result(group: Group, row: Row, looks: Styles, drawn: str) -> Iterator[tuple
     yield _INTERVAL, "left", raw_cell(drawn, mean, "left")
     yield group.shows, "", cell(show.estimate(accuracy), mean, "best" * bool(row.best))
     yield "n", "", cell(str(len(row.cells) or ""), len(row.cells))
-    yield "vs best", "", _gain(row.gains.get("best"))
-    yield "vs uniform", "", _gain(row.gains.get("uniform"))
-    yield "vs random", "", _gain(row.gains.get("random"))
+    yield "vs best", "", _gain(group.behind(row))
+    for rival in RIVALS:
+        yield f"vs {rival}", "", _gain(None if group.repeats == rival else row.gains.get(rival))
     share = group.share(row)
     yield (
         "of budget",

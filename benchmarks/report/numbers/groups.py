@@ -19,12 +19,14 @@ from benchmarks.report.numbers.cells import (
     framework_labels,
     labels,
 )
-from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Verdict
+from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Difference, Verdict
 from benchmarks.report.numbers.ranking import compare
 from benchmarks.report.numbers.rows import Row, make_rows, mean
 
 PROTOCOLS = ("ptq", "controlled", "paper")
 """In the order of the table; never averaged together."""
+RIVALS = ("uniform", "random")
+"""Baselines that all others are compared with, whichever is best."""
 UNVERIFIED = "unverified"
 
 
@@ -115,6 +117,21 @@ class Group:
             return f"Fewer than two rows have {FEWEST} seeds: nothing can be told apart."
         names = ", ".join(self.verdict.unjudged)
         return f"With fewer than {FEWEST} seeds not judged: {names}." if names else ""
+
+    def row(self, label: str | None) -> Row | None:
+        """The row within budget of a label."""
+        return next((row for row in self.rows if row.label == label and not row.over), None)
+
+    @property
+    def repeats(self) -> str:
+        """The baseline that is the best row by itself: what is said against both is the same."""
+        best = self.row(self.verdict.best)
+        alike = [row for row in self.rows if best and row.name == best.name and row.rank]
+        return best.name if best and len(alike) == 1 and best.name in RIVALS else ""
+
+    def behind(self, row: Row) -> Difference | None:
+        """What a row is behind the best one, also where it could not be judged if it is known."""
+        return row.gains.get("best") or row.gains.get(self.repeats)
 
     @property
     def bases(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.escape import html as escape
@@ -42,8 +42,12 @@ def _steps(record: Record, axis: str) -> Points:
     return steps
 
 
-def mean_curve(records: Sequence[Record], axis: str) -> Points:
-    """Mean over seeds of the best objective so far, from where every seed has one."""
+def mean_curve(row: Row, axis: str) -> Points:
+    """Mean over seeds of the best objective so far, from where every seed has one.
+
+    Empty for a given policy, which was not searched for here.
+    """
+    records = () if row.given else row.records
     curves = [steps for record in records if (steps := _steps(record, axis))]
     if not curves:
         return []
@@ -64,9 +68,9 @@ def mean_curve(records: Sequence[Record], axis: str) -> Points:
 def picture(row: Row, looks: Styles) -> str:
     """A framework's search next to random's: by policies if it tries several, else by images."""
     axis = "policies" if (row.mean("search", "policies") or 0) > 1 else "images"
-    curves = [(row, mean_curve(row.records, axis))]
+    curves = [(row, mean_curve(row, axis))]
     if row.random is not None:
-        curves.insert(0, (row.random, mean_curve(row.random.records, axis)))
+        curves.insert(0, (row.random, mean_curve(row.random, axis)))
     curves = [(of, [(max(x, 1.0), y) for x, y in points]) for of, points in curves if points]
     if not any(of is row for of, _ in curves):
         return ""

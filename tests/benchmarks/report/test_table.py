@@ -23,7 +23,9 @@ from benchmarks.records.record import Record, digest
 from benchmarks.records.store import write_json
 from benchmarks.report.formats import reported
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.cells import Cell
 from benchmarks.report.numbers.marks import marks
+from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import curves, figures, plot
 from benchmarks.report.pictures.convergence import mean_curve
 from benchmarks.report.table import build, write
@@ -503,20 +505,24 @@ def test_page_has_a_picture_of_everything(whole):
     assert text.count("Pareto fronts of mohaq: size against error") == 1
 
 
+def row_of(*records):
+    return Row("haq", "haq", [Cell.of(record) for record in records])
+
+
 def test_mean_curve_by_hand():
     first = make(search={"policies": 30}, curve=[
         {"policies": 10, "objective": 80.0}, {"policies": 20, "objective": 84.0}])  # fmt: skip
     second = make(search={"policies": 25}, curve=[
         {"policies": 5, "objective": 90.0}, {"policies": 15, "objective": 86.0}])  # fmt: skip
     # From 10, where both have a value; the second never falls back from 90.
-    assert mean_curve([first, second], "policies") == [
+    assert mean_curve(row_of(first, second), "policies") == [
         (10, 85.0),
         (15, 85.0),
         (20, 87.0),
         (25, 87.0),
         (30, 87.0),
     ]
-    assert mean_curve([make(curve=[])], "policies") == []
+    assert mean_curve(row_of(make(curve=[])), "policies") == []
 
 
 def test_same_records_in_any_order_give_the_same_bytes(whole):
