@@ -50,7 +50,8 @@ def gaps(group: Group) -> dict[str, Gap]:
             continue
         behind = row.gains.get("best")
         if behind is None or behind.low is None or behind.high is None:
-            found[row.label] = Gap(*[row.accuracy.mean - top] * 3)
+            mean = row.accuracy.mean - top
+            found[row.label] = Gap(mean, mean, mean)
         else:
             found[row.label] = Gap(behind.mean, behind.low, behind.high, True)
     return found
@@ -90,9 +91,9 @@ def _lane(group: Group, order: Sequence[str], looks: dict[str, Style], start: fl
     for value in scale.ticks(3):
         parts.append(plot.line(scale(value), TOP - 6, scale(value), bottom, "grid"))
         parts.append(plot.text(scale(value), bottom + 14, f"{value:g}", "tick", "middle"))
-    for value, kind in ((0.0, "limit"), (level, "float")):
-        if value is not None:
-            parts.append(plot.line(scale(value), TOP - 6, scale(value), bottom, kind))
+    for at, kind in ((0.0, "limit"), (level, "float")):
+        if at is not None:
+            parts.append(plot.line(scale(at), TOP - 6, scale(at), bottom, kind))
     for n, label in enumerate(order):
         if label in found:
             y = TOP + STEP * n + 10

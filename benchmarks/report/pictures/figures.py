@@ -112,7 +112,9 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
         name = _leader(ends[label], (axes.x.end, heights[label]), label)
         axes.parts.append(_series(axes, label, looks[label], mine, floor, name))
     if any(row.best for row, _, _ in found):
-        said = plot.text(axes.width - 4, axes.height - 6, f"ring: {RINGED} {DECIDES}", "tick", "end")
+        said = plot.text(
+            axes.width - 4, axes.height - 6, f"ring: {RINGED} {DECIDES}", "tick", "end"
+        )
         axes.parts.append(said)
     first = groups[0]
     title = f"{first.shows.capitalize()} against {first.metric}: {first.title}"
