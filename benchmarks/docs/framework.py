@@ -30,6 +30,12 @@ ASKED = {"memory_driven": "hardware=mcu budget.like=4"}
 
 LIMITS = {"given": "no limit: as given"}
 """How a framework meets its budget that neither steers, nor scores, nor keeps to it."""
+UNMEASURED = "Not measured in a committed suite yet."
+ELSEWHERE = {
+    "given": "Its rows have the names of what they came from: see [other toolkits' policies]"
+    "(../../results/toolkits/juxtaposition.md)."
+}
+"""What stands in the place of results, where a framework has none under its own name."""
 
 
 def paper(card: Card) -> str:
@@ -140,9 +146,9 @@ def _measured(name: str) -> list[str]:
         ]
         for o in measured.overviews(name)
     ]
-    if not over:
-        return []
     lines = ["## As measured here", ""]
+    if not over:
+        return [*lines, ELSEWHERE.get(name, UNMEASURED), ""]
     if rows:
         lines += [
             f"Suite {code(measured.MAIN)} (mean test accuracy in percent over the seeds):",

@@ -224,7 +224,7 @@ def test_what_the_search_cost_is_what_the_file_says(written):
 def test_a_cost_that_is_no_number_is_refused_before_any_work(written, value):
     path = written({"policy": FORMS["by_layer.json"], "seconds": value})
     problem = toy.make_problem()
-    with pytest.raises(ValueError, match="seconds = .*: give a number of at least 0"):
+    with pytest.raises(ValueError, match=r"seconds = .*: give a number of at least 0"):
         Given(path).widened(problem.space, problem.target)
 
 

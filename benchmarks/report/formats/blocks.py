@@ -100,10 +100,10 @@ def _spent(key: str, text: Callable[[float | None], str]) -> Callable[[Group, Ro
 
 
 def _versus(key: str) -> Callable[[Group, Row], str]:
-    """A column that is empty where the baseline is the best row: it would say the same again."""
+    """A column that is empty where it would say again what another one says."""
 
     def text(group: Group, row: Row) -> str:
-        return "" if group.repeats == key else show.difference(row.gains.get(key))
+        return show.difference(row.gains.get(key)) if key in group.told else ""
 
     return text
 

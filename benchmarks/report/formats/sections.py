@@ -49,7 +49,7 @@ def _result(group: Group, row: Row, looks: Styles, drawn: str) -> Iterator[tuple
     yield "n", "", cell(str(len(row.cells) or ""), len(row.cells))
     yield "vs best", "", _gain(group.behind(row))
     for rival in RIVALS:
-        yield f"vs {rival}", "", _gain(None if group.repeats == rival else row.gains.get(rival))
+        yield f"vs {rival}", "", _gain(row.gains.get(rival) if rival in group.told else None)
     share = group.share(row)
     yield (
         "of budget",
@@ -127,7 +127,10 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
     ]
     if pictures:
         cards = "".join(
-            _card(marked_name(row) + (f" and {row.random.label}" if row.random else ""), picture)
+            _card(
+                marked_name(row) + (f" and {marked_name(row.random)}" if row.random else ""),
+                picture,
+            )
             for row, picture in pictures
         )
         sought = "accuracy" if group.shows == "accuracy" else "objective"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.records.names import labels
 from benchmarks.records.record import Record
 from benchmarks.report.numbers.bounds import Bound, bounds_of, nearest
 from benchmarks.report.numbers.cells import (
@@ -17,9 +18,9 @@ from benchmarks.report.numbers.cells import (
     budget_label,
     dataset_labels,
     framework_labels,
-    labels,
 )
 from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Difference, Verdict
+from benchmarks.report.numbers.format import signed
 from benchmarks.report.numbers.ranking import compare
 from benchmarks.report.numbers.rows import Row, make_rows, mean
 
@@ -123,15 +124,34 @@ class Group:
         return next((row for row in self.rows if row.label == label and not row.over), None)
 
     @property
-    def repeats(self) -> str:
-        """The baseline that is the best row by itself: what is said against both is the same."""
-        best = self.row(self.verdict.best)
-        alike = [row for row in self.rows if best and row.name == best.name and row.rank]
-        return best.name if best and len(alike) == 1 and best.name in RIVALS else ""
+    def told(self) -> list[str]:
+        """What differences are shown to: the best, and baselines against which they are others.
+
+        Where uniform bits are the best, say, all that there is to say against them is said already.
+        """
+        found = ["best"]
+        for rival in RIVALS:
+            if not any(self._alike(rival, other) for other in found):
+                found.append(rival)
+        return found
+
+    def _alike(self, rival: str, other: str) -> bool:
+        """Whether the differences to two rivals are the same ones, as they are shown."""
+        rows = [row for row in self.rows if rival in row.gains and self._difference(row, other)]
+        return bool(rows) and all(
+            self._difference(row, rival) == self._difference(row, other) for row in rows
+        )
+
+    def _difference(self, row: Row, rival: str) -> str:
+        """A row's mean difference to a rival as text; that of the best row to itself is zero."""
+        if rival == "best" and row.label == self.verdict.best:
+            return signed(0.0)
+        return signed(row.gains[rival].mean) if rival in row.gains else ""
 
     def behind(self, row: Row) -> Difference | None:
-        """What a row is behind the best one, also where it could not be judged if it is known."""
-        return row.gains.get("best") or row.gains.get(self.repeats)
+        """What a row is behind the best one; of one not judged, if another column would say it."""
+        dropped = [row.gains.get(rival) for rival in RIVALS if rival not in self.told]
+        return row.gains.get("best") or next(filter(None, dropped), None)
 
     @property
     def bases(self) -> list[str]:

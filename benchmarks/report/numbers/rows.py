@@ -19,7 +19,7 @@ from benchmarks.report.numbers.statistics import Estimate
 BASELINES = ("uniform", "random", "greedy", "exhaustive")
 """What is a baseline in records without a card."""
 GIVEN = "given"
-"""The framework of policies that were found elsewhere, whose records hold what scoring them cost."""
+"""The framework of policies found elsewhere; its records hold what scoring them cost."""
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.records.escape import html as escape
 from benchmarks.records.record import Record
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.marks import BEST
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.figures import Points, Styles, tick_labels
@@ -87,9 +88,9 @@ def picture(row: Row, looks: Styles) -> str:
     for (of, points), y in zip(curves, ends, strict=True):
         shown = _curve(axes, points, floor, looks[of.label], y)
         role = "rival" if of is row.random else "own"
-        title = f"<title>{escape(of.label)}: {points[-1][1]:.2f}</title>"
+        title = f"<title>{escape(of.label + BEST * bool(of.best))}: {points[-1][1]:.2f}</title>"
         axes.parts.append(f'<g class="series {looks[of.label].colour} {role}">{shown}{title}</g>')
-    return axes.render(f"Convergence of {row.label} against {axis}", "small")
+    return axes.render(f"Convergence of {row.label}{BEST * bool(row.best)} against {axis}", "small")
 
 
 def _curve(axes: Axes, points: Points, floor: float, look: Style, label_y: float) -> str:
