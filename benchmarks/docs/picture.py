@@ -12,7 +12,7 @@ from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import plot
-from benchmarks.report.pictures.figures import RINGED, lowest_drawn, styles
+from benchmarks.report.pictures.figures import lowest_drawn, styles
 from benchmarks.report.pictures.plot import Scale, Style, marker, padded
 from benchmarks.studies.statements.measures import table
 
@@ -71,8 +71,10 @@ def picture() -> str:
     for place, group in enumerate(groups):
         parts += _lane(group, order, looks, NAMES + LANE * place)
     width = NAMES + LANE * len(groups) + 6
-    said = f"ring: {RINGED} (its interval reaches 0); arrow: beyond the lane, with its number; "
-    parts.append(plot.text(NAMES, height - 6, f"{said}dashed: the float network", "tick"))
+    said = (
+        "ring: best, or its interval reaches 0; arrow: beyond the lane; dashed: the float network"
+    )
+    parts.append(plot.text(NAMES, height - 6, said, "tick"))
     what = f"{groups[0].model} on {groups[0].dataset}, no training after the search: test accuracy"
     parts.append(plot.text(NAMES, 14, f"{what} minus the best one's, in points", "title"))
     label = f"Test accuracy of each framework minus the best one's at {len(groups)} budgets"
@@ -88,7 +90,7 @@ def _lane(group: Group, order: Sequence[str], looks: dict[str, Style], start: fl
     scale = Scale(*padded([low, top], 0.06, 0.2), start + 8, start + LANE - 12)
     bottom = TOP + STEP * len(order)
     parts = [plot.text(start + 8, TOP - 14, f"{group.hardware}, {group.budget}", "title")]
-    for value in scale.ticks(3):
+    for value in scale.ticks(4):
         parts.append(plot.line(scale(value), TOP - 6, scale(value), bottom, "grid"))
         parts.append(plot.text(scale(value), bottom + 14, f"{value:g}", "tick", "middle"))
     for at, kind in ((0.0, "limit"), (level, "float")):

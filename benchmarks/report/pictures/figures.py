@@ -14,8 +14,8 @@ from benchmarks.report.numbers.statistics import PROFILE_LIMIT, pareto_front, pr
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.plot import Axes, Scale, Style, marker, padded, stairs
 
-RINGED = "best, or not told apart from it"
-DECIDES = "by the interval of the difference"
+RINGED = "best, or 'vs best' includes 0"
+"""What a ring means: the interval of the difference decides, not those that are drawn."""
 
 Styles = Mapping[str, Style]
 Points = list[tuple[float, float]]
@@ -40,12 +40,13 @@ def swatch(style: Style) -> str:
 def lowest_drawn(values: Sequence[float], top: float) -> float:
     """The lowest accuracy to draw in full: one hopeless method must not flatten the others.
 
-    What is more than twice as far from the top as the one in the middle is off the scale, and
+    What is more than twice as far from the top as the lower quarter begins is off the scale, and
     pictures put a sign for it at the edge.
     """
     ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    return max(ordered[0], top - max(2 * (top - middle), 1.0))
+    quarter = ordered[min(max(1, len(ordered) // 4), len(ordered) - 1)]
+    floor = top - max(2 * (top - quarter), 1.0)
+    return min((value for value in ordered if value >= floor), default=floor)
 
 
 def tick_labels(
@@ -112,9 +113,7 @@ def pareto(groups: Sequence[Group], looks: Styles) -> str:
         name = _leader(ends[label], (axes.x.end, heights[label]), label)
         axes.parts.append(_series(axes, label, looks[label], mine, floor, name))
     if any(row.best for row, _, _ in found):
-        said = plot.text(
-            axes.width - 4, axes.height - 6, f"ring: {RINGED} {DECIDES}", "tick", "end"
-        )
+        said = plot.text(axes.width - 4, axes.height - 6, f"ring: {RINGED}", "tick", "end")
         axes.parts.append(said)
     first = groups[0]
     title = f"{first.shows.capitalize()} against {first.metric}: {first.title}"

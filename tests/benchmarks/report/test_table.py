@@ -857,3 +857,12 @@ def test_pictures_of_groups_of_one_name_do_not_take_each_others_file(said):
     records = [make("haq", like=like, notes=learned(True)) for like in (2.5, 3.0)]
     names = [n for n in build(records).files() if n.startswith("learning")]
     assert len(names) == 2
+
+
+def test_what_is_far_off_is_not_drawn_in_full_and_leaves_no_room():
+    most = [84.9, 85.6, 86.4, 86.8, 87.4, 87.5, 87.8]
+    assert figures.lowest_drawn([74.6, *most], 92.0) == 84.9
+    assert figures.lowest_drawn(most, 92.0) == 84.9
+    assert figures.lowest_drawn([90.6, 91.3, 91.6, 91.9, 92.0], 92.0) == 90.6
+    assert figures.lowest_drawn([50.0, 90.0, 91.0], 91.0) == 90.0
+    assert figures.lowest_drawn([90.0], 92.0) == 90.0
