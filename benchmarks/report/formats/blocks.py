@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import FEWEST
-from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.groups import RIVALS, Group
 from benchmarks.report.numbers.marks import BEST, BEST_NOTE, MARK_NOTE, footnotes, signs
 from benchmarks.report.numbers.overall import Overall, Standing
 from benchmarks.report.numbers.rows import Row
@@ -193,12 +193,20 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     return Block(title, headings, rows, left, notes, frozenset(strong))
 
 
+def _told(overall: Overall) -> list[str]:
+    """The baselines against which standings have tallies of their own."""
+    tallies = [s.records for s in overall.standings if {*RIVALS} <= s.records.keys()]
+    alike = bool(tallies) and all(len({t[r] for r in RIVALS}) == 1 for t in tallies)
+    return [*RIVALS[:1]] if alike else [*RIVALS]
+
+
 def _tally(standing: Standing, against: str) -> str:
     return "/".join(map(str, standing.records[against])) if against in standing.records else ""
 
 
 def overall_block(overall: Overall) -> Block:
     """The standings under one protocol."""
+    told = _told(overall)
     rows = [
         [
             s.label + BEST * bool(s.best) + " (b)" * s.baseline,
@@ -206,8 +214,7 @@ def overall_block(overall: Overall) -> Block:
             show.gain(s.gain),
             show.difference(s.behind),
             f"{s.leads}/{s.judged}" if s.judged else "",
-            _tally(s, "uniform"),
-            _tally(s, "random"),
+            *(_tally(s, rival) if rival in told else "" for rival in RIVALS),
             show.fixed(s.area, 3),
             show.si(s.images),
             show.seconds(s.seconds),
