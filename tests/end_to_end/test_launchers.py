@@ -106,7 +106,7 @@ def test_a_launcher_whose_package_is_not_there_is_named_with_its_extra():
 def test_a_launcher_gives_what_the_local_pool_does(name, run, pooled):
     package = name.partition("_")[0]
     if importlib.util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
-        pytest.skip(f"hydra-{package}-launcher is not installed")
+        pytest.skip(f"hydra-{package}-launcher is not installed: make test-launchers")
     folder, ended = run(*LAUNCHERS[name])
     local, expected = pooled
     assert expected.returncode == 1
