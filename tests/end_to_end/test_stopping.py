@@ -16,12 +16,12 @@ from tests.end_to_end.commands import COMMAND, FAST, ROOT, Terminal, below, gone
 RUN = ["run", "workers=2", *FAST, "hardware=bops", "budget.like=3"]
 AGAIN = "run the same command again to go on"
 SLOW = """
-import sys, time
+import os, sys, time
 from benchmarks.commands import executing
 from benchmarks.cli import main
 
 def guarded(*_):
-    print("making the table", file=sys.__stderr__, flush=True)
+    open(os.environ["STUCK"], "w").close()
     time.sleep(1000)
 
 executing.guarded = guarded
@@ -209,9 +209,15 @@ def test_what_plugins_print_is_in_the_log_and_not_between_the_progress(terminal,
     assert failed["notes"]["log"] == f"logs/{log.name}"
 
 
-def stuck(environment):
-    """Wait until a method is in its call of C."""
-    commands.waited(lambda: os.path.exists(environment["STUCK"]))
+def stuck(environment, shown=None):
+    """Wait until a method is in its call of C, or a report at its table; a terminal is read."""
+
+    def there():
+        if shown is not None:
+            shown.read(0)
+        return os.path.exists(environment["STUCK"])
+
+    commands.waited(there)
     os.unlink(environment["STUCK"])
 
 
@@ -220,7 +226,7 @@ def test_a_terminals_ctrl_c_stops_a_cell_in_a_call_of_c_and_the_table(
 ):
     shown = terminal(*RUN, suite("uniform", "stuck"))
     shown.until(r"\[1/2\]")
-    stuck(environment)
+    stuck(environment, shown)
     workers = below(shown.process)
     told(shown, signal.SIGINT)
     assert gone(workers) == []
@@ -228,7 +234,8 @@ def test_a_terminals_ctrl_c_stops_a_cell_in_a_call_of_c_and_the_table(
     assert "stopped; 1 of 2 cells are done and kept in results/runs/records\n" in text
     # What was computed is there, and only the table is left to be made.
     slow = terminal(*RUN, suite("uniform"), command=[sys.executable, "-c", SLOW])
-    slow.until("making the table")
+    slow.until("starting")
+    stuck(environment, slow)
     told(slow, signal.SIGTERM)
     text = plain(slow.text).replace("\r\n", "\n")
     kept = "stopped; all that was computed is kept in results/runs/records\n"
