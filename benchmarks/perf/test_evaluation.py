@@ -31,6 +31,7 @@ from frameworks import (
     targets,
     torch_rng,
 )
+from frameworks.core.evaluation.resume import LIMIT, Resumer
 
 SHAPE, CLASSES, BITS, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10
 BATCH = 125  # as evaluations run
@@ -179,18 +180,58 @@ def test_float_convolutions_alone_over_the_plain_way(benchmark, problem):
     }
 
 
+SEARCHES = {
+    "haq": {"episodes": 60, "warmup": 10, "noise_decay": 0.93},
+    "mohaq": {"population": 20, "offspring": 10, "evaluations": 80},
+    "greedy": {"evaluations": 80},
+}
+
+
+def searched(problem, name, limit):
+    """CPU seconds of a search, its policy, and the share of layers that its passes ran."""
+    task = problem.at(seed=0)
+    evaluator = task.evaluator()
+    evaluator.resumer = Resumer(evaluator.qmodel, limit)
+    start = time.process_time()
+    found = registry.get(name)(**SEARCHES[name]).search(task).policy
+    seconds, run = time.process_time() - start, evaluator.resumer
+    return seconds, found, run.layers_run / run.layers_asked if limit else 1.0
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_with_resumed_passes_over_one_without(benchmark, request, problem, name):
+    """What `frameworks.core.evaluation.resume` and the recording that it goes by are worth."""
+    whole, resumed = [], []
+    rounds = request.config.getoption("--perf-rounds") or 3
+    benchmark.pedantic(
+        lambda: resumed.append(searched(problem, name, LIMIT)),
+        setup=lambda: whole.append(searched(problem, name, 0)),
+        rounds=rounds,
+        warmup_rounds=0,
+    )
+    assert {policy for _, policy, _ in whole} == {policy for _, policy, _ in resumed}
+    ratios = [a / b for (a, _, _), (b, _, _) in zip(resumed, whole, strict=True)]
+    benchmark.extra_info |= {
+        "ratio": round(statistics.median(ratios), 3),
+        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        "title": f"a search of {name} with resumed passes over one without",
+        "rounds": rounds,
+        "note": f"ResNet-8, 2,000 images; {100 * (1 - resumed[0][2]):.0f} % of the layers are "
+        "passed by; the same policy",
+    }
+
+
 def test_haq_speedup(benchmark, problem):
-    options = {"episodes": 60, "warmup": 10, "noise_decay": 0.93}
-    compare(benchmark, problem, "haq", **options)
+    compare(benchmark, problem, "haq", **SEARCHES["haq"])
 
 
 def test_mohaq_speedup(benchmark, problem):
     note = "; both run the later subsets of images only where the first keeps to the error limit"
-    compare(benchmark, problem, "mohaq", note, population=20, offspring=10, evaluations=80)
+    compare(benchmark, problem, "mohaq", note, **SEARCHES["mohaq"])
 
 
 def test_greedy_speedup(benchmark, problem):
-    compare(benchmark, problem, "greedy", evaluations=80)
+    compare(benchmark, problem, "greedy", **SEARCHES["greedy"])
 
 
 def test_random_speedup(benchmark, problem):
