@@ -57,6 +57,7 @@ class Lowest(Framework):
 '''
 
 EVERY_KIND = """
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -65,6 +66,7 @@ from torch import nn
 from benchmarks.data.load import resident
 from frameworks import SeparableTarget, schemes
 
+@dataclass
 class Weights(SeparableTarget):
     \"\"\"Bits of weights, and nothing else.\"\"\"
     name: ClassVar[str] = "weights"
