@@ -337,7 +337,7 @@ def test_plugins_are_listed_and_a_broken_one_breaks_nothing(call, plugins, share
 
     # Models, data sets, targets and quantizers of plugins are options as their own ones are.
     assert every["returncode"] == 0, every["stderr"]
-    assert re.search(r"tiny on dots\W+weights .*like=3: bits", every["stdout"])
+    assert re.search(r"tiny \| dots \| weights \(model\) \| ptq \| like=3: bits", every["stdout"])
     for name, shown in zip(LISTED.values(), lists, strict=True):
         assert re.search(rf"^{name} ", shown["stdout"], re.MULTILINE)
 
