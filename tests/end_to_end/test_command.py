@@ -64,7 +64,8 @@ import torch
 from torch import nn
 
 from benchmarks.data.load import resident
-from frameworks import SeparableTarget, schemes
+from frameworks import SeparableTarget
+from frameworks.core.quantizers.uniform import MinMax
 
 @dataclass
 class Weights(SeparableTarget):
@@ -76,7 +77,7 @@ class Weights(SeparableTarget):
     def layer_cost(self, layer, bits):
         return {"bits": layer.stored * bits.mean_weight}
 
-class Ranged(schemes.get("minmax")):
+class Ranged(MinMax):
     \"\"\"As its parent.\"\"\"
     name = "ranged"
 
