@@ -96,7 +96,7 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
     from benchmarks.progress.times import Times, duration, recorded
     from benchmarks.records.store import Store
     from benchmarks.suite.options.limits import seconds
-    from benchmarks.suite.progress import title
+    from benchmarks.suite.progress import Titles
     from benchmarks.suite.rivals import baselines_of, waits
     from benchmarks.suite.run import checked, settled
 
@@ -113,6 +113,7 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
         times.learn(cell, spent, here=False)
     waiting: list[Cell] = []
     found = checked(distinct(cells), int(config.threads))
+    title = Titles(found.values())
     for key, cell in found.items():
         record = store.get(key)
         there = record is not None and record.status != "failed" and not config.rerun
@@ -145,10 +146,17 @@ def report(outcome: Outcome, folder: Path) -> int:
             print(f"Page:    {page}")
         else:
             print(f"Page:    make it, and pictures: juxtabit table {folder} --out {folder}")
-        for record in outcome.failed:
-            from benchmarks.suite.progress import title
-
-            say(f"\nFAILED {title(record.cell)}\n{record.error}")
+        if outcome.failed:
+            _tell_failed(outcome)
         for fault in outcome.faults:
             say(f"\njuxtabit: {fault}")
     return 1 if outcome.failed or outcome.faults or faults else 0
+
+
+def _tell_failed(outcome: Outcome) -> None:
+    """Name the cells that failed, with why."""
+    from benchmarks.suite.progress import Titles
+
+    title = Titles(record.cell for record in outcome.records)
+    for record in outcome.failed:
+        say(f"\nFAILED {title(record.cell)}\n{record.error}")
