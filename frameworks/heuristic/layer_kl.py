@@ -98,7 +98,7 @@ class LayerKLRefined(LayerKL):
     """Layer-wise KL and an exact programme, then local moves by measured loss.
 
     Attributes:
-        refine: further distinct policies that are evaluated.
+        refine: distinct policies, the start included, that are evaluated.
     """
 
     name: ClassVar[str] = "layer_kl_refined"

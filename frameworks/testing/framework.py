@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from frameworks.core.budget import BudgetSpec
 from frameworks.core.card import NEEDS
+from frameworks.core.evaluation.answered import AnsweredSplit
 from frameworks.core.framework import Framework, ScoringFramework
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
@@ -165,6 +166,17 @@ class FrameworkContract:
         groups = [("blocks.0.conv1", "blocks.0.conv2")]
         problem = self.problem(paired=True, groups=groups)
         self.check(problem, self.search(problem))
+
+    def test_works_without_labels(self) -> None:
+        """Under ``protocol.objective=kl`` labels are shares ``[B, classes]``, the network's own."""
+        problem = self.problem()
+        train, valid = (
+            None if split is None else AnsweredSplit(split, problem.float_model(), soft=True)
+            for split in (problem.data.train, problem.data.valid)
+        )
+        data = dataclasses.replace(problem.data, train=train, valid=valid)
+        answered = problem.at(data=data)
+        self.check(answered, self.search(answered))
 
     def test_works_on_attention(self) -> None:
         problem = self.problem(kind=toy.ToyViT)

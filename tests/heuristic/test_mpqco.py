@@ -76,6 +76,14 @@ def test_over_labels_drawn_from_the_network_the_papers_form_is_gauss_newton():
     assert expected == pytest.approx(of_classifier("ggn"))
 
 
+def test_without_labels_the_papers_form_is_the_expectation_over_the_networks_answers():
+    with torch.no_grad():
+        shares = classifier()(X).softmax(1)
+    found = of_classifier("fisher", y=shares)
+    assert found == pytest.approx(of_classifier("ggn"), rel=1e-9)
+    assert found > 0
+
+
 def test_of_a_linear_classifier_gauss_newton_is_the_hessian():
     def loss(weight):
         return functional.cross_entropy(X @ weight.view(3, 2).T, Y)

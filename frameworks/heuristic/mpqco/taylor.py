@@ -11,6 +11,9 @@ the image's own loss:
 
     1/(2N) sum_n <grad l_n, d>^2,        grad l_n = -(d p_y / dv) / p_y.
 
+Where there are no labels and the network's own shares take their place (``objective=kl``), that
+gradient is zero; the expectation over labels drawn from the shares is ``ggn``'s.
+
 One backward pass for each vector serves all layers and bits. A weight's gradient is not formed: of
 a layer y = W a, <grad_W l_n, D> = <grad_y l_n, D a>, a forward of that layer with D for weights.
 Weights that are used in another way, or several times, have the gradient of each image by itself.
@@ -115,7 +118,7 @@ class Taylor:
     def _vectors(self, logits: Tensor, y: Tensor) -> Iterator[Tensor]:
         p = logits.softmax(1)
         classes = p.shape[1]
-        if self.form == "fisher":
+        if self.form == "fisher" and y.dim() == 1:
             yield p - functional.one_hot(y, classes).to(p)
             return
         exact = classes if classes <= MOST_CLASSES else 0
