@@ -22,7 +22,7 @@ METHODS = [
 ]
 FLOORS = (
     ("frameworks.core.layers", "frameworks.core.card", "frameworks.core.randomness"),
-    ("frameworks.core.contents", "frameworks.core.policy"),
+    ("frameworks.core.contents", "frameworks.core.policy", "frameworks.core.plugins"),
     ("frameworks.core.split", "frameworks.core.space", "frameworks.core.target"),
     (
         "frameworks.core.solution",
