@@ -110,14 +110,23 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         return models.get(name)
     if timm.is_model(name):
         return partial(timm.create_model, name)
-    if any(broken.name == name for broken in models.unavailable()):
-        return models.get(name)  # which says why it cannot be used
+    refuse_broken(name)
     near = get_close_matches(name, timm.list_models(), 8)
     *others, last = OWN
     raise UnknownName(
         f"unknown model {name!r}; juxtabit's own are {', '.join(others)} and {last}, and any name "
         "of timm.list_models() works" + (f" (the nearest are {', '.join(near)})" if near else "")
     )
+
+
+def refuse_broken(name: str) -> None:
+    """Say why the model of a plugin that is installed cannot be used.
+
+    Raises:
+        UnknownName: with the fault; nothing happens of a name of anything else.
+    """
+    if any(broken.name == name for broken in models.unavailable()):
+        models.get(name)
 
 
 def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:

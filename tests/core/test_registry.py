@@ -236,7 +236,7 @@ x = Card(
     [
         (f"{HOME}.card", "{home}/card.py:3", "ValueError: card: granularity 'layers' is none of ["),
         (f"{HOME}_missing", "{point}", "ModuleNotFoundError: No module named '{name}_missing'"),
-        (f"{HOME}.one:Fox", "{point}", "AttributeError: module '{name}.one' has no attribute 'Fox'"),
+        (f"{HOME}.one:Fox", "{point}", "AttributeError: module '{name}.one' has no attr"),
         (f"{HOME}.made", "{home}/made.py:2", "NameError: name 'fox' is not defined"),
     ],
 )  # fmt: skip
