@@ -27,6 +27,7 @@ from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.account import Accounting, account
 from frameworks.core.networks.taking.describe import describe
 from frameworks.core.networks.taking.take import taken
+from frameworks.core.plugins.faults import Origin
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.pricing.measured import MeasuredTable, shape_of
 from frameworks.core.pricing.support import supported_space
@@ -36,7 +37,6 @@ from frameworks.core.quantizers.kernels import kernels_in_force
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.randomness import derive, numpy_rng, seeded, torch_rng
 from frameworks.core.registry import (
-    Origin,
     Registry,
     UnknownName,
     register,

@@ -1,12 +1,17 @@
 """The rules of the house, checked mechanically; each is also shown to catch an offender."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+import benchmarks
 import frameworks
+from benchmarks.data.load import datasets
+from benchmarks.models.build import models
+from frameworks import testing
 
 ROOT = Path(__file__).parents[1]
 CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baselines")
@@ -22,7 +27,7 @@ METHODS = [
 ]
 FLOORS = (
     ("frameworks.core.layers", "frameworks.core.card", "frameworks.core.randomness"),
-    ("frameworks.core.contents", "frameworks.core.policy"),
+    ("frameworks.core.contents", "frameworks.core.policy", "frameworks.core.plugins"),
     ("frameworks.core.split", "frameworks.core.space", "frameworks.core.target"),
     (
         "frameworks.core.solution",
@@ -75,15 +80,21 @@ LOWEST = ("benchmarks", "frameworks.core")
 ROOM = 14
 """Files that a room may have."""
 WAITING = {
-    "frameworks.core.agents.ppo": "PPO, the agent of any search whose actions are discrete",
-    "frameworks.core.evolution.hypervolume": "of every search for a front, of which more come",
-    "frameworks.core.evolution.nsga2": "of the evolutionary searches for a front that come",
-    "frameworks.core.evolution.variation": "operators of all evolutionary searches",
-    "frameworks.core.supernets.single_path": "of the one-shot searches, SPOS first",
-    "frameworks.core.supernets.gates": "hard concrete gates, which the gradient methods share",
-    "frameworks.core.estimators.power_iteration": "an estimator that studies compare with traces",
+    "frameworks.core.agents.ppo": "1707.06347",
+    "frameworks.core.evolution.hypervolume": "Zitzler and Thiele",
+    "frameworks.core.evolution.nsga2": "Deb, Pratap, Agarwal and Meyarivan",
+    "frameworks.core.evolution.variation": "Deb and Agrawal",
+    "frameworks.core.supernets.gates": "1712.01312",
 }
-"""General parts that one method uses so far, and who else will."""
+"""General algorithms that one method uses so far, each with the source that describes it.
+
+They have a literature of their own, none of which is the method's paper: a plugin's author looks
+for them here. What comes from a method's paper lies with the method.
+"""
+TWICE: dict[str, str] = {}
+"""Functions that must be written twice, by name, with the reason."""
+REPEATED = 80
+"""Characters of a function's body, as Python would print it, from which on it is written once."""
 
 
 def imports(tree, package=()):
@@ -302,6 +313,53 @@ def test_what_waits_for_a_second_user_still_waits():
     assert set(WAITING) - waiting == set()
 
 
+def offered_faults(waiting, sources, cards):
+    """Modules that wait in core for a second user, and belong to their only one."""
+    for module, source in waiting.items():
+        text = ast.get_docstring(ast.parse(sources[module])) or ""
+        if source not in " ".join(text.split()):
+            yield f"{module} does not say that it follows {source}"
+        for name, card in cards.items():
+            if source in (card.arxiv, card.title):
+                yield f"{module} is what {name} is about: it belongs there"
+
+
+def test_what_waits_for_a_second_user_is_no_methods_own():
+    cards = {name: cls.card for name, cls in entries(frameworks.registry)}
+    assert list(offered_faults(WAITING, SOURCES, cards)) == []
+
+
+def test_a_part_of_a_paper_that_waits_for_others_is_caught():
+    card, text = frameworks.registry.get("haq").card, '"""DDPG of HAQ, arXiv 1811.08886."""'
+    assert not list(offered_faults({A: "1811.08886"}, {A: text}, {}))
+    for sources, cards in (({A: text}, {"haq": card}), ({A: '"""A."""'}, {})):
+        assert len(list(offered_faults({A: "1811.08886"}, sources, cards))) == 1
+
+
+def repeated(sources):
+    """Bodies of functions that stand in several places, docstrings left out."""
+    found = {}
+    for module, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                said = "\n".join(map(ast.unparse, body))
+                if len(said) >= REPEATED and node.name not in TWICE:
+                    found.setdefault(said, []).append(f"{module}:{node.lineno} {node.name}")
+    return [places for places in found.values() if len(places) > 1]
+
+
+def test_nothing_is_written_twice():
+    assert repeated(SOURCES) == []
+
+
+def test_what_is_written_twice_is_caught():
+    body = "    return [" + ", ".join(f"value + {i}" for i in range(9)) + "]\n"
+    one, other = f"def f(value):\n{body}", f'def g(value):\n    """G."""\n{body}'
+    assert repeated({"a": one, "b": other}) == [["a:1 f", "b:1 g"]]
+    assert repeated({"a": one, "b": "def f(value):\n    return value\n" * 2}) == []
+
+
 def test_no_room_is_crowded():
     rooms = {}
     for path in CODE:
@@ -333,9 +391,32 @@ def test_a_framework_reads_like_its_paper(path):
     assert faults(method_faults, [path]) == []
 
 
+def lost(kept, now):
+    """Public names and groups that were there once and are not any more."""
+    return {kind: gone for kind, names in kept.items() if (gone := sorted(set(names) - now[kind]))}
+
+
 def test_public_names_exist():
     assert sorted(frameworks.__all__) == frameworks.__all__
     assert all(hasattr(frameworks, name) for name in frameworks.__all__)
+
+
+def test_public_names_and_entry_points_stay():
+    """Plugins and scripts of others use them: the kept list grows, and nothing leaves it."""
+    kept = json.loads((ROOT / "tests" / "public.json").read_text())
+    registries = (frameworks.registry, frameworks.targets, frameworks.schemes, datasets, models)
+    now = {
+        "frameworks": PUBLIC,
+        "frameworks.testing": set(testing.__all__),
+        "benchmarks": set(benchmarks.__all__),
+        "entry points": {registry.group for registry in registries},
+    }
+    assert lost(kept, now) == {}
+    assert lost(now, {kind: set(names) for kind, names in kept.items()}) == {}, "keep new ones, too"
+
+
+def test_a_lost_name_is_caught():
+    assert lost({"x": ["a", "b"], "y": ["c"]}, {"x": {"a", "z"}, "y": {"c"}}) == {"x": ["b"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -20,27 +22,57 @@ def write_package(name: str, category: str, into: Path) -> list[Path]:
 
     Raises:
         ValueError: the name or the category cannot be used; the message says why.
+        OSError: no folder can be made in ``into``.
         FileExistsError: there is such a folder with something in it.
     """
     from frameworks import registry
 
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"{name!a}: a name has lower-case letters, digits and _, a letter first")
+    _check_letters(name)
     if category not in CATEGORIES:
         raise ValueError(f"category {category!a}: choose from {', '.join(CATEGORIES)}")
     if name in registry.names():
         origin = registry.origin(name).distribution
         raise ValueError(f"{name}: there is a framework of this name, from {origin}")
-    folder = into / name
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: there is such a folder, and it is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_module(name)
+    folder = _made(into, name)
     written = []
     for part, file in _FILES.items():
         path = folder / file.format(name=name)
         path.write_text(_filled(part, name, category), encoding="utf-8")
         written.append(path)
     return written
+
+
+def _check_letters(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"{name!a}: a name has lower-case letters, digits and _, a letter first")
+    if keyword.iskeyword(name):
+        raise ValueError(f"{name}: a word of Python's own cannot be a module; choose another name")
+
+
+def _check_module(name: str) -> None:
+    """The name is a module's, too, and must hide no other from what imports that."""
+    found = importlib.util.find_spec(name)
+    if found is not None and found.origin is not None:  # a folder alone is no module
+        raise ValueError(
+            f"{name}: there is a module of this name, which {name}.py would hide; choose another, "
+            f"such as {name}_bits"
+        )
+
+
+def _made(into: Path, name: str) -> Path:
+    """The new folder."""
+    folder = into / name
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: there is such a folder, and it is not empty")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"--into {into}: the folder {folder} cannot be made ({error.strerror}); name one that "
+            "you can write in"
+        ) from error
+    return folder
 
 
 def _filled(part: str, name: str, category: str) -> str:

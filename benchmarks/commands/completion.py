@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands.words import row
+from benchmarks.suite.conf import conf_folder
 
 BASH = """_juxtabit() {
     local IFS=$'\\n'
@@ -101,7 +102,7 @@ def _values(key: str) -> list[str]:
     if key == "framework":
         return [entry["name"] for entry in _listed()]
     if key in GROUPS:
-        return [path.stem for path in (_conf() / key).glob("*.yaml") if path.stem != "schema"]
+        return [path.stem for path in (conf_folder() / key).glob("*.yaml") if path.stem != "schema"]
     if key == "hardware":
         # Read, as importing them imports torch.
         folder = Path(__file__).parents[2] / "frameworks" / "hardware"
@@ -126,8 +127,3 @@ def _listed() -> list[dict[str, Any]]:
     from benchmarks.report.listing import listing
 
     return listing()["frameworks"]
-
-
-def _conf() -> Path:
-    here = Path(__file__).resolve().parents[1]
-    return next(p for p in (here / "conf", here.parent / "conf") if (p / "config.yaml").exists())

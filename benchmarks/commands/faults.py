@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from benchmarks.commands.launch import unknown_launcher
 from benchmarks.commands.words import meant
+
+if TYPE_CHECKING:
+    from omegaconf.errors import OmegaConfBaseException
+
+_LISTS = "is not a ListConfig"
 
 
 def explained(error: BaseException) -> str:
     """The message of an error; for Hydra's, the innermost one with the valid keys."""
     from hydra.errors import MissingConfigException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     inner: BaseException | None = error
@@ -22,14 +28,7 @@ def explained(error: BaseException) -> str:
             known = f"unknown {group} {name!r}{meant(name, options)}"
             return _unavailable(group, name) or f"{known}; choose from {', '.join(options)}"
         if isinstance(inner, OmegaConfBaseException):
-            text = (inner.msg or str(inner)).splitlines()[0]
-            parent = inner.parent_node
-            keys = (
-                sorted(map(str, parent)) if parent is not None and OmegaConf.is_dict(parent) else []
-            )
-            where = f" ({inner.full_key})" if inner.full_key else ""
-            near = meant(str(inner.full_key or "").rpartition(".")[2], keys)
-            return f"{text}{where}{near}" + (f"; the keys are {', '.join(keys)}" if keys else "")
+            return _of_config(inner)
         inner = inner.__cause__ or inner.__context__
     text = str(error).strip()
     if not text:
@@ -39,15 +38,35 @@ def explained(error: BaseException) -> str:
     return text if explains else f"{type(error).__name__}: {text} (JUXTABIT_DEBUG=1 shows where)"
 
 
+def _of_config(error: OmegaConfBaseException) -> str:
+    """What OmegaConf refuses: the value of a key, or a key, with those that there are."""
+    from omegaconf import OmegaConf
+
+    text, parent = (error.msg or str(error)).splitlines()[0], error.parent_node
+    keys = sorted(map(str, parent)) if parent is not None and OmegaConf.is_dict(parent) else []
+    key = str(error.full_key or "")
+    name = key.rpartition(".")[2]
+    if name in keys:
+        return f"{key}: " + (f"give a list, as in {key}=[NAME,NAME]" if _LISTS in text else text)
+    where = f" ({key})" if key else ""
+    return f"{text}{where}{meant(name, keys)}" + (
+        f"; the keys are {', '.join(keys)}" if keys else ""
+    )
+
+
 def _unavailable(group: str, name: str) -> str | None:
     """Why a plugin that is installed is no option of a group."""
-    from frameworks import UnknownName, registry, targets
+    from benchmarks.data.load import datasets
+    from benchmarks.models.build import models
+    from frameworks import Registry, UnknownName, registry, targets
 
+    known: dict[str, Registry[Any]] = {
+        "framework": registry, "hardware": targets, "dataset": datasets, "model": models,
+    }  # fmt: skip
+    if group not in known or name not in {u.name for u in known[group].unavailable()}:
+        return None
     try:
-        if group == "framework":
-            registry.get(name)
-        elif group == "hardware":
-            targets.get(name)
+        known[group].get(name)
     except UnknownName as unknown:
         return str(unknown)
     return None

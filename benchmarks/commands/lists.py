@@ -7,9 +7,12 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.words import meant, row, say
+
+if TYPE_CHECKING:
+    from frameworks import Registry
 
 Entry = dict[str, Any]
 """``name`` and further plain facts; ``text`` is what a line shows of them."""
@@ -19,7 +22,7 @@ def list_command(options: argparse.Namespace, _: list[str]) -> int:
     """List one kind; the exit code is 1 where a filter leaves nothing."""
     if options.kind == "frameworks" and not options.filter:
         return frameworks_command(options, [])
-    entries = list(KINDS[options.kind](options.filter or ""))
+    entries = [*KINDS[options.kind](options.filter or ""), *_unavailable(options.kind)]
     if options.filter:
         kept = [e for e in entries if fnmatchcase(e["name"], options.filter)]
         if not kept:
@@ -47,10 +50,36 @@ def frameworks_command(options: argparse.Namespace, _: list[str]) -> int:
         return 0
     for entry in _frameworks(""):
         row(f"{entry['name']:<16} {entry['text']}")
-    for broken in found["unavailable"]:
-        fault, source = broken["fault"], broken["distribution"]
-        row(f"{broken['name']:<16} unavailable    {fault}  [{source}]")
+    for entry in _unavailable("frameworks"):
+        row(f"{entry['name']:<16} {entry['text']}")
     return 0
+
+
+def _unavailable(kind: str) -> Iterator[Entry]:
+    """Plugins that cannot be used, as the rows after those that can: none vanishes."""
+    if kind == "frameworks":
+        from benchmarks.report.listing import listing
+
+        found = [(u["name"], u["distribution"], u["fault"]) for u in listing()["unavailable"]]
+    else:
+        known = _registry(kind)
+        broken = known.unavailable() if known is not None else []
+        found = [(u.name, u.origin.distribution, u.fault) for u in broken]
+    for name, source, fault in found:
+        text = f"unavailable    {fault}  [{source}]"
+        yield {"name": name, "of": source, "unavailable": fault, "text": text}
+
+
+def _registry(kind: str) -> Registry[Any] | None:
+    """What the names of a kind are registered in; None for files."""
+    from benchmarks.data.load import datasets
+    from benchmarks.models.build import models
+    from frameworks import schemes, targets
+
+    known: dict[str, Registry[Any]] = {
+        "datasets": datasets, "models": models, "quantizers": schemes, "targets": targets,
+    }  # fmt: skip
+    return known.get(kind)
 
 
 def _frameworks(_: str) -> Iterator[Entry]:
@@ -71,7 +100,7 @@ def _models(pattern: str) -> Iterator[Entry]:
     """The project's and plugins' by name; timm's where a pattern asks for them."""
     from benchmarks.models.build import models
     from benchmarks.models.small import with_timm
-    from benchmarks.suite.config import conf_folder
+    from benchmarks.suite.conf import conf_folder
 
     for path in sorted((conf_folder() / "model").glob("*.yaml")):
         if path.stem != "timm":
@@ -117,7 +146,8 @@ def _targets(_: str) -> Iterator[Entry]:
 
 
 def _suites(_: str) -> Iterator[Entry]:
-    from benchmarks.suite.config import composed, conf_folder, suite_cells
+    from benchmarks.suite.conf import conf_folder
+    from benchmarks.suite.config import composed, suite_cells
 
     for path in sorted((conf_folder() / "suite").glob("*.yaml")):
         count = len(suite_cells(composed([f"+suite={path.stem}"])))

@@ -95,7 +95,13 @@ class Splits:
 
 Loader = Callable[[DatasetConfig], Splits]
 Named = TypeVar("Named", bound=Loader)
-datasets: Registry[Loader] = Registry("dataset", "juxtabit.datasets", ["benchmarks.data"])
+datasets: Registry[Loader] = Registry(
+    "dataset",
+    "juxtabit.datasets",
+    ["benchmarks.data"],
+    decorator="register_dataset",
+    entries="function",
+)
 
 
 def register_dataset(loader: Named) -> Named:
@@ -109,15 +115,30 @@ def load(config: DatasetConfig) -> Splits:
 
     Raises:
         UnknownName: no such dataset.
+        ValueError: a key has a value that none can have; the message names it.
         MissingData: its files are not there.
         CorruptData: its files cannot be read, or are no images with class numbers.
     """
+    _check_reading(config)
     splits = datasets.get(config.name)(config)
     for part in ("train", "valid", "test"):
         split = getattr(splits, part)
         if isinstance(split, TensorSplit):
             _check_tensors(split, splits, f"dataset {config.name}, {part} images")
     return splits
+
+
+def _check_reading(config: DatasetConfig) -> None:
+    """Before anything is read: torch would fail in the midst of it, and name no key."""
+    if config.workers < 0:
+        raise ValueError(
+            f"dataset.workers = {config.workers}: give a whole number from 0, which reads in the "
+            "process itself"
+        )
+    if not config.memory >= 0:  # nor is it NaN
+        raise ValueError(
+            f"dataset.memory = {config.memory}: give GiB from 0, which keeps no decoded images"
+        )
 
 
 def _check_tensors(split: TensorSplit, splits: Splits, where: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks.docs.facts import ROOT
+from benchmarks.records.sheet import rows_of
 from benchmarks.report.formats.reported import MARKS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -50,11 +50,7 @@ def read(path: Path = FILE) -> list[Claim]:
         OSError: the file cannot be read.
         ValueError: a column or an entry is wrong; the message names file, line and choices.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: columns {rows.fieldnames}, not {list(COLUMNS)}")
-        return [_checked(row, f"{path}, line {rows.line_num}") for row in rows]
+    return rows_of(path, COLUMNS, _checked)
 
 
 def _checked(row: dict[Any, Any], where: str) -> Claim:

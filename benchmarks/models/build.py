@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -49,7 +50,23 @@ class ModelConfig:
         return "checkpoint" if self.checkpoint else "pretrained" if self.pretrained else None
 
 
-models: Registry[Callable[..., nn.Module]] = Registry("model", "juxtabit.models", [])
+def _known_to_timm(module: str) -> bool:
+    """Whether a module, or one below it, has registered a network with timm."""
+    if "timm" not in sys.modules:
+        return False
+    timm = with_timm()
+    homes = {timm.model_entrypoint(name).__module__ for name in timm.list_models()}
+    return any(home == module or home.startswith(f"{module}.") for home in homes)
+
+
+models: Registry[Callable[..., nn.Module]] = Registry(
+    "model",
+    "juxtabit.models",
+    [],
+    decorator="timm.models.register_model",
+    entries="function",
+    elsewhere=_known_to_timm,
+)
 """Factories of plugins, called with timm's keywords; a plugin may register with timm instead."""
 
 
@@ -93,12 +110,23 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         return models.get(name)
     if timm.is_model(name):
         return partial(timm.create_model, name)
+    refuse_broken(name)
     near = get_close_matches(name, timm.list_models(), 8)
     *others, last = OWN
     raise UnknownName(
         f"unknown model {name!r}; juxtabit's own are {', '.join(others)} and {last}, and any name "
         "of timm.list_models() works" + (f" (the nearest are {', '.join(near)})" if near else "")
     )
+
+
+def refuse_broken(name: str) -> None:
+    """Say why the model of a plugin that is installed cannot be used.
+
+    Raises:
+        UnknownName: with the fault; nothing happens of a name of anything else.
+    """
+    if any(broken.name == name for broken in models.unavailable()):
+        models.get(name)
 
 
 def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:

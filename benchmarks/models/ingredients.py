@@ -16,7 +16,7 @@ from benchmarks.data.load import DatasetConfig, Splits, datasets
 from benchmarks.fingerprints.named_files import by_content, names_code, split_code
 from benchmarks.fingerprints.numerics import library, numerics
 from benchmarks.fingerprints.sources import code_of_entry
-from benchmarks.models.build import ModelConfig, models
+from benchmarks.models.build import ModelConfig, models, refuse_broken
 from benchmarks.models.small import OWN, with_timm
 from frameworks import (
     DatasetSplit,
@@ -71,6 +71,9 @@ def model_code(name: str) -> dict[str, Any]:
     """The code of a network: a plugin's, timm's version, or the project's own.
 
     Empty for a name that nobody knows, which `benchmarks.models.build.create` refuses.
+
+    Raises:
+        UnknownName: a plugin's that cannot be imported.
     """
     if names_code(name):
         return {"file": file_digest(Path(split_code(name)[0]).expanduser())}
@@ -78,6 +81,7 @@ def model_code(name: str) -> dict[str, Any]:
         return _code(models, name)
     if name in OWN:
         return code_of_entry(OWN[name])
+    refuse_broken(name)
     timm = with_timm()
     return code_of_entry(timm.model_entrypoint(name)) if timm.is_model(name) else {}
 

@@ -33,7 +33,8 @@ from benchmarks.records.cache import cache_folder, locked
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes, write_json
 from benchmarks.suite.assets import data_identity, entry_text, splits_of
-from benchmarks.suite.config import cell_of, composed, conf_folder, suite_cells
+from benchmarks.suite.conf import conf_folder
+from benchmarks.suite.config import cell_of, composed, suite_cells
 from benchmarks.suite.identity import environment
 from frameworks import measure
 

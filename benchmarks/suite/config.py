@@ -22,6 +22,7 @@ from benchmarks.data.load import DatasetConfig, datasets
 from benchmarks.data.recipes import RecipeConfig
 from benchmarks.models.build import ModelConfig, models
 from benchmarks.models.preprocessing import resolved
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.options.lut import LutConfig
 from benchmarks.suite.options.overrides import suite_file, unquoted, with_models
 from benchmarks.suite.options.spaces import SpaceConfig, narrowing
@@ -163,12 +164,6 @@ class Config:
     timeout: Any = None
     retrain: bool = False
     suite: Any = None
-
-
-def conf_folder() -> Path:
-    """The folder of the YAML groups: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parents[1]
-    return next(p for p in (here / "conf", here.parent / "conf") if (p / "config.yaml").exists())
 
 
 def _node(name: str, cls: type) -> Any:

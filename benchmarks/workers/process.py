@@ -74,11 +74,6 @@ def _set_cpu_kernels(before: tuple[Any, ...]) -> None:
     backends.mha.set_fastpath_enabled(fast)
 
 
-def _determinism() -> tuple[bool, bool]:
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.are_deterministic_algorithms_enabled(), warns
-
-
 def _flushes() -> bool:
     """Whether numbers too small for full precision become zero."""
     return float(torch.full((1,), 1e-39, dtype=torch.float32) * 1) == 0
@@ -115,10 +110,6 @@ def _collect(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
 
 
-def _set_determinism(before: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
 def _set_device(before: torch.device) -> None:
     # None is the state without a default; naming the CPU would set a mode that costs time.
     torch.set_default_device(None if before.type == "cpu" else before)
@@ -137,7 +128,12 @@ _SETTINGS = (
     _Setting("torch's default device", torch.get_default_device, _set_device, "numbers"),
     _Setting("torch's gradient mode", torch.is_grad_enabled, torch.set_grad_enabled, "numbers"),
     _Setting("torch's threads", torch.get_num_threads, torch.set_num_threads, "numbers"),
-    _Setting("torch's deterministic mode", _determinism, _set_determinism, "numbers"),
+    _Setting(
+        "torch's deterministic mode",
+        torch.get_deterministic_debug_mode,
+        torch.set_deterministic_debug_mode,
+        "numbers",
+    ),
     _Setting(
         "torch's matmul precision",
         torch.get_float32_matmul_precision,

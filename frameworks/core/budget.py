@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from frameworks.core.policy import LayerBits, Policy
@@ -105,6 +106,7 @@ class BudgetSpec:
             ValueError: the target has no such metric.
             InfeasibleBudget: no policy can meet it; the message gives the smallest cost.
         """
+        self._check_metrics(target)
         bounds = [part._bound(target, space) for part in self.parts]
         budget = Budget(
             bounds[0].metric, bounds[0].limit, bounds[0].unit, self.label, tuple(bounds[1:])
@@ -126,14 +128,21 @@ class BudgetSpec:
             )
         return budget
 
+    def _check_metrics(self, target: Target) -> None:
+        """Refuse a metric that the target has not, by the key that names it."""
+        for metric in [self.metric] if self.metrics is None else self.metrics:
+            if metric is None or metric in target.metrics:
+                continue
+            key = "budget.metric" if self.metrics is None else f"budget.metrics.{metric}"
+            near = get_close_matches(str(metric), target.metrics, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"{key}: {target.name} has no {metric!r}{hint}; choose from {list(target.metrics)}"
+            )
+
     def _bound(self, target: Target, space: Space) -> Bound:
         """The limit of a request for one metric."""
         metric = self.metric or target.metric
-        if metric not in target.metrics:
-            raise ValueError(
-                f"budget.metric: {target.name} has no {metric!r}; "
-                f"choose from {list(target.metrics)}"
-            )
 
         def uniform(bits: int) -> float:
             return target.cost(space.layers, space.reference(bits, bits))[metric]

@@ -63,6 +63,8 @@ class Framework(ABC):
         close: a run whose policy uses at least this share of the budget ends the steering.
         lowers_bits: whether fewer bits are its only way to a lower cost; it then skips problems
             where more bits can cost less.
+        searches_choices: whether its search cannot run where the space leaves no decision; it then
+            skips such problems.
         evaluates: the hyper-parameters, as far as it has them, that add up to the number of
             distinct policies that it evaluates.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
@@ -75,6 +77,7 @@ class Framework(ABC):
     strength: ClassVar[str | None] = None
     close: ClassVar[float] = 0.97
     lowers_bits: ClassVar[bool] = False
+    searches_choices: ClassVar[bool] = False
     evaluates: ClassVar[tuple[str, ...]] = ("evaluations",)
     recipe: ClassVar[Recipe | None] = None
     rounding: ClassVar[str | None] = None
@@ -128,6 +131,8 @@ class Framework(ABC):
     def skip(self, problem: Problem) -> str | None:
         """Why this method cannot solve this problem, or None. Overrides add to these reasons."""
         needs = self.card.needs
+        if self.searches_choices and not problem.space.choices:
+            return f"{self.name} finds nothing to search: the space pins all of its decisions"
         if "separable_cost" in needs and not problem.target.separable:
             target = problem.target.name
             return f"{self.name} needs a cost that is a sum over layers; {target}'s is not"

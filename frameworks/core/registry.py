@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import inspect
-import os
 import pkgutil
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from frameworks.core.card import Card
+from frameworks.core.plugins.faults import (
+    NothingRegistered,
+    Origin,
+    Unavailable,
+    is_named,
+    owned,
+    place_of,
+    place_of_forgotten,
+    unavailable,
+    under,
+)
+from frameworks.core.plugins.process import undisturbed
 
 if TYPE_CHECKING:
     from frameworks.core.framework import Framework
@@ -37,39 +45,6 @@ DISTRIBUTION = "juxtabit"
 
 class UnknownName(ValueError):
     """Nothing is registered under a name; the message lists what is."""
-
-
-class NothingRegistered(TypeError):
-    """A plugin's module was imported, and nothing of it is known now; ``file`` is where it is."""
-
-    def __init__(self, message: str, file: str) -> None:
-        super().__init__(message)
-        self.file = file
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an entry comes from."""
-
-    distribution: str
-    version: str
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """A plugin that could not be imported."""
-
-    name: str
-    error: str
-    origin: Origin
-    where: str = ""
-    """``FILE:LINE`` of the fault, if it is known."""
-
-    @property
-    def fault(self) -> str:
-        """The fault in one line: file, line, and what is wrong."""
-        reason = self.error.strip().splitlines()[-1]
-        return f"{self.where}: {reason}" if self.where else reason
 
 
 def installed_version(distribution: str) -> str:
@@ -101,6 +76,8 @@ class Registry(Generic[T]):
         check: raises if something cannot be an entry, before it can break a listing.
         beside: registries whose modules may register entries here as well.
         decorator: what a plugin's module must use; one that registers nothing is at fault.
+        entries: what the decorator stands above.
+        elsewhere: whether a module has registered with a library that is looked into as well.
         whole: looks at an entry once all are there; raises if it cannot be used.
     """
 
@@ -112,11 +89,14 @@ class Registry(Generic[T]):
         check: Callable[[T], None] = lambda entry: None,
         beside: Sequence[Registry[Any]] = (),
         decorator: str = "",
+        entries: Literal["class", "function"] = "class",
+        elsewhere: Callable[[str], bool] = lambda module: False,
         whole: Callable[[T], None] = lambda entry: None,
     ) -> None:
         self.kind, self.group, self.packages = kind, group, tuple(packages)
         self._check, self._beside = check, tuple(beside)
         self._decorator, self._whole = decorator, whole
+        self._kind_of_entry, self._elsewhere = entries, elsewhere
         self._entries: dict[str, T] = {}
         self._origins: dict[str, Origin] = {}
         self._unavailable: dict[str, Unavailable] = {}
@@ -183,12 +163,15 @@ class Registry(Generic[T]):
         self._loaded = True
         for package in self.packages:
             for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-                self._guarded(info.name, partial(_import, f"{package}.{info.name}"))
+                home = f"{package}.{info.name}"
+                self._guarded(info.name, partial(_import, home), home, f"module {home}")
         global _importing
         for point in importlib.metadata.entry_points(group=self.group):
             dist = point.dist
             _importing = Origin(dist.name, dist.version) if dist else Origin("unknown", "unknown")
-            self._guarded(point.name, partial(self._adopt, point))
+            home = point.value.partition(":")[0].partition(".")[0].strip()
+            source = f"{_importing.distribution}, entry point {point.name} = {point.value}"
+            self._guarded(point.name, partial(self._adopt, point), home, source)
             _importing = _OWN
         for registry in self._beside:
             registry.names()
@@ -197,7 +180,7 @@ class Registry(Generic[T]):
                 self._whole(entry)
             except ValueError as error:
                 del self._entries[name]
-                text, where = f"{type(error).__name__}: {error}", _place_of(entry)
+                text, where = f"{type(error).__name__}: {error}", place_of(entry)
                 self._unavailable[name] = Unavailable(name, text, self._origins[name], where)
 
     def _adopt(self, point: importlib.metadata.EntryPoint) -> None:
@@ -205,28 +188,43 @@ class Registry(Generic[T]):
         if not hasattr(loaded, "__path__") and not hasattr(loaded, "__file__"):
             self.add(getattr(loaded, "name", point.name), loaded)
             return
-        # One package may have many entry points, and register all that it has at the first.
-        homes = [getattr(entry, "__module__", "") for entry in self._entries.values()]
-        package = loaded.__name__.partition(".")[0]
-        if self._decorator and not any(home.partition(".")[0] == package for home in homes):
+        if self._decorator and not self._registers(loaded, point.name):
             raise NothingRegistered(
                 f"module {loaded.__name__} registers no {self.kind}: put @{self._decorator} above "
-                "its class",
-                getattr(loaded, "__file__", None) or loaded.__name__,
+                f"its {self._kind_of_entry}",
+                place_of_forgotten(loaded, functions=self._kind_of_entry == "function"),
             )
 
-    def _guarded(self, name: str, load: Callable[[], object]) -> None:
+    def _registers(self, module: ModuleType, name: str) -> bool:
+        """Whether something is known by the module of the entry point ``name``.
+
+        Its own, or what lies below it; what it imports from a module that registers; or, of a
+        package that registers all that it has at once, what the entry point is called by.
+        """
+        homes = {name: getattr(entry, "__module__", "") for name, entry in self._entries.items()}
+        if any(under(home, module.__name__) for home in homes.values()):
+            return True
+        if any(is_named(cls) and getattr(cls, "name", None) == name for cls in owned(module)):
+            return False  # the class is here, whatever registered ones it builds on
+        package = module.__name__.partition(".")[0]
+        imported = [v for v in vars(module).values() if callable(v)]
+        return (
+            under(homes.get(name, ""), package)
+            or any(value is entry for value in imported for entry in self._entries.values())
+            or self._elsewhere(module.__name__)
+        )
+
+    def _guarded(self, name: str, load: Callable[[], object], home: str, source: str) -> None:
         known = set(self._entries)
         try:
-            with _as_before():
+            with undisturbed():
                 load()
         except (Exception, SystemExit) as error:  # a plugin that exits must not end the command
             for half_made in set(self._entries) - known:
                 # A module that failed is gone; whole ones that it imported on its way stay.
                 if getattr(self._entries[half_made], "__module__", None) not in sys.modules:
                     del self._entries[half_made]
-            text, where = traceback.format_exc(), _where(error)
-            self._unavailable[name] = Unavailable(name, text, _importing, where)
+            self._unavailable[name] = unavailable(name, error, home, _importing, source)
 
 
 def _import(name: str) -> None:
@@ -234,65 +232,6 @@ def _import(name: str) -> None:
     module = importlib.import_module(name)
     for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
         importlib.import_module(f"{name}.{info.name}")
-
-
-@contextmanager
-def _as_before() -> Iterator[None]:
-    """Within the context, what an import sets for the whole process is put back at the end.
-
-    It would otherwise hold for all that is computed later, whichever plugin that uses.
-    """
-    import torch  # here, as some that read a list of names do without it
-
-    def determinism() -> tuple[bool, bool]:
-        warns = torch.is_deterministic_algorithms_warn_only_enabled()
-        return torch.are_deterministic_algorithms_enabled(), warns
-
-    settings: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
-        (os.getcwd, os.chdir),
-        (torch.get_num_threads, torch.set_num_threads),
-        (torch.get_default_dtype, torch.set_default_dtype),
-        (torch.is_grad_enabled, torch.set_grad_enabled),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-        (determinism, lambda b: torch.use_deterministic_algorithms(b[0], warn_only=b[1])),
-    ]
-    before = [(read, write, _read(read)) for read, write in settings]
-    try:
-        yield
-    finally:
-        for read, write, value in before:
-            if value is not None and _read(read) != value:
-                write(value)
-
-
-def _read(read: Callable[[], Any]) -> Any:
-    """A setting; None for the working folder where that was deleted."""
-    try:
-        return read()
-    except FileNotFoundError:
-        return None
-
-
-def _where(error: BaseException) -> str:
-    """``FILE:LINE`` of what an import failed at: the last line of a plugin's own."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    if isinstance(error, NothingRegistered):
-        return error.file
-    own = (str(Path(__file__).parents[2]), "<frozen", os.path.dirname(os.__file__))
-    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    theirs = [f for f in frames if "site-packages" in f[0] or not f[0].startswith(own)]
-    file, line = (theirs or frames)[-1]
-    return f"{file}:{line}"
-
-
-def _place_of(entry: object) -> str:
-    """``FILE:LINE`` where a class is written."""
-    try:
-        source, line = inspect.getsourcefile(entry), inspect.getsourcelines(entry)[1]  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return ""
-    return f"{source}:{line}"
 
 
 def _qualified(entry: object) -> str:

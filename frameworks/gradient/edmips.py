@@ -111,6 +111,7 @@ class EdMIPS(Framework):
     )
     strength: ClassVar[str | None] = "eta"
     close: ClassVar[float] = 0.9
+    searches_choices: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=95, batch=256, lr=0.1, schedule="step", weight_decay=1e-4, augment=True
     )
@@ -125,11 +126,6 @@ class EdMIPS(Framework):
     weight_decay: float = 1e-4
     range_lr: float = 0.1
     augment: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        if not problem.space.choices:
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
-        return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         choices = Choices([len(c.bits) for c in problem.space.choices], start=ALPHA_START)

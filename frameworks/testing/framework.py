@@ -27,7 +27,7 @@ from frameworks.core.solution import Scores, Solution
 from frameworks.core.target import Target
 from frameworks.testing import toy
 from frameworks.testing.placement import pretended_gpu
-from frameworks.testing.state import global_random_state, plain
+from frameworks.testing.state import check_plain, global_random_state, plain
 
 
 class FrameworkContract:
@@ -111,7 +111,10 @@ class FrameworkContract:
             assert not missing, f"{field.name} has no default"
             assert field.type not in (Any, "Any"), f"{field.name} has no type"
         hyperparameters = cls().hyperparameters()
-        assert set(plain(hyperparameters)) == set(hyperparameters)
+        assert plain(hyperparameters).keys() == hyperparameters.keys(), (
+            f"the hyper-parameters {hyperparameters} do not come back from JSON: use numbers, "
+            "texts, lists and dictionaries with text keys"
+        )
         assert cls.strength is None or hyperparameters[cls.strength] > 0, (
             f"strength = {cls.strength!r} must name a field whose default is above 0: it is what "
             "steering makes larger until the budget is met"
@@ -252,21 +255,37 @@ class FrameworkContract:
             "the convergence picture"
         )
         for earlier, later in pairwise(c.spent for c in problem.checkpoints):
-            assert earlier.policies <= later.policies
-            assert earlier.images_forward <= later.images_forward
+            assert earlier.policies <= later.policies, (
+                f"a checkpoint after {later.policies} policies follows one after "
+                f"{earlier.policies}: note them as the search goes on, by one meter"
+            )
+            assert earlier.images_forward <= later.images_forward, (
+                f"a checkpoint after {later.images_forward} images follows one after "
+                f"{earlier.images_forward}: note them as the search goes on, by one meter"
+            )
 
     def test_solution_is_plain_data(self) -> None:
         solution = self.search(self.problem())
-        assert plain(solution.notes) is not None
-        assert Policy.from_json(plain(solution.policy.to_json())) == solution.policy
-        assert pickle.loads(pickle.dumps(solution)).policy == solution.policy
+        check_plain("solution.notes", dict(solution.notes))
+        back = Policy.from_json(plain(solution.policy.to_json()))
+        assert back == solution.policy, (
+            f"solution.policy comes back from JSON as {back}, not {solution.policy}: give whole "
+            "numbers as bits"
+        )
+        copied = pickle.loads(pickle.dumps(solution)).policy
+        assert copied == solution.policy, (
+            f"solution.policy comes out of a pickle as {copied}, not {solution.policy}: keep no "
+            "state outside it"
+        )
 
     def test_scores_are_plain_data_and_serve_every_budget(self) -> None:
         method = self.framework
         if not isinstance(method, ScoringFramework):
             raise SkipTest("scores and solving are one")
         problem = self.problem(like=3)
-        kept = plain(dict(method.score(problem).values))
+        values = dict(method.score(problem).values)
+        check_plain("the values of score", values)
+        kept = plain(values)
         assert kept == plain(dict(method.score(self.problem(like=4)).values)), (
             "score gives other scores at another budget: it must not look at problem.budget"
         )

@@ -190,7 +190,7 @@ def make_problem(
         needs: the search gets the data named here, as by a card's ``needs``.
         fields: further fields of `Problem` (``seed``, ``retrains``, ``recipe``, ...).
     """
-    assert set(needs) <= set(NEEDS), needs
+    assert set(needs) <= set(NEEDS), f"needs = {sorted(needs)}: choose from {', '.join(NEEDS)}"
     priced: Target = targets.get(target)() if isinstance(target, str) else target
     model = network(kind)  # type: ignore[arg-type]
     layers = describe(model, SHAPE)

@@ -303,6 +303,18 @@ def test_several_limits_stand_alone():
         BudgetSpec(metrics={"size": {"like": 4}, "latency": {"like": 4}}).resolve(Bops(), SPACE)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"metrics": {"size": {"like": 4}, "bop": {"like": 4}}}, r"^budget\.metrics\.bop: "),
+        ({"metric": "bop", "like": 4}, r"^budget\.metric: "),
+    ],
+)
+def test_a_metric_that_there_is_not_is_named_by_its_key(spec, message):
+    with pytest.raises(ValueError, match=rf"{message}bops has no 'bop' \(did you mean bops\?\)"):
+        BudgetSpec(**spec).resolve(Bops(), SPACE)
+
+
 def test_limits_that_exclude_each_other_are_refused():
     """Alone each can be met: a core made for four bits is slow at two, which size would need."""
     space = Space.build(LAYERS, BITS, (8,))

@@ -174,16 +174,98 @@ def test_a_fault_is_one_line_with_file_and_line(packages, tmp_path, text, line, 
         things.get("bad")
 
 
-def test_a_module_that_registers_nothing_does_not_vanish(packages, monkeypatch, tmp_path):
-    (tmp_path / "forgetful.py").write_text("class Fox:\n    name = 'fox'\n")
-    (tmp_path / "mindful.py").write_text("from mindful_fox import Fox\n")
-    (tmp_path / "mindful_fox.py").write_text(module("fox"))
-    things = packages({"one": module("cat")}, [("fox", "forgetful"), ("elk", f"{HOME}.one")])
-    assert things.names() == ["cat"]
+FOX = "class Fox:\n    name = 'fox'\n"
+
+
+def test_a_module_that_registers_nothing_does_not_vanish(packages, tmp_path):
+    (tmp_path / "forgetful.py").write_text("import os\n\n\n" + FOX)
+    (tmp_path / "mindful.py").write_text("from mindful_fox import Elk\n")
+    (tmp_path / "mindful_fox.py").write_text(module("elk"))
+    points = [("fox", "forgetful"), ("bird", "mindful"), ("ant", f"{HOME}.one")]
+    things = packages({"one": module("cat")}, points)
+    assert things.names() == ["cat", "elk"]
     (broken,) = things.unavailable()
     assert broken.name == "fox"
-    assert broken.fault.startswith(f"{tmp_path / 'forgetful.py'}: ")
-    assert broken.fault.endswith("module forgetful registers no thing: put @add above its class")
+    cure = "module forgetful registers no thing: put @add above its class"
+    assert broken.fault == f"{tmp_path / 'forgetful.py'}:4: {cure}"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (FOX, ["fox"]),  # its sister registers, which it does not
+        (f"from {HOME}.one import Cat\nclass Fox(Cat):\n    name = 'fox'\n", ["fox"]),
+        (f"from {HOME}.one import Cat\n", []),  # a page of contents
+        (module("fox"), []),
+    ],
+)
+def test_two_modules_of_one_package_answer_for_themselves(packages, text, faults):
+    modules = {"one": module("cat"), "two": text}
+    things = packages(modules, [("cat", f"{HOME}.one"), ("fox", f"{HOME}.two")])
+    things.packages = ()
+    assert [broken.name for broken in things.unavailable()] == faults
+    assert "cat" in things.names()
+
+
+def test_a_package_may_register_all_that_it_has_at_once(packages):
+    both = module("cat", "fox")
+    modules = {"all": both, "one": f"import {HOME}.all\n", "two": f"import {HOME}.all\n"}
+    things = packages(modules, [("cat", f"{HOME}.one"), ("fox", f"{HOME}.two")])
+    things.packages = ()
+    assert (things.names(), things.unavailable()) == (["cat", "fox"], [])
+
+
+def test_what_registers_elsewhere_is_no_fault(packages):
+    things = packages({"one": "x = 1\n"}, [("fox", f"{HOME}.one")])
+    things.packages, things._elsewhere = (), lambda name: name == f"{HOME}.one"
+    assert things.unavailable() == []
+
+
+def test_a_function_that_was_not_registered_has_its_place(packages, tmp_path):
+    text = "from os.path import join\n\ndef foxes(config):\n    pass\n"
+    things = packages({"one": text}, [("foxes", f"{HOME}.one")])
+    things.packages, things._kind_of_entry = (), "function"
+    (broken,) = things.unavailable()
+    assert broken.fault.startswith(f"{tmp_path / HOME / 'one.py'}:3: module ")
+    assert broken.fault.endswith("put @add above its function")
+
+
+CARD = """from frameworks import Card
+
+x = Card(
+    title="x", year=2026, category="heuristic", quantizer="mse", granularity="layers",
+    searches=("weight",), needs=frozenset(),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "fault"),
+    [
+        (f"{HOME}.card", "{home}/card.py:3", "ValueError: card: granularity 'layers' is none of ["),
+        (f"{HOME}_missing", "{point}", "ModuleNotFoundError: No module named '{name}_missing'"),
+        (f"{HOME}.one:Fox", "{point}", "AttributeError: module '{name}.one' has no attr"),
+        (f"{HOME}.made", "{home}/made.py:2", "NameError: name 'fox' is not defined"),
+    ],
+)  # fmt: skip
+def test_a_fault_lies_in_a_file_of_the_plugin_or_with_its_entry_point(
+    packages, tmp_path, value, place, fault
+):
+    """Not in a string that a dataclass was made of, nor in what runs the import."""
+    modules = {"one": module("cat"), "card": CARD, "made": "x = 1\nexec('fox')\n"}
+    things = packages(modules, [("fox", value)])
+    things.packages = ()
+    (broken,) = things.unavailable()
+    at = place.format(home=tmp_path / HOME, point=f"extra, entry point fox = {value}")
+    assert broken.fault.startswith(f"{at}: {fault.format(name=HOME)}")
+
+
+def test_what_an_import_prints_is_not_among_the_output(packages, capfd):
+    loud = "import os\nprint('HELLO')\nos.system('echo CHILD')\n"
+    packages({"one": loud + module("cat")}).names()
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert {"HELLO", "CHILD"} <= set(shown.err.split())
 
 
 def test_a_framework_with_an_unknown_quantizer_is_listed_with_its_place():

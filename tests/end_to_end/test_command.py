@@ -461,7 +461,8 @@ def test_an_installed_copy_works_outside_a_checkout(tmp_path):
         check=True,
     )  # fmt: skip
     code = (
-        "from benchmarks.suite.config import conf_folder, composed; print(conf_folder());"
+        "from benchmarks.suite.conf import conf_folder; print(conf_folder());"
+        "from benchmarks.suite.config import composed;"
         "from benchmarks.report.formats.reported import default_path; print(default_path());"
         "composed(['+suite=quick']);"
         "from benchmarks.studies.float_networks import wanted;"

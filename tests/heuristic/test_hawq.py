@@ -19,7 +19,7 @@ from frameworks import (
     targets,
 )
 from frameworks.core.policy import FLOAT, LayerBits
-from frameworks.heuristic.hawq import HAWQ, free_blocks, omega, ranking
+from frameworks.heuristic.hawq.framework import HAWQ, free_blocks, omega, ranking
 from frameworks.testing import toy
 
 BITS = (2, 4, 8)

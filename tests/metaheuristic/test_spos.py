@@ -17,11 +17,11 @@ from frameworks.core.policy import Policy
 from frameworks.core.quantizers.dorefa import DoReFaWeight
 from frameworks.core.quantizers.pact import Pact
 from frameworks.core.space import Space
-from frameworks.core.supernets.single_path import SinglePath
 from frameworks.hardware.bops import Bops
 from frameworks.metaheuristic.spos import framework as spos
 from frameworks.metaheuristic.spos.framework import SPOS
 from frameworks.metaheuristic.spos.paths import SPREAD, Paths, upward_pairs
+from frameworks.metaheuristic.spos.single_path import SinglePath
 from frameworks.testing import toy
 from tests.metaheuristic.landscapes import losses
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from benchmarks.suite.config import conf_folder
+from benchmarks.suite.conf import conf_folder
 from frameworks import registry
 
 pytestmark = pytest.mark.slow

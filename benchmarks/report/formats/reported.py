@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records.sheet import rows_of
 from benchmarks.report.formats.blocks import Block
 
 MARKS = {
@@ -57,11 +57,7 @@ def read(path: Path) -> list[Reported]:
         OSError: the file cannot be read.
         ValueError: a column or a value is wrong; the message names file, line and fault.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: columns {rows.fieldnames}, not {list(COLUMNS)}")
-        return [_checked(row, f"{path}, line {rows.line_num}") for row in rows]
+    return rows_of(path, COLUMNS, _checked)
 
 
 def _checked(row: dict[str, str], where: str) -> Reported:

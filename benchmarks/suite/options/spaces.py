@@ -33,10 +33,19 @@ class SpaceConfig:
 
 
 def narrowing(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration's ``space`` changes; empty for the whole space of the protocol."""
+    """What a configuration's ``space`` changes; empty for the whole space of the protocol.
+
+    Raises:
+        ValueError: bits for the layers that are not searched, where all are.
+    """
     default = SpaceConfig()
     kept = {n: value for n, value in config.items() if value not in (getattr(default, n), {})}
-    return kept if kept.keys() - {"rest"} else {}
+    if "rest" in kept and "restrict" not in kept:
+        raise ValueError(
+            f"space.rest = {kept['rest']}: it is for the layers that are not searched, and all "
+            "are; name those that are with space.restrict=[NAME,NAME]"
+        )
+    return kept
 
 
 def space_of(protocol: Mapping[str, Any], target: Target, layers: tuple[Layer, ...]) -> Space:

@@ -70,6 +70,7 @@ class ActorCriticSearch(Framework):
 
     evaluates: ClassVar[tuple[str, ...]] = ("episodes", "explore", "exploit")
     lowers_bits: ClassVar[bool] = True
+    searches_choices: ClassVar[bool] = True
     retrain_batch: ClassVar[int] = 128
     retrain_decay: ClassVar[float] = 4e-5
 
@@ -91,11 +92,6 @@ class ActorCriticSearch(Framework):
         super().validate()
         if self.draws < 1:
             raise ValueError(f"draws = {self.draws}: must be at least 1 episode an evaluation")
-
-    def skip(self, problem: Problem) -> str | None:
-        if not problem.space.choices:
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
-        return super().skip(problem)
 
     def settings(self, **changes: Any) -> Settings:
         """The agent's part of the hyper-parameters, with some changed."""

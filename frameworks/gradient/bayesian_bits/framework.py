@@ -115,6 +115,7 @@ class BayesianBits(Framework):
     strength: ClassVar[str | None] = "mu"
     close: ClassVar[float] = 0.9
     lowers_bits: ClassVar[bool] = True
+    searches_choices: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=10, batch=384, lr=1e-4, schedule="cosine", weight_decay=0.0, augment=True
     )
@@ -135,8 +136,6 @@ class BayesianBits(Framework):
         for choice in problem.space.choices:
             if not set(choice.bits) & set(LEVELS):
                 return f"{self.name} needs 2, 4, 8, 16 or 32 among the bits, not {choice.bits}"
-        if not problem.space.choices:
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
         return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:

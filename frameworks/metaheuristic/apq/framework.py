@@ -125,6 +125,7 @@ class APQ(ScoringFramework):
         epochs=30, batch=256, lr=1e-3, weight_decay=4e-5, augment=True
     )
     evaluates: ClassVar[tuple[str, ...]] = ("pairs",)
+    searches_choices: ClassVar[bool] = True
 
     cheap: int = 80000
     images: int = 256
@@ -155,11 +156,6 @@ class APQ(ScoringFramework):
     def settings(self) -> Settings:
         """The numbers of the evolution; raises a ValueError that names a wrong one."""
         return Settings(**{name: getattr(self, name) for name in Settings.__dataclass_fields__})
-
-    def skip(self, problem: Problem) -> str | None:
-        if not problem.space.choices:
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
-        return super().skip(problem)
 
     def score(self, problem: Problem) -> Scores:
         rng, generator = problem.rng("pairs"), problem.generator("predictor")

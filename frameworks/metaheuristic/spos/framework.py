@@ -2,7 +2,7 @@
 
 Guo, Zhang, Mu, Heng, Liu, Wei and Sun, 2019, arXiv 1904.00420; its search for mixed precision.
 
-- Super net (`frameworks.core.supernets.single_path`): every block chooses one of a few pairs of
+- Super net (`frameworks.metaheuristic.spos.single_path`): every block chooses one of a few pairs of
   (weight, activation) bits for its layers, such as (1,2) (2,2) (1,4) (2,4) (3,4) (4,4). All choices
   share one set of float weights W, quantized on the fly (DoReFa weights, PACT activations).
 - Training (section 3): each step draws one path a and trains it alone,
@@ -43,8 +43,8 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.core.supernets.single_path import SinglePath, path_evaluator
 from frameworks.metaheuristic.spos.paths import Paths
+from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 
 
 @register

@@ -134,6 +134,7 @@ class ReLeQ(Framework):
     )
     evaluates: ClassVar[tuple[str, ...]] = ("episodes",)
     lowers_bits: ClassVar[bool] = True
+    searches_choices: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(epochs=40, batch=256, lr=1e-3, augment=True)
 
     episodes: int = 700
@@ -172,11 +173,6 @@ class ReLeQ(Framework):
         for name in ("a", "b", "threshold"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{name} = {value}: must not be negative")
-
-    def skip(self, problem: Problem) -> str | None:
-        if not problem.space.choices:
-            return f"{self.name} finds nothing to search: the space pins all of its decisions"
-        return super().skip(problem)
 
     @property
     def shape(self) -> Shape:

@@ -29,7 +29,7 @@ def test_a_new_package_passes_its_contract(tmp_path, capsys):
     assert "class MyMethod(Framework)" in (folder / "my_method.py").read_text()
     assert 'category="gradient"' in (folder / "my_method.py").read_text()
     assert 'my_method = "my_method"' in (folder / "pyproject.toml").read_text()
-    assert not re.search(r"\\bmine\\b", "".join(p.read_text() for p in folder.iterdir()), re.I)
+    assert not re.search(r"\bmine\b", "".join(p.read_text() for p in folder.iterdir()), re.I)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
         cwd=folder, capture_output=True, text=True, check=False,
@@ -52,6 +52,9 @@ def test_every_category_can_be_begun(tmp_path, category):
         ("Mine", "gradient", "lower-case letters"),
         ("a-b", "gradient", "lower-case letters"),
         ("haq", "gradient", "there is a framework of this name, from juxtabit"),
+        ("class", "gradient", "a word of Python's own cannot be a module"),
+        ("numpy", "gradient", r"there is a module of this name, which numpy\.py would hide"),
+        ("sys", "gradient", "there is a module of this name"),
         ("mine", "magic", "choose from gradient, reinforcement"),
     ],
 )
@@ -65,3 +68,16 @@ def test_nothing_is_written_over(tmp_path):
     write_package("mine", "heuristic", tmp_path)
     with pytest.raises(FileExistsError, match="not empty"):
         write_package("mine", "heuristic", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for into in ("/proc/x", str(tmp_path / "file"), str(tmp_path / "file" / "deeper")):
+        assert main(["new", "mine", "--category", "gradient", "--into", into]) == 2
+        assert capsys.readouterr().err.startswith(f"juxtabit: --into {into}: the folder ")
+
+
+def test_a_folder_without_files_is_taken(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))  # as by `python -m`, where one calls it
+    (tmp_path / "mine").mkdir()
+    assert len(write_package("mine", "heuristic", tmp_path)) == 3

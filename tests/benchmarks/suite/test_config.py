@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.data.recipes import RecipeConfig, recipe_of
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import (
     AXES,
     cell_of,
     composed,
-    conf_folder,
     results_folder,
     suite_cells,
     suite_name,

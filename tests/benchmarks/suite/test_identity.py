@@ -482,3 +482,38 @@ def test_a_float_checkpoint_has_an_identity_of_its_own(monkeypatch):
             found.add(facts())
     assert len(found) == 8
     assert facts() == before
+
+
+PINNED = "27484a2e14161e3471a1"
+"""The key of a fixed cell, of which nothing depends on the machine.
+
+Where it changes, all records have other keys: what is then needed is a reason, and a line in the
+changelog. A move of code is none.
+"""
+
+
+def test_a_fixed_cell_has_the_key_that_it_always_had(monkeypatch, tmp_path):
+    cell = {
+        "framework": {"name": "random", "evaluations": 20, "images": 0},
+        "model": {"name": "resnet8", "pretrained": False, "checkpoint": None, "retrain": False,
+                  "options": {}, "pretrain": {}},
+        "dataset": {"name": "digits", "root": "/somewhere", "valid": 0.2, "workers": 4,
+                    "memory": 2.0, "classes": None, "pretrain": {"epochs": 8.0}},
+        "hardware": {"name": "table", "path": "costs.csv", "weights": "per_channel"},
+        "budget": {"like": 4.0, "ratio": None, "limit": None, "metric": None, "metrics": None},
+        "protocol": {"name": "ptq", "quantizer": "mse", "weight_bits": [2, 4, 8],
+                     "objective": "accuracy", "rounding": "nearest"},
+        "seed": 0,
+    }  # fmt: skip
+    (tmp_path / "costs.csv").write_text("layer,weight_bits,act_bits,ms\nstem,8,8,1\n")
+    monkeypatch.chdir(tmp_path)
+    fixed = {
+        "numerics": lambda threads: {"threads": threads, "kernels": "native", "torch": "2.11"},
+        "data_identity": lambda text: {"fingerprint": "a-b-c", "known by": "values"},
+        "start_from": lambda *texts: SimpleNamespace(facts=lambda: {"from": "trained here"}),
+    }
+    for name, fact in fixed.items():
+        monkeypatch.setattr(identity, name, fact)
+    monkeypatch.setattr("benchmarks.__version__", "0.4.0")
+    monkeypatch.setattr("benchmarks.fingerprints.numerics.REVISION", 2)
+    assert key_of(cell, 1) == PINNED

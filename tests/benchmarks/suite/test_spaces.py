@@ -24,11 +24,17 @@ def searched(made):
 def test_the_whole_space_is_no_part_of_a_cell():
     plain = cell_of(composed([]))
     assert "space" not in plain["protocol"]
-    assert cell_of(composed(["space.rest=4", "space.layers={}"])) == plain
+    assert cell_of(composed(["space.rest=8", "space.layers={}"])) == plain
     assert narrowing(vars(SpaceConfig())) == {}
     narrow = cell_of(composed(["space.restrict=[blocks.0*]"]))
     assert narrow["protocol"]["space"] == {"restrict": ["blocks.0*"]}
     assert key_of(narrow, 1) != key_of(plain, 1)
+
+
+@pytest.mark.parametrize("more", [[], ["space.layers={'*': [4]}"]])
+def test_bits_of_the_rest_need_layers_that_are_searched(more):
+    with pytest.raises(ValueError, match=r"space\.rest = 4: .*space\.restrict=\[NAME,NAME\]"):
+        cell_of(composed(["space.rest=4", *more]))
 
 
 def test_some_layers_are_searched_and_the_others_stay():

@@ -6,7 +6,8 @@ from itertools import product
 import pytest
 
 from benchmarks.suite.assets import entry_text, layers_of
-from benchmarks.suite.config import AXES, composed, conf_folder, suite_cells
+from benchmarks.suite.conf import conf_folder
+from benchmarks.suite.config import AXES, composed, suite_cells
 from benchmarks.suite.options.budgets import budget_spec, label_of
 from benchmarks.suite.setting import setting_of
 from frameworks import registry

@@ -15,8 +15,8 @@ from frameworks.core.estimators.hessian import (
 )
 from frameworks.core.estimators.hutchinson import hutchinson
 from frameworks.core.estimators.layouts import FRONT
-from frameworks.core.estimators.power_iteration import power_iteration
 from frameworks.core.estimators.signs import rademacher
+from frameworks.heuristic.hawq.power_iteration import power_iteration
 
 
 def generator(seed=0):

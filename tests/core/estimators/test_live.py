@@ -11,7 +11,7 @@ from frameworks.core.estimators import live as module
 from frameworks.core.estimators.hessian import WeightHessian
 from frameworks.core.estimators.hutchinson import hutchinson
 from frameworks.core.estimators.live import Live, fitting, peak
-from frameworks.core.estimators.power_iteration import power_iteration
+from frameworks.heuristic.hawq.power_iteration import power_iteration
 
 KIB = 2**10
 

@@ -4,7 +4,7 @@ import torch
 from frameworks.core.evaluation.evaluate import measure
 from frameworks.core.networks.correction import reestimate_batchnorm
 from frameworks.core.policy import LayerBits
-from frameworks.core.supernets.single_path import SinglePath, path_evaluator
+from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 from frameworks.testing import toy
 
 X = toy.split("valid", 128).images(32)

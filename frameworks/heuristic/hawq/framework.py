@@ -24,7 +24,6 @@ from frameworks.core.card import Card
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.hessian import WeightHessian
 from frameworks.core.estimators.perturbation import weight_error
-from frameworks.core.estimators.power_iteration import power_iteration
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.networks.qmodel import QModel
@@ -35,6 +34,7 @@ from frameworks.core.solution import Scores, Solution
 from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
 from frameworks.core.supernets.decisions import tied_blocks
+from frameworks.heuristic.hawq.power_iteration import power_iteration
 
 Blocks = dict[str, list[str]]
 """Block name to the names of its layers with free weight bits, both in execution order."""
