@@ -612,7 +612,7 @@ def test_committed_reported_numbers_are_verified_and_complete():
     numbers = reported.read(ROOT / "results" / "reported.csv")
     known = {"haq", "hawq", "hawq_v2", "hawq_v3", "dnas", "edmips", "autoq", "mpqco"}
     known |= {"limpq", "ompq", "practical_ptq", "adq", "apq", "memory_driven", "adaquant_ip"}
-    known |= {"releq", "adrl"}
+    known |= {"releq", "adrl", "bmpq"}
     assert {n.framework for n in numbers} == known
     assert {n.mark for n in numbers} <= {"verified", "verified-2nd"}
     top1 = {
