@@ -84,7 +84,7 @@ class BMPQ(Framework):
             "where means and sums over bits rank alike. Whether the paper takes each layer's "
             "present bits (common=false), the mean or the sum could not be verified; a layer at 2 "
             "bits looks 2.8 (sum: 1.4) times as sensitive as at 4 under its quantizer, and layers "
-            "nearer than that swap at every assignment",
+            "of like cost that are nearer than that swap at every assignment",
             "layers outside the search are pinned as the protocol says (the paper: 16 bits), and "
             "costs are the target's (the paper: bits of parameters)",
             "where a layer may not take 4 and 2 bits, or these cannot meet the budget or leave "

@@ -101,8 +101,8 @@ class LIMPQ(ScoringFramework):
             "ResNet-8 on Fashion-MNIST it takes 2.3 to 2.8 for weights to weigh as much as inputs, "
             "and below 4 some layers get 2-bit weights",
             "under ptq the training that the indicators presume is missing: there (bops, like=3) "
-            "the loss is 0.321 and that of uniform bits 0.269; after 50 steps of fine-tuning "
-            "0.277 and 0.254 (one seed)",
+            "the loss on search-validation images is 0.321 and that of uniform bits 0.269; after "
+            "50 steps of fine-tuning 0.277 and 0.254 (one seed)",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
