@@ -472,9 +472,15 @@ class Problem:
             transform=kept or transform,
             loader=loader,
         )
-        if recipe.epochs and self.bn != "stored" and next(batchnorms(qmodel), None) is not None:
-            self._take_statistics(qmodel, recipe, kept)
+        self._take_statistics(qmodel, recipe, kept)
         return qmodel
+
+    def take_statistics(self, qmodel: QModel, recipe: Recipe) -> None:
+        """Take BatchNorm's statistics as after training by a recipe; see `train_model`.
+
+        For a network that its search has trained, which is the result as it is.
+        """
+        self._take_statistics(qmodel, recipe, None)
 
     def _metered(self, loss: Loss) -> Loss:
         """A loss whose teacher, if it has one, is counted."""
@@ -483,6 +489,9 @@ class Problem:
         return loss.metered(self.meter, self.float_model)
 
     def _take_statistics(self, qmodel: QModel, recipe: Recipe, kept: Kept | None) -> None:
+        none = self.bn == "stored" or next(batchnorms(qmodel), None) is None
+        if none or not recipe.epochs:
+            return
         fewest, most = STATISTICS_IMAGES
         images = self.train.images(2) if kept is None else kept.images
         most = min(most, max(fewest, images_at_once(qmodel, images[:2])))

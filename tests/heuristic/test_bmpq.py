@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from frameworks import InfeasibleBudget, LayerBits, Policy, UniformQuantizer, cross_entropy, schemes
 from frameworks.core.quantizers.bitplanes import from_planes, to_planes
 from frameworks.core.quantizers.pact import Pact
+from frameworks.core.search.course import Course
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.bmpq.bits import BitGradients, bit_gradients, normalised, step_of
 from frameworks.heuristic.bmpq.framework import BMPQ
@@ -87,32 +88,65 @@ def test_two_flips_by_hand():
     assert -float(each[3, 1]) == pytest.approx(-0.08)
 
 
-def test_a_cut_layer_looks_more_sensitive():
-    reach = float(WEIGHT.abs().max())
-    at = {b: float(normalised(GRADIENT, reach / (2 ** (b - 1) - 1), b)) for b in (4, 2)}
-    assert at[2] / at[4] == pytest.approx(2.8)
+def enbg(bits, common, gradients=(GRADIENT,), weight=WEIGHT):
+    """What a tap takes of one batch in which the weight is read once for each gradient."""
+    tap = BitGradients(schemes.get("bmpq")().weight(weight, bits), bits, common)
+    parameter = torch.nn.Parameter(weight.clone())
+    sum((tap(parameter) * gradient).sum() for gradient in gradients).backward()
+    tap.end_batch()
+    tap.end_epoch()
+    return tap.taken()
+
+
+def test_a_cut_layer_looks_more_sensitive_at_its_present_bits_alone():
+    assert enbg(2, common=False) / enbg(4, common=False) == pytest.approx(2.8)
+    assert enbg(2, common=True) == enbg(4, common=True) == pytest.approx(0.7 * 0.1625)
+
+
+@pytest.mark.parametrize(("common", "changes"), [(True, 0), (False, 5)])
+def test_layers_swap_at_every_assignment_unless_they_are_compared_at_common_bits(common, changes):
+    """Of two equal layers with a true ratio of 2, one may have 4 bits."""
+    gradients, bits, found = {"a": GRADIENT, "b": GRADIENT / 2}, {"a": 4, "b": 4}, []
+    for _ in range(6):
+        each = {n: enbg(bits[n], common, [gradient]) for n, gradient in gradients.items()}
+        table = {n: {q: (-s * q, {"size": q}) for q in (4, 2)} for n, s in each.items()}
+        bits = multiple_choice(table, {"size": 6})
+        found.append(tuple(bits.values()))
+    assert found[0] == (4, 2)
+    assert sum(one != two for one, two in itertools.pairwise(found)) == changes
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_a_weight_that_is_read_twice_has_the_sum_of_its_gradients(common):
+    twice = enbg(4, common, [GRADIENT, -0.75 * GRADIENT])
+    assert twice == pytest.approx(enbg(4, common) / 4)
 
 
 def test_a_tap_notes_the_mean_of_batches_and_then_of_epochs():
     weight = torch.nn.Parameter(WEIGHT.clone())
-    tap = BitGradients(schemes.get("bmpq")().weight(WEIGHT, 4), 4)
+    tap = BitGradients(schemes.get("bmpq")().weight(WEIGHT, 4), 4, common=False)
     for epochs in ([1.0, 3.0], [5.0]):
         for factor in epochs:
             (tap(weight) * GRADIENT * factor).sum().backward()
+            tap.end_batch()
         tap.end_epoch()
     assert tap.taken() == pytest.approx(0.0609375 * (2 + 5) / 2)
     assert tap.taken() == 0
     with torch.no_grad():
         tap(weight)
+    tap.end_batch()
     assert tap.batches == []
     torch.testing.assert_close(tap(weight), tap.codes(weight).dequantize())
 
 
-@pytest.mark.parametrize("scheme", ["bmpq", "mse", "haq_kmeans", "dorefa_pact"])
-def test_a_network_s_bit_gradients_are_those_of_its_quantized_weights(scheme):
+@pytest.mark.parametrize(
+    ("scheme", "common"),
+    [("bmpq", False), ("mse", True), ("mse", False), ("haq_kmeans", False), ("dorefa_pact", True)],
+)
+def test_a_network_s_bit_gradients_are_those_of_its_quantized_weights(scheme, common):
     asked = problem(scheme=scheme)
     net = asked.fine_tune(most(menu_of(asked, (2, 4))), replace(asked.recipe, epochs=0))
-    taps = watch(net, searched(asked))
+    taps = watch(net, searched(asked), common)
     kept = {}
     for name, tap in taps.items():
         plain = tap.inner.forward
@@ -131,6 +165,9 @@ def test_a_network_s_bit_gradients_are_those_of_its_quantized_weights(scheme):
         codes = tap.inner.codes(weight)
         step = codes.scale if codes.codebook is None else weight.abs().max() / 7
         expected = bit_gradients(kept[name].grad, step, 4).abs().mean()
+        if common:
+            expected = weight.abs().max() * kept[name].grad.abs().mean()
+        tap.end_batch()
         tap.end_epoch()
         assert tap.taken() == pytest.approx(float(expected), rel=1e-4)
 
@@ -216,6 +253,7 @@ def test_bits_are_assigned_at_intervals_and_never_after_the_last_whole_one():
     method = BMPQ()
     assert (method.epochs, method.interval, method.lr, method.batch) == (200, 20, 0.1, 128)
     assert (method.weight_decay, method.bits, method.scratch) == (5e-4, [2, 4], True)
+    assert method.common
 
 
 def test_a_change_of_bits_scales_weights_anew_and_keeps_the_range_of_inputs():
@@ -292,22 +330,45 @@ def test_the_search_ends_within_the_budget_and_each_assignment_did(found):
     assert 0 < solution.cross_entropy < 1.2
 
 
+@pytest.mark.parametrize("common", [True, False])
+def test_every_epoch_after_an_assignment_is_at_its_bits(monkeypatch, common):
+    asked, during, assigned = problem("size", like=3.2, scheme="bmpq", retrains=True), [], []
+
+    def run(course, net, *rest, plain=Course.run, **more):
+        taps = [net.qlayer(name).weight_quantizer for name in FREE]
+        assert {tap.common for tap in taps} == {common}
+        assert [tap.bits for tap in taps] == [net.policy[name].weight for name in FREE]
+        assert [2 * tap.inner.levels + 2 for tap in taps] == [2**tap.bits for tap in taps]
+        during.append(net.policy)
+        plain(course, net, *rest, **more)
+
+    def noting(*args):
+        assigned.append(assign(*args))
+        return assigned[-1]
+
+    monkeypatch.setattr(Course, "run", run)
+    monkeypatch.setattr("frameworks.heuristic.bmpq.framework.assign", noting)
+    solution = replace(FAST, epochs=3, interval=1, images=64, common=common).search(asked)
+    assert during == [most(menu_of(asked, (2, 4))), *assigned]
+    assert during[0] != during[1]
+    assert solution.policy == assigned[-1]
+
+
 def test_the_data_change_the_policy_and_the_sensitivities_are_not_flat(found):
     asked, solution = found
     sensitivity = solution.notes["sensitivity"]
     assert tuple(sensitivity) == FREE
     assert max(sensitivity.values()) > 1.5 * min(sensitivity.values()) > 0
-    menu = menu_of(asked, (2, 4))
-    assert assign(asked, menu, sensitivity) == solution.policy
-    # Without the loss's gradient only the steps of the weights are left.
+    assert assign(asked, menu_of(asked, (2, 4)), sensitivity) == solution.policy
+    # Without the loss's gradient only the reach of the weights is left.
     untaught = {
-        name: float(normalised(torch.ones(1), asked.quantizer(name, "weight", 4).codes(w).scale, 4))
-        for name in FREE
-        for w in [asked.network.get_submodule(name).weight.detach()]
+        name: float(asked.network.get_submodule(name).weight.detach().abs().max()) for name in FREE
     }
     ranks = [sorted(FREE, key=lambda n: each[n]) for each in (sensitivity, untaught)]
     assert ranks[0] != ranks[1]
-    assert assign(asked, menu, untaught) != solution.policy
+    tighter = problem("size", like=3)
+    policies = [assign(tighter, menu_of(tighter, (2, 4)), each) for each in (sensitivity, untaught)]
+    assert policies[0] != policies[1]
 
 
 def test_the_network_of_the_search_is_the_result(found):
@@ -319,6 +380,12 @@ def test_the_network_of_the_search_is_the_result(found):
         assert torch.equal(net.qlayer(name).inner.weight, solution.weights[f"{name}.weight"])
         alpha = net.qlayer(name).act_quantizer.alpha.item()
         assert solution.notes["ranges"][name] == {"alpha": [pytest.approx(alpha)]}
+    inputs, images = [], asked.train.images()
+    net.model.bn.register_forward_hook(lambda _, x, out: inputs.append(x[0]))
+    with torch.no_grad():
+        net(images)
+    assert len(images) == 256 > len(asked.images)
+    torch.testing.assert_close(net.model.bn.running_mean, inputs[0].mean((0, 2, 3)))
     valid = toy.split("valid", 128)
     with torch.no_grad():
         right = (net(valid.x).argmax(1) == valid.y).float().mean()

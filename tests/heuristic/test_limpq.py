@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from frameworks import LayerBits, UniformQuantizer
 from frameworks.core.solvers.milp import multiple_choice
-from frameworks.heuristic.limpq.framework import LIMPQ, outliers, settle, without_outliers
+from frameworks.heuristic.limpq.framework import LIMPQ, settle
 from frameworks.heuristic.limpq.indicators import (
     IndicatorNet,
     Indicators,
@@ -18,9 +18,10 @@ from frameworks.heuristic.limpq.indicators import (
     followers,
     three_sigma_step,
 )
+from frameworks.heuristic.limpq.programme import outliers, without_outliers
 from frameworks.testing import toy
 
-FAST = LIMPQ(epochs=5, images=160, batch=16, lr=0.01, range_lr=10.0)
+FAST = LIMPQ(epochs=5, images=160, batch=16)  # at the released rates
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
 BITS = (2, 3, 4)
 
@@ -74,18 +75,26 @@ def test_values_and_gradients_are_lsq_s_and_only_the_step_in_force_learns(signed
     with torch.no_grad():
         x.mul_(1.0).clamp_(min=None if signed else 0, max=9.0)
     q = Indicators((4, 3, 2), signed, x, weight=True)
+    with torch.no_grad():
+        q.steps.mul_(0.4)  # so that some are clipped
     q.use(3)
     y = q(x)
     (y.square().sum()).backward()
-    low, high = (-4, 3) if signed else (0, 7)
-    plain = UniformQuantizer(q.steps.detach()[1], low, high)
-    plain.learn_range()
-    other = x.detach().clone().requires_grad_()
-    z = plain(other)
-    z.square().sum().backward()
-    torch.testing.assert_close(y, z)
-    torch.testing.assert_close(x.grad, other.grad)
-    assert q.steps.grad.tolist() == [0.0, pytest.approx(float(plain.step.grad)), 0.0]
+    # 3 bits: g = 1 / sqrt(40 Q_P), with Q_P = 3 of signed data and 7 of others.
+    low, high, g = (-4, 3, 0.0912871) if signed else (0, 7, 0.0597614)
+    values, slopes, passed = [], [], []
+    for v in (x.detach() / q.steps.detach()[1]).tolist():
+        inside = low < v < high
+        code = round(v) if inside else low if v <= low else high
+        values.append(code * q.steps[1].item())
+        slopes.append(code - v if inside else code)  # LSQ, equation 3
+        passed.append(inside)
+    assert 0 < sum(passed) < len(passed)
+    upstream = torch.tensor([2 * value for value in values])
+    torch.testing.assert_close(y.detach(), torch.tensor(values))
+    torch.testing.assert_close(x.grad, upstream * torch.tensor(passed))
+    expected = g * float((upstream * torch.tensor(slopes)).sum())
+    assert q.steps.grad.tolist() == [0.0, pytest.approx(expected, rel=1e-4), 0.0]
     torch.testing.assert_close(q.codes(x).dequantize(), y.detach())
 
 
@@ -108,7 +117,23 @@ def test_a_width_that_a_layer_lacks_is_the_nearest():
     assert found == [8, 4, 4, 2, 2]
 
 
+def test_an_input_has_no_start_before_it_is_trained():
+    acts = Indicators((4, 2), False, torch.ones(1), weight=False).eval()
+    acts(torch.zeros(3))
+    assert not any(acts.met)
+    acts.train()(torch.ones(3))
+    assert acts.met == [True, False]
+    assert acts.values()[4] == pytest.approx(2 / math.sqrt(15))
+
+
 # --- the network
+
+
+def test_no_step_of_an_input_has_started_before_the_training():
+    net = IndicatorNet(problem())
+    assert not any(met for q in net.acts.values() for met in q.met)
+    net.train()(batch()[0])
+    assert [q.met for q in net.acts.values()] == [[True, False, False]] * len(FREE)
 
 
 def test_searched_layers_have_indicators_and_the_ends_stay_float():
@@ -203,7 +228,7 @@ def test_gradients_are_clipped_by_value_and_zeros_are_no_gradients():
 
 
 def test_steps_biases_and_norms_do_not_decay():
-    method = FAST
+    method = replace(FAST, range_lr=10.0)
     large, small, steps = method.optimizer(IndicatorNet(problem())).param_groups
     assert (large["weight_decay"], small["weight_decay"], steps["weight_decay"]) == (2.5e-5, 0, 0)
     assert len(large["params"]) == 6
@@ -223,7 +248,9 @@ def learned():
 def test_the_data_teach_the_steps_and_change_the_policy(learned):
     asked, scores = learned
     untaught = replace(FAST, lr=0.0).score(problem())
-    assert untaught.values["moved"] == 0 < 0.05 < scores.values["moved"]
+    assert untaught.values["moved"] == {"weight": 0, "act": 0}
+    moved = scores.values["moved"]
+    assert moved["weight"] > 0.05 > 0.01 > moved["act"] > 0  # see the card on steps of inputs
     policies = [FAST.solve(asked, each).policy for each in (scores, untaught)]
     assert policies[0] != policies[1]
     assert scores.values["learning"]["improved"]
@@ -296,6 +323,15 @@ def test_two_layers_by_hand(limit, expected, value, used):
     assert found == expected
     assert sum(table[n][found[n]][0] for n in macs) == pytest.approx(value)
     assert sum(table[n][found[n]][1]["bops"] for n in macs) == used
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-5, 1.0, 1e5])
+@pytest.mark.parametrize(("kind", "other"), [("weight", "act"), ("act", "weight")])
+def test_an_outlier_is_worth_more_than_all_others_whatever_alpha_is(kind, other, alpha):
+    values = {kind: {"a": {"3": 0.2, "2": 0.1}}, other: {"a": {"3": 0.1, "2": 5.0}}}
+    weights, acts = without_outliers(values, alpha)
+    of = {"weight": weights["a"], "act": acts["a"]}
+    assert of[kind][2] > of[kind][3] + sum(of[other].values())
 
 
 def test_outliers_are_taken_only_where_nothing_else_fits():

@@ -10,7 +10,14 @@ so that dL/dB_k = s 2^k dL/dw_q, and -s 2^(q-1) dL/dw_q for the sign. The normal
     NBG = (2^q - 1) / q  mean(s |dL/dw_q|),
 
 and the epoch-normalised one (ENBG) the mean of NBG over the batches of an epoch, and over the
-epochs since the bits were last assigned.
+epochs since the bits were last assigned. With the paper's step, s = max|w| / (2^(q-1) - 1),
+
+    NBG = c(q) max|w| mean|dL/dw_q|,    c(q) = (2^q - 1) / (q (2^(q-1) - 1)),
+
+where c(2) / c(4) = 1.5 / (15 / 28) = 2.8: of two layers whose sensitivities are nearer than that,
+the one with 2 bits looks the more sensitive, whichever it is, and they swap their bits at every
+assignment. So layers are compared at a common q, where c(q) is a factor of all: by
+max|w| mean|dL/dw_q|, whatever their quantizers and present bits.
 """
 
 from __future__ import annotations
@@ -50,29 +57,46 @@ def step_of(quantizer: Quantizer, weight: Tensor, bits: int) -> Tensor:
 
 
 class BitGradients(Quantizer):
-    """A layer's weight quantizer, with its normalised bit gradients noted in every backward pass.
+    """A layer's weight quantizer, with its normalised bit gradients noted in every batch.
 
     Args:
         inner: quantizes.
         bits: q.
+        common: take them at a q that is common to all layers, without the factor of it; else at
+            the bits and the step of ``inner``.
     """
 
-    def __init__(self, inner: Quantizer, bits: int) -> None:
+    def __init__(self, inner: Quantizer, bits: int, common: bool = True) -> None:
         super().__init__()
-        self.inner, self.bits = inner, bits
+        self.inner, self.bits, self.common = inner, bits, common
+        self.gradient: Tensor | None = None
+        self.weight: Tensor | None = None
         self.batches: list[Tensor] = []
         self.epochs: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x)
         if torch.is_grad_enabled() and out.requires_grad:
-            out.register_hook(lambda gradient: self._note(gradient, x))  # type: ignore[no-untyped-call]
+            self.weight = x.detach()
+            out.register_hook(self._add)  # type: ignore[no-untyped-call]
         return out
 
+    def _add(self, gradient: Tensor) -> None:
+        """Of a weight that is read more than once, the sum is its gradient."""
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+
     @torch.no_grad()
-    def _note(self, gradient: Tensor, x: Tensor) -> None:
-        step = step_of(self.inner, x, self.bits)
-        self.batches.append(normalised(gradient, step, self.bits))
+    def end_batch(self) -> None:
+        """Note the gradient of a batch; to be called before its step changes the weight."""
+        gradient, weight = self.gradient, self.weight
+        self.gradient = self.weight = None
+        if gradient is None or weight is None:
+            return
+        if self.common:
+            self.batches.append(weight.abs().max() * gradient.abs().mean())
+        else:
+            step = step_of(self.inner, weight, self.bits)
+            self.batches.append(normalised(gradient, step, self.bits))
 
     def codes(self, x: Tensor) -> Codes:
         return self.inner.codes(x)

@@ -6,15 +6,17 @@ in which the bits of layers are found; its abstract gives the idea, all else is 
 - Every layer starts at its most bits (4); weights are symmetric and uniform, activations PACT's, at
   the bits of the layer's weights; the first and the last layer are pinned.
 - Bit gradients (`frameworks.heuristic.bmpq.bits`): dL/dB_k of the bits of each weight. A layer's
-  sensitivity ENBG_l is their mean magnitude over weights and bits, batches and epochs.
+  sensitivity ENBG_l is their mean magnitude over weights and bits, batches and epochs, at the same
+  number of bits for all layers.
 - Every ``interval`` epochs, but not after the last whole one, an integer linear programme assigns
   the bits anew, and the training goes on at these:
       maximise    sum_l  ENBG_l q_l,   q_l in {4, 2},
       subject to  sum_l  cost_l(q_l) <= the budget (bits of all parameters in the paper).
 - The network at the end of the training is the result; nothing is fine-tuned.
 
-ENBG at 2 bits is 1.5 / (15 / 4) * 7 = 2.8 times that of the same gradients at 4: layers that were
-cut look more sensitive than others, which keeps the bits from freezing after the first assignment.
+Under the paper's own quantizer ENBG at 2 bits is 2.8 times that of the same gradients at 4. Taken
+at each layer's present bits it makes a layer that was cut look more sensitive than it is, and like
+layers swap their bits at every assignment, of which the number then decides (``common=false``).
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class BMPQ(Framework):
         weight_decay: of weights.
         bits: the candidates; empty for all that the protocol has. They give way to these where a
             layer may not take them, and where they cannot meet the budget or leave much unused.
+        common: sensitivities are those at a common number of bits; else those at each layer's
+            present bits, by which layers of similar sensitivity swap at every assignment.
         scratch: start from random weights; else from the pretrained ones.
         augment: whether images are augmented as the dataset says.
     """
@@ -76,13 +80,18 @@ class BMPQ(Framework):
             "only the abstract could be read, and there is no code: bit form, normalisation, "
             "objective, schedule, rates and the candidates 4 and 2 are reconstructed from memory "
             "of the paper",
-            "the sensitivity is the mean over a layer's weights and bits at its present bits; "
-            "whether the paper takes the mean or the sum over bits could not be verified",
+            "sensitivities are means over a layer's weights and bits at a common number of bits, "
+            "where means and sums over bits rank alike. Whether the paper takes each layer's "
+            "present bits (common=false), the mean or the sum could not be verified; a layer at 2 "
+            "bits looks 2.8 (sum: 1.4) times as sensitive as at 4 under its quantizer, and layers "
+            "of like cost that are nearer than that swap at every assignment",
             "layers outside the search are pinned as the protocol says (the paper: 16 bits), and "
             "costs are the target's (the paper: bits of parameters)",
-            "where 4 and 2 bits cannot meet the budget, or leave more than a tenth of it unused, "
-            "all of the protocol's bits are candidates; activations that cannot have the weights' "
-            "bits take the nearest",
+            "where a layer may not take 4 and 2 bits, or these cannot meet the budget or leave "
+            "more than a tenth of it unused, all of the protocol's bits are candidates; "
+            "activations that cannot have the weights' bits take the nearest",
+            "clipping values of activations do not decay, as PACT's do: whether the paper's do is "
+            "not known",
             "random weights are those of torch's reset_parameters; parameters of modules without "
             "it stay as they are. scratch=false, for short searches, starts pretrained",
             "weights and ranges of the search are the result under paper alone; the other "
@@ -99,6 +108,7 @@ class BMPQ(Framework):
     range_lr: float = 0.1
     weight_decay: float = 5e-4
     bits: list[int] = field(default_factory=lambda: [2, 4])
+    common: bool = True
     scratch: bool = True
     augment: bool = True
 
@@ -121,31 +131,42 @@ class BMPQ(Framework):
         return super().skip(problem)
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
-        """The trained network; it is trained on only where the recipe has epochs (see `recipe`)."""
+        """The trained network; it is trained on only where the recipe has epochs (see `recipe`).
+
+        BatchNorm's statistics are taken as after any training.
+        """
 
         def keep_ranges(qmodel: QModel) -> None:
             for name, values in solution.notes["ranges"].items():
                 for key, p in qmodel.qlayer(name).act_quantizer.named_parameters():
                     p.data.copy_(p.new_tensor(values[key]).view_as(p))
 
-        return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep_ranges)
+        policy, weights = solution.policy, solution.weights
+        net = problem.fine_tune(policy, weights=weights, prepare=keep_ranges)
+        if not problem.recipe.epochs:
+            problem.take_statistics(net, self.training)
+        return net
 
     def search(self, problem: Problem) -> Solution:
         menu, objective = menu_of(problem, self.bits), "cross-entropy at bits within the budget"
         net = self.start(problem, menu)
         names, optimizer = searched(problem), self.optimizer(net)
-        taps = watch(net, names)
+        taps = watch(net, names, self.common)
         course = Course(objective, problem.generator(self.name), self.batch, self.augment)
         assigned: list[tuple[int, dict[str, float], Policy]] = []
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             return course.step(task := cross_entropy(model, x, y), task)
 
+        def end_batch() -> None:
+            for tap in taps.values():
+                tap.end_batch()
+
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, "training at changing bits")
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * self.training.rate(epoch / self.epochs)
-            course.run(net, problem.train, self.images, [optimizer], loss)
+            course.run(net, problem.train, self.images, [optimizer], loss, before_step=end_batch)
             for tap in taps.values():
                 tap.end_epoch()
             if self.assigns(epoch + 1):
@@ -155,7 +176,7 @@ class BMPQ(Framework):
                 assigned.append((len(course.values), sensitivity, policy))
                 for name, bits in policy.items():
                     change(net, name, bits)
-                taps = watch(net, names)
+                taps = watch(net, names, self.common)
                 optimizer = self.optimizer(net, optimizer)
         return self.solution(net, course, assigned)
 
@@ -163,7 +184,8 @@ class BMPQ(Framework):
     def training(self) -> Recipe:
         """The whole training."""
         rates = {"lr": self.lr, "range_lr": self.range_lr, "weight_decay": self.weight_decay}
-        return Recipe(epochs=self.epochs, batch=self.batch, schedule="step", **rates)  # type: ignore[arg-type]
+        seen = {"epochs": self.epochs, "images": self.images, "batch": self.batch}
+        return Recipe(schedule="step", **seen, **rates)  # type: ignore[arg-type]
 
     def assigns(self, done: int) -> bool:
         """Whether bits are assigned after so many epochs."""

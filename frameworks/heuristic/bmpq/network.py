@@ -31,10 +31,15 @@ def random_weights(problem: Problem) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in network.state_dict().items()}
 
 
-def watch(net: QModel, names: list[str]) -> dict[str, BitGradients]:
+def watch(net: QModel, names: list[str], common: bool = True) -> dict[str, BitGradients]:
     """Let the weight quantizers of layers note their bit gradients; those, by layer.
 
     A weight that is stored once is noted with its first layer, and quantized by its quantizer.
+
+    Args:
+        net: in training.
+        names: its layers.
+        common: see `BitGradients`.
     """
     found: dict[str, BitGradients] = {}
     for name in names:
@@ -43,8 +48,9 @@ def watch(net: QModel, names: list[str]) -> dict[str, BitGradients]:
             qlayer.weight_quantizer = found[qlayer.layer.shared]
             continue
         if not isinstance(qlayer.weight_quantizer, BitGradients):
-            assert isinstance(qlayer.bits.weight, int)
-            qlayer.weight_quantizer = BitGradients(qlayer.weight_quantizer, qlayer.bits.weight)
+            inner, bits = qlayer.weight_quantizer, qlayer.bits.weight
+            assert isinstance(bits, int)
+            qlayer.weight_quantizer = BitGradients(inner, bits, common)
         found[name] = qlayer.weight_quantizer
     return found
 

@@ -7,8 +7,8 @@ weight and input has one LSQ step s_b per candidate b, of which a pass uses (and
     x_hat = s_b round(clip(x / s_b, Q_min(b), Q_max(b))),   dL/ds_b scaled by 1 / sqrt(n Q_max(b)).
 
 Weights start at max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1); inputs at 2 E|x| / sqrt(Q_max(b)),
-of the first batch that meets them. BatchNorm is there once for each width; in a pass of mixed bits
-it follows the layer before it.
+of the first training batch that meets them. BatchNorm is there once for each width; in a pass of
+mixed bits it follows the layer before it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Indicators(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         low, high, offset = self.grids[self.place]
-        if not self.met[self.place]:
+        if self.training and not self.met[self.place]:
             self._meet(x, high)
         scale = (0.1 if self.bits[self.place] > PUBLISHED else 1) / math.sqrt(
             x.numel() * max(high, 1)
@@ -150,14 +150,17 @@ class IndicatorNet(nn.Module):
         self.groups = drawn_together(space)
         searched = [name for group in self.groups for name in group]
         samples = problem.observe().samples
+        after = followers(self.qmodel, problem.images[:2])  # of the network that is still float
         self.weights, self.acts = _indicators(self.qmodel, space, searched, samples)
-        self.norms = self._switchable(problem, set(searched))
+        self.norms = self._switchable(after, set(searched))
         self.uniform(self.widths[0])
 
-    def _switchable(self, problem: Problem, searched: set[str]) -> dict[str, list[SwitchableNorm]]:
+    def _switchable(
+        self, after: Mapping[nn.Module, str], searched: set[str]
+    ) -> dict[str, list[SwitchableNorm]]:
         """Put them in the place of every BatchNorm that comes after a searched layer."""
         found: dict[str, list[SwitchableNorm]] = {}
-        for norm, layer in followers(self.qmodel, problem.images[:2]).items():
+        for norm, layer in after.items():
             if layer in searched:
                 stand = SwitchableNorm(norm, len(self.widths))
                 self.qmodel.model = replaced(self.qmodel.model, norm, stand)
