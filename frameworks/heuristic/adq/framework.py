@@ -118,6 +118,7 @@ class ADQ(SensitivityFramework):
             own,
             acts,
             lambda done, total: problem.progress(done, total, "squared gradients"),
+            problem.generator("signs"),
         )
 
         def loss(name: str, params: int, bits: int) -> float:
