@@ -21,8 +21,9 @@ evaluation: policies with
 
     A_float exp(-D / m),   D = sum over layers of KL(float || layer i alone at w_i, a_i),
 
-the divergence of `frameworks.core.search.alone`, and m the median of D. No pair depends on a
-budget: predictors are trained once, and every further budget costs an evolution, that is, no image.
+the divergence of `frameworks.core.search.alone`, which takes a pass over ``images`` calibration
+images for every pair of bits of every layer, and m the median of D. No pair depends on a budget:
+predictors are trained once, and every further budget costs an evolution, that is, no image.
 """
 
 from __future__ import annotations
@@ -97,12 +98,14 @@ class APQ(ScoringFramework):
             "the float predictor, of architectures, has no subject then. Sums of divergences of "
             "layers quantized alone stand for its accuracies; it reads the code of the bits, which "
             "the quantization-aware one reads a second time through its new map",
+            "the divergences are evaluations of their own, a pass for each pair of bits of each "
+            "layer: where bits are many and pairs few, most images go there",
             "that map starts at 0, so that the fine-tuning begins at what was transferred",
             "pairs are drawn at levels spread evenly from the fewest bits to the most, for all "
             "budgets; how the paper draws is not known, and uniform draws all cost the same",
             "optimiser (Adam 1e-3, weight decay 1e-4, batches of 500) is a co-author's advice for "
             "the sister method; the release trains no predictor. The epoch of the least error on "
-            "the held-out fifth is kept",
+            "the held-out fifth is kept, so that the rank correlation noted is too good",
             "weights and activations of each layer have bits of their own; the paper's two "
             "pointwise layers of a block share theirs",
             "a policy is fine-tuned for a fifth of an epoch before it is evaluated (the paper: "
@@ -173,7 +176,7 @@ class APQ(ScoringFramework):
         found = code.encode(genes, problem.device), torch.tensor(accuracies).to(problem.device)
         aware = predictor.aware()
         tuned = self.fit(aware, found, generator, self.epochs, aware=True)
-        learning = Learning("mean squared error of accuracies", tuned.losses, higher=False)
+        learning = Learning("error on held-out pairs", tuned.errors, higher=False)
         values = {
             "pairs": [[list(g), a] for g, a in zip(genes, accuracies, strict=True)],
             "draws": draws,
