@@ -72,16 +72,17 @@ class Mutation:
         """The policy with decisions raised by a step each, by chance, until nothing more fits."""
         space = self.problem.space
         values: list[int] = list(space.encode(policy))
-        left = set(range(len(values)))
-        while higher := [i for i in sorted(left) if values[i] < space.choices[i].bits[-1]]:
-            i = self.drawn(self.up, higher)
-            raised = min(b for b in space.choices[i].bits if b > values[i])
-            trial = [*values[:i], raised, *values[i + 1 :]]
-            if self._fits(trial):
-                values = trial
-            else:
-                left.remove(i)
+        while fit := self._raises(values):
+            values = fit[self.drawn(self.up, list(fit))]
         return space.decode(values)
+
+    def _raises(self, values: list[int]) -> dict[int, list[int]]:
+        """The values with one of them a step up, by its position, where that fits."""
+        found = {}
+        for i, choice in enumerate(self.problem.space.choices):
+            for bits in [b for b in choice.bits if b > values[i]][:1]:
+                found[i] = [*values[:i], bits, *values[i + 1 :]]
+        return {i: raised for i, raised in found.items() if self._fits(raised)}
 
     def _needed(self, values: list[int], steps: Sequence[tuple[int, int]]) -> list[int]:
         """The values without the steps down, in the order of the draws, that they can do without.
