@@ -209,6 +209,33 @@ def test_fisher_traces_of_a_linear_network_by_hand():
     assert inputs["0"] == pytest.approx(float((off @ matrix).square().sum(1).mean()), rel=1e-5)
 
 
+def test_fisher_traces_of_shares_are_those_of_labels_drawn_by_them():
+    """sum_c y_c ||p - 1_c||^2 ||x||^2; also where the shares are the network's own."""
+    draw = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4, bias=False)).eval()
+    x = torch.randn(2, 5, generator=draw)
+    own = model(x).softmax(1).detach()
+    for y in (own, torch.randn(2, 4, generator=draw).softmax(1)):
+        off = (own[:, None] - torch.eye(4)).square().sum(2)
+        wanted = ((y * off).sum(1) * x.square().sum(1)).mean()
+        many = TensorSplit(x.repeat(300, 1), y.repeat(300, 1))
+        found, _ = fisher_traces(model, many, ["0"], [], generator=draw)
+        assert found["0"] == pytest.approx(float(wanted), rel=0.1)
+
+
+def test_sensitivities_to_shares_are_of_the_order_of_those_to_answers():
+    problem = toy.make_problem(needs=NEEDS, bits=(2, 8))
+    found = []
+    for soft in (False, True):
+        answers = AnsweredSplit(problem.data.train, problem.float_model(), soft=soft)
+        asked = problem.at(data=replace(problem.data, train=answers))
+        made = ADQ(images=24).sensitivity(asked)
+        found.append(sum(row[2] for row in made.weight.values()))
+        assert asked.meter.read().images_backward == 24
+    # A sure answer's part is about (1 - p)^2, and that of shares p (1 - p).
+    assert 1 < found[1] / found[0] < 100
+
+
 def test_sensitivities_are_errors_times_mean_squared_gradients():
     problem = toy.make_problem(needs=NEEDS, scheme="adq", bits=(2, 4, 8))
     method = ADQ(images=12)

@@ -1,6 +1,7 @@
 """A space of sixteen decisions whose losses add up, to hold searches against `random`."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,11 +38,16 @@ def chain():
     return torch.nn.Sequential(*convs, torch.nn.Flatten(), torch.nn.Linear(64 * 16, 10)).eval()
 
 
-def problems(like, seeds):
-    """Problems of one space, each with other losses, its policies' scores known."""
+def problems(like, seeds, blocks=False):
+    """Problems of one space, each with other losses, its policies' scores known.
+
+    With blocks these hold up to three layers; without, each layer is one.
+    """
     network = chain()
     layers = describe(network, (3, 16, 16))
     ends = {layers[0].name: (8, 8), layers[-1].name: (8, 8)}
+    if blocks:
+        layers = [replace(x, block=f"block{i // 3}") for i, x in enumerate(layers)]
     space = Space.build(layers, BITS, BITS, pinned=ends)
     budget = BudgetSpec(like=like).resolve(Bops(), space)
     data = Data(None, toy.split("valid", 128), None)

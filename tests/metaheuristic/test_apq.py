@@ -15,10 +15,12 @@ from frameworks.core.evaluation.evaluate import Score
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
 from frameworks.core.search.alone import divergences
+from frameworks.core.search.learning import Learning
+from frameworks.core.solution import Scores
 from frameworks.hardware.table import Table
 from frameworks.metaheuristic.apq import framework as apq
 from frameworks.metaheuristic.apq import pairs as data
-from frameworks.metaheuristic.apq.evolution import blocks, evolution
+from frameworks.metaheuristic.apq.evolution import blocks, evolution, predicted
 from frameworks.metaheuristic.apq.framework import APQ
 from frameworks.metaheuristic.apq.predictor import (
     Code,
@@ -29,7 +31,7 @@ from frameworks.metaheuristic.apq.predictor import (
     unpack,
 )
 from frameworks.testing import toy
-from tests.metaheuristic.landscapes import BITS, losses
+from tests.metaheuristic.landscapes import BITS, losses, problems
 
 FAST = APQ(
     **{"cheap": 300, "images": 32, "cheap_epochs": 4, "pairs": 20, "epochs": 20, "hidden": 32},
@@ -165,6 +167,18 @@ def test_a_predictor_learns_a_sum():
     assert rank_correlation(predictor(x).detach(), y) > 0.9
 
 
+def test_the_error_that_tells_of_learning_is_on_pairs_that_were_not_learned():
+    """Of accuracies drawn at random, whose training error falls all the same."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.eye(40), torch.rand(40, generator=draw)
+    options = dict(epochs=30, lr=1e-2, weight_decay=0.0, aware=True)
+    found = fit(Predictor(40, 32, 0), (x, y), draw, **options)
+    assert len(found.errors) == len(found.losses) + 1 == 31
+    assert min(found.errors) == pytest.approx(found.held)
+    assert Learning("", found.losses, higher=False).improved
+    assert not Learning("", found.errors, higher=False).improved
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_pairs_are_no_error(count):
     x, y = torch.eye(4)[:count], torch.linspace(0, 1, count)
@@ -273,6 +287,62 @@ def test_the_winner_is_the_best_by_the_predictor():
     best = fits[int(np.argmax(values))]
     assert solution.policy == data.policy_of(problem.space, best)
     assert solution.notes["predicted"] == pytest.approx(100 * max(values), rel=1e-5)
+
+
+def predictor_of(problem, code):
+    """Taught the losses of a landscape."""
+    rng = np.random.default_rng(0)
+    genes = [data.spread(problem.space, rng) for _ in range(400)]
+    y = [problem.known[data.policy_of(problem.space, g)].accuracy / 100 for g in genes]
+    predictor, draw = Predictor(code.length, 64, 0), torch.Generator().manual_seed(0)
+    pairs = code.encode(genes, CPU), torch.tensor(y, dtype=torch.float32)
+    fit(predictor, pairs, draw, epochs=60, lr=3e-3, weight_decay=1e-4, aware=True)
+    return predictor
+
+
+def climbed(problem, predictor, code, genes):
+    """The prediction where no step up, with a step down elsewhere or without, is for the better."""
+    best = predicted(predictor, code, [genes], problem)[0][0]
+    steps = [(i, j) for i in range(len(genes)) for j in range(len(genes))]
+    moved = True
+    while moved:
+        moved = False
+        near = [tuple(g + (k == i) - (k == j != i) for k, g in enumerate(genes)) for i, j in steps]
+        near = [g for g in near if min(g) >= 0 and max(g) < len(BITS)]
+        values = [value for (value,) in predicted(predictor, code, near, problem)]
+        for value, found in sorted(zip(values, near, strict=True), reverse=True):
+            if value <= best:
+                break
+            if problem.within(data.policy_of(problem.space, found)):
+                genes, best, moved = found, value, True
+                break
+    return best
+
+
+def test_the_evolution_gets_to_the_predictors_optimum_on_few_blocks():
+    """Three blocks of a few layers, where steps of single decisions lead to an optimum as well."""
+    (problem,) = problems(3, 1, blocks=True)
+    assert sorted(map(len, blocks(problem.space))) == [4, 6, 6]
+    assert {len(unit) for unit in blocks(problem.space, layerwise=True)} == {2}
+    code = Code(problem.space.choices)
+    predictor = predictor_of(problem, code)
+    kept = {"draws": 0, "cheap": {}, "tuned": {}, "learning": {}, "pairs": []}
+    scores = Scores({"weights": packed(predictor), **kept})
+    method = replace(
+        FAST, hidden=64, population=40, generations=20, parents=10, mutants=20, children=20,
+        layerwise=True,
+    )  # fmt: skip
+    found = method.solve(problem, scores).notes["predicted"] / 100
+    local = climbed(problem, predictor, code, data.genes_of(problem.space, problem.cheapest()))
+    assert found > 0.98 * local
+
+
+def test_a_generation_is_full_on_few_blocks():
+    """Three mutants of four are their parent, and are drawn again."""
+    (problem,) = problems(5, 1, blocks=True)
+    search = evolution(problem, FAST.settings(), problem.rng("test"))
+    search.tell([(genes, (float(sum(genes)),)) for genes in search.ask()])
+    assert len(search.ask()) == FAST.mutants + FAST.children
 
 
 def test_pairs_are_what_was_measured():

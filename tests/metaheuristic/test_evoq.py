@@ -1,5 +1,7 @@
 """EvoQ's fitness, mutation and calibration by hand; and that it searches."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -175,6 +177,47 @@ class Additive(dict):
         weight, act = self.table
         loss = sum(weight[n][policy[n].weight] + act[n][policy[n].act] for n in weight)
         return Score(100 * np.exp(-loss), loss)
+
+
+class Interacting(Additive):
+    """Neighbours lose something together, too, as errors that meet do."""
+
+    def __missing__(self, policy):
+        weight, act = self.table
+        each = [weight[n][policy[n].weight] + act[n][policy[n].act] for n in weight]
+        pairs = itertools.pairwise(each)
+        loss = sum(each) + 2 * sum((a * b) ** 0.5 for a, b in pairs)
+        return Score(100 * np.exp(-loss), loss)
+
+
+def test_it_searches_where_losses_interact():
+    """Nearer to the best found by either than random, which may evaluate what sensitivities do."""
+    found = {"evoq": [], "random": []}
+    for seed in range(8):
+        asked = problem("bops", like=3, needs=toy.DATA_NEEDS, seed=seed, bits=(2, 3, 4, 5, 6, 8))
+        known = Interacting(asked.space, seed)
+        more = len(asked.space.choices) + 1
+        for name, options in (
+            ("evoq", {"evaluations": 100, "population": 20, "tournament": 5}),
+            ("random", {"evaluations": 100 + more}),
+        ):
+            policy = registry.get(name)(**options).search(asked.at(known=known)).policy
+            found[name].append(known[policy].loss)
+    ours, drawn = map(np.array, found.values())
+    assert (ours <= drawn).sum() >= 7
+    assert np.log(ours).mean() < np.log(drawn).mean() - 0.05
+
+
+def test_what_the_uniform_policy_leaves_is_filled_before_it_is_mutated():
+    asked = problem(like=2.6, bits=(2, 3, 4))
+    mutation = Mutation(asked, [1.0] * len(asked.space.choices), np.random.default_rng(0))
+    start = uniform_within(asked, (2, 3, 4))
+    values = list(asked.space.encode(mutation.filled(start)))
+    assert start == asked.space.reference(2, 2)
+    assert asked.within(asked.space.decode(values))
+    for i, value in enumerate(values):
+        if value < 4:
+            assert not asked.within(asked.space.decode([*values[:i], value + 1, *values[i + 1 :]]))
 
 
 def regrets(name, seeds, **options):

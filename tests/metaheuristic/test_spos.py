@@ -1,3 +1,4 @@
+import itertools
 import json
 import statistics
 from dataclasses import replace
@@ -12,15 +13,19 @@ from scipy import stats
 from frameworks import describe
 from frameworks.baselines.random import Random
 from frameworks.core.budget import BudgetSpec
-from frameworks.core.evaluation.evaluate import Score
+from frameworks.core.evaluation.evaluate import Score, measure
+from frameworks.core.networks.correction import reestimate_batchnorm
 from frameworks.core.policy import Policy
 from frameworks.core.quantizers.dorefa import DoReFaWeight
 from frameworks.core.quantizers.pact import Pact
+from frameworks.core.solution import Solution
 from frameworks.core.space import Space
 from frameworks.hardware.bops import Bops
 from frameworks.metaheuristic.spos import framework as spos
+from frameworks.metaheuristic.spos import single_path
 from frameworks.metaheuristic.spos.framework import SPOS
 from frameworks.metaheuristic.spos.paths import SPREAD, Paths, upward_pairs
+from frameworks.metaheuristic.spos.sampling import Sampler
 from frameworks.metaheuristic.spos.single_path import SinglePath
 from frameworks.testing import toy
 from tests.metaheuristic.landscapes import losses
@@ -106,6 +111,11 @@ def test_a_block_takes_one_pair_and_a_layer_where_it_is_asked():
     blocks.problem.space.validate(policy)
 
 
+def prices(paths, genes):
+    columns = zip(np.transpose(genes), paths.costs, strict=True)
+    return paths.rest + sum(costs[column] for column, costs in columns)
+
+
 def test_prices_are_the_costs_of_policies():
     for changes in ({}, {"budget": BudgetSpec(metrics={"size": {"like": 3}, "bops": {"like": 3}})}):
         paths = paths_of(**changes)
@@ -113,28 +123,82 @@ def test_prices_are_the_costs_of_policies():
         genes = rng.integers(0, paths.counts, (20, len(paths.counts)))
         budget = paths.problem.budget
         costs = [budget.price(paths.problem.cost(paths.policy(tuple(g)))) for g in genes.tolist()]
-        assert paths.price(genes) == pytest.approx(costs)
+        assert prices(paths, genes) == pytest.approx(costs)
+
+
+PAIRS = [[2, 2], [2, 4], [4, 4], [3, 4]]
+
+
+def chi_square(counts):
+    """Against equal chances, standardized: about normal where the counts are not few."""
+    expected = counts.mean()
+    return (((counts - expected) ** 2).sum() / expected - len(counts) + 1) / (
+        2 * max(len(counts) - 1, 1)
+    ) ** 0.5
 
 
 def test_uniform_sampling_draws_all_candidates_alike():
-    paths, rng = paths_of(pairs=[[2, 2], [2, 4], [4, 4], [3, 4]]), np.random.default_rng(0)
-    drawn = np.array([paths.draw(rng, 0) for _ in range(2000)])
+    paths, rng = paths_of(pairs=PAIRS), np.random.default_rng(0)
+    sampler = paths.sampler(0)
+    drawn = np.array([sampler.draw(rng) for _ in range(2000)])
     for column in drawn.T:
-        counts = np.bincount(column, minlength=4)
-        chi_square = ((counts - 500) ** 2 / 500).sum()
-        assert chi_square < 16.3  # p = 0.001 at three degrees of freedom
+        assert chi_square(np.bincount(column, minlength=4)) < 4
 
 
-@pytest.mark.parametrize("like", [2.3, 3, 5])
-def test_constrained_sampling_draws_all_bins_of_cost_alike(like):
-    paths, rng = paths_of(like=like), np.random.default_rng(0)
-    drawn = np.array([paths.draw(rng, 7) for _ in range(700)])
-    share = paths.price(drawn) / paths.problem.budget.limit
-    edges = np.linspace(1 - SPREAD, 1 + SPREAD, 8)
-    counts = np.histogram(share, [*edges[:-1], edges[-1] + 1e-9])[0]
-    assert counts.sum() >= 690
-    assert ((counts - 100) ** 2 / 100).sum() < 30
-    assert len(set(map(tuple, drawn.tolist()))) > 80
+@pytest.mark.parametrize("like", [2.3, 2.6, 3, 3.6])
+def test_constrained_sampling_is_uniform_over_bins_and_over_the_paths_of_each(like):
+    """Against all paths of a small space, whose costs are known."""
+    paths, rng = paths_of(like=like, pairs=PAIRS), np.random.default_rng(0)
+    every = list(np.ndindex(*paths.counts))
+    cost, limit = prices(paths, every), paths.problem.budget.limit
+    ends = max(cost.min(), (1 - SPREAD) * limit), min(cost.max(), (1 + SPREAD) * limit)
+    edges = np.linspace(*ends, 4)
+    eps = 1e-6 * limit
+    inside = [(cost > a - eps) & (cost < b + eps) for a, b in itertools.pairwise(edges)]
+    chances = sum(mask / mask.sum() for mask in inside if mask.any())
+    chances = chances / chances.sum()
+    sampler = paths.sampler(3)
+    numbers = {g: i for i, g in enumerate(every)}
+    drawn = np.bincount([numbers[sampler.draw(rng)] for _ in range(4000)], minlength=len(every))
+    assert not drawn[chances == 0].any()
+    expected = 4000 * chances[chances > 0]
+    statistic = ((drawn[chances > 0] - expected) ** 2 / expected).sum()
+    assert statistic < stats.chi2.ppf(0.999, len(expected) - 1)
+
+
+def test_loose_budgets_draw_all_paths_and_equal_costs_are_no_error():
+    loose, rng = paths_of(like=8, pairs=[[2, 2], [2, 4]]), np.random.default_rng(0)
+    assert prices(loose, [(1, 1, 1, 1)])[0] < (1 - SPREAD) * loose.problem.budget.limit
+    sampler = loose.sampler(7)
+    assert len({sampler.draw(rng) for _ in range(300)}) == 16
+    same = Sampler([np.ones(2), np.ones(3)], 1.0, 3.0, 5)
+    assert len({same.draw(rng) for _ in range(200)}) == 6
+
+
+def test_many_choices_are_drawn_in_their_bins():
+    """Of forty choices of 21 candidates, whose cheapest paths are hardly ever met."""
+    rng = np.random.default_rng(0)
+    costs = [rng.random(21) * size for size in rng.lognormal(0, 1, 40)]
+    least, most = (sum(f(c) for c in costs) for f in (np.min, np.max))
+    limit = least + 0.1 * (most - least)
+    sampler = Sampler(costs, 0.9 * limit, 1.1 * limit, 7)
+    drawn = [sampler.draw(rng) for _ in range(100)]
+    found = np.array([sum(c[g] for c, g in zip(costs, genes, strict=True)) for genes in drawn])
+    assert (abs(found / limit - 1) < SPREAD + 1e-9).all()
+    assert np.histogram(found, 7, (0.9 * limit, 1.1 * limit))[0].min() > 3
+    assert len(sampler.bins) == 7
+
+
+def test_candidates_that_no_drawn_path_has_are_named():
+    paths = paths_of(like=2.3, pairs=PAIRS)
+    every = [genes for genes in np.ndindex(*paths.counts) if paths.fits(genes)]
+    assert paths.missing(every) == {}
+    missing = paths.missing([paths.cheapest])
+    for i, decision in enumerate(paths.decisions):
+        (name,) = decision.options[0]
+        had = {genes[i] for genes in every} - {paths.cheapest[i]}
+        bits = [decision.options[option][name] for option in sorted(had)]
+        assert missing.get(name, []) == [f"{b.weight} {b.act}" for b in bits]
 
 
 def test_what_does_not_fit_is_made_cheaper():
@@ -166,7 +230,9 @@ def test_training_draws_a_path_a_step_and_the_rate_falls_linearly(monkeypatch):
     net = SinglePath(problem, paths.candidates)
     fix = net.fix
     monkeypatch.setattr(net, "fix", lambda policy: seen.append(policy) or fix(policy))
-    course = framework.train(problem, paths, net)
+    drawn = set()
+    course = framework.train(problem, paths, net, drawn)
+    assert {paths.policy(genes) for genes in drawn} == set(seen[1:])
     assert len(course.values) == len(rates) == 6
     assert len(set(seen[1:])) > 1
     assert [r[0] for r in rates] == pytest.approx([0.01 * (1 - i / 6) for i in range(6)])
@@ -191,19 +257,39 @@ def test_the_super_net_learns():
     assert solution.cross_entropy == pytest.approx(learning["end"], rel=0.5)
 
 
-def test_paths_rank_in_the_super_net_as_they_do_alone():
-    """By loss, against the pretrained network at the same bits."""
+def test_a_path_of_an_untrained_super_net_is_the_network_at_its_bits():
+    """Paths of equal cost too, of which only their own layers' bits can tell one from another."""
     problem = toy.make_problem(like=3, scheme="dorefa_pact", bits=(2, 3, 4, 8))
-    method = replace(FAST, epochs=3, images=None, bins=0)
-    paths = method.paths(problem)
-    net = SinglePath(problem, paths.candidates)
-    method.train(problem, paths, net)
-    evaluator = spos.path_evaluator(net, problem, problem.train.images(128))
-    rng = problem.rng("others")
-    policies = [paths.policy(paths.draw(rng, 0)) for _ in range(24)]
-    shared = [evaluator(policy).loss for policy in policies]
-    alone = [problem.evaluate(policy).loss for policy in policies]
-    assert stats.kendalltau(shared, alone).statistic > 0.3
+    paths = FAST.paths(problem)
+    evaluator = spos.path_evaluator(SinglePath(problem, paths.candidates), problem, 256)
+    rng, sampler, limit = problem.rng("others"), paths.sampler(1), problem.budget.limit
+    drawn = {sampler.within(rng, 0.97 * limit - paths.rest, limit - paths.rest) for _ in range(8)}
+    for genes in drawn:
+        alone = problem.quantized(paths.policy(genes))
+        reestimate_batchnorm(alone, problem.train.images())
+        found = evaluator(paths.policy(genes))
+        assert found.loss == pytest.approx(measure(alone, problem.valid).loss, rel=1e-5)
+    assert len({evaluator(paths.policy(genes)).loss for genes in drawn}) == len(drawn) > 2
+
+
+def test_the_winner_is_trained_with_smoothed_labels(monkeypatch):
+    kept = []
+    monkeypatch.setattr(spos.Problem, "fine_tune", lambda self, p, loss: kept.append(loss))
+    problem = toy.make_problem()
+    replace(FAST, smoothing=0.3).finish(problem, Solution(problem.space.lowest()))
+    logits, y = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    shares = torch.tensor([[0.8, 0.1, 0.1]])
+    wanted = -(shares * logits.log_softmax(1)).sum()
+    torch.testing.assert_close(kept[0](torch.nn.Identity(), logits, y), wanted)
+
+
+def test_statistics_cost_a_path_one_pass(monkeypatch):
+    problem = toy.make_problem(like=3, scheme="dorefa_pact")
+    net = SinglePath(problem, FAST.paths(problem).candidates)
+    net.fix(problem.space.lowest())
+    monkeypatch.setattr(single_path, "images_at_once", lambda model, images: 48)
+    assert len(spos.path_evaluator(net, problem, 20000).correction.images) == 48
+    assert len(spos.path_evaluator(net, problem, 32).correction.images) == 32
 
 
 # --- the search ------------------------------------------------------------------------------
@@ -256,6 +342,10 @@ def test_without_epochs_the_pretrained_network_is_searched():
 def test_what_it_cannot_solve_is_said():
     assert "no path" in replace(FAST, pairs=[[8, 8], [6, 8]]).skip(toy.make_problem(like=3))
     assert "one candidate" in replace(FAST, pairs=[[2, 2]]).skip(toy.make_problem(like=3))
+    plain = toy.make_problem(like=6)
+    crossed = plain.at(space=Space.build(plain.layers, (4, 8), (2, 3)))
+    assert "give `pairs`" in FAST.skip(crossed)
+    assert replace(FAST, pairs=[[4, 2], [8, 3]]).skip(crossed) is None
     assert "sum over layers" in FAST.skip(toy.make_problem(toy.Peak()))
 
 

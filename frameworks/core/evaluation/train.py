@@ -94,6 +94,15 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return functional.cross_entropy(model(x), y)
 
 
+def smoothed_cross_entropy(share: float) -> Loss:
+    """Mean cross-entropy with so much of each label spread evenly over all classes."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(model(x), y, label_smoothing=share)
+
+    return loss
+
+
 def loss_of(loss: Loss | None, teacher: Teacher | None) -> Loss:
     """The loss of a training: a method's own, that of a teacher, or the cross-entropy.
 

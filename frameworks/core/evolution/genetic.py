@@ -11,8 +11,10 @@ all members evaluated so far the best k are the parents of the next generation:
     random     drawn uniformly, to fill up what the other two fall short of
 
 Whatever is not feasible, or was asked for before, is refused and drawn again, at most ``tries``
-times for each member wanted. Where too few uniform draws are feasible (a tight budget leaves hardly
-any), draws are repaired instead.
+times for each member wanted (as SPOS does), or for each mutant and child until there is one (as APQ
+does), at most ``redraws`` times; after that the generation has no more of them. Where a generation
+would be short at first, or empty later, as too few uniform draws are feasible (a tight budget
+leaves hardly any), draws are repaired instead.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Settings:
         children: members of a later generation that are crossed parents.
         mutation: p, the probability that a unit is redrawn.
         tries: draws at most, in multiples of the members wanted.
+        redraws: draws at most for each single mutant and child; None for ``tries`` of them all.
     """
 
     population: int = 50
@@ -49,10 +52,11 @@ class Settings:
     children: int = 25
     mutation: float = 0.1
     tries: int = 10
+    redraws: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("population", "parents", "tries"):
-            if getattr(self, name) < 1:
+        for name in ("population", "parents", "tries", "redraws"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
         for name in ("mutants", "children"):
             if getattr(self, name) < 0:
@@ -105,8 +109,8 @@ class Genetic:
         """New feasible genomes, none of them asked for before; none if no more are found."""
         s, found = self.settings, list[Genes]()
         if self.parents:
-            self._add(found, s.mutants, self.mutant)
-            self._add(found, s.children, self.child)
+            self._breed(found, s.mutants, self.mutant)
+            self._breed(found, s.children, self.child)
             self._fill(found, s.mutants + s.children)
         else:
             waiting = iter(self._start)
@@ -153,6 +157,16 @@ class Genetic:
         if self.repair is not None and not (self.parents and found):
             repair = self.repair
             self._add(found, count - len(found), lambda: repair(self.uniform()))
+
+    def _breed(self, found: list[Genes], count: int, make: Callable[[], Genes]) -> None:
+        """Add up to ``count`` mutants or children."""
+        if self.settings.redraws is None:
+            self._add(found, count, make)
+            return
+        for wanted in range(len(found) + 1, len(found) + count + 1):
+            self._add(found, 1, make, tries=self.settings.redraws)
+            if len(found) < wanted:
+                break
 
     def _add(
         self, found: list[Genes], count: int, make: Callable[[], Genes], tries: int | None = None

@@ -77,7 +77,10 @@ class ADQ(SensitivityFramework):
             "than an equal one. Bits solve an exact integer programme.",
             "The paper's limit is an average number of bits (over layers or weights, with or "
             "without activations, is not known); any budget that is a sum over layers takes its "
-            "place. Where activation bits are free, they have a sensitivity by the same formula.",
+            "place. The abstract has the allocation inside the weights' scheme; where activation "
+            "bits are free, they have a sensitivity by the same formula.",
+            "Where a protocol's labels are shares of the classes, the squared gradient is that of "
+            "labels drawn by them, in the mean.",
             "Quantiles are at (j + 1/2) / m of each side, so that 2^b - 1 levels are used; the "
             "average keeps 0.99, zero stays, and a level without weights stays where it is. One "
             "bit has the medians of both sides and no zero.",
@@ -118,6 +121,7 @@ class ADQ(SensitivityFramework):
             own,
             acts,
             lambda done, total: problem.progress(done, total, "squared gradients"),
+            problem.generator("signs"),
         )
 
         def loss(name: str, params: int, bits: int) -> float:

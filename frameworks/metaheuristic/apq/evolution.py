@@ -16,16 +16,18 @@ from frameworks.metaheuristic.apq.pairs import genes_of, policy_of, supported
 from frameworks.metaheuristic.apq.predictor import Code, Predictor
 
 
-def blocks(space: Space) -> list[list[int]]:
-    """The decisions of each block of the network, which mutate and cross together."""
-    block = {layer.name: layer.block for layer in space.layers}
+def blocks(space: Space, layerwise: bool = False) -> list[list[int]]:
+    """The decisions of each block (or layer) of the network, which mutate and cross together."""
+    block = {layer.name: layer.name if layerwise else layer.block for layer in space.layers}
     found: dict[str, list[int]] = {}
     for i, choice in enumerate(space.choices):
         found.setdefault(block[choice.layers[0]], []).append(i)
     return list(found.values())
 
 
-def evolution(problem: Problem, settings: Settings, rng: np.random.Generator) -> Genetic:
+def evolution(
+    problem: Problem, settings: Settings, rng: np.random.Generator, layerwise: bool = False
+) -> Genetic:
     """The evolutionary search within the problem's budget."""
     space, draws = problem.space, Draws(problem, rng, refill=False)
 
@@ -44,7 +46,7 @@ def evolution(problem: Problem, settings: Settings, rng: np.random.Generator) ->
     return Genetic(
         [len(choice.bits) for choice in space.choices], rng, settings,
         feasible=feasible, repair=repair,
-        units=blocks(space), start=[cheapest],
+        units=blocks(space, layerwise), start=[cheapest],
     )  # fmt: skip
 
 

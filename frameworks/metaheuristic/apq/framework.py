@@ -21,8 +21,9 @@ evaluation: policies with
 
     A_float exp(-D / m),   D = sum over layers of KL(float || layer i alone at w_i, a_i),
 
-the divergence of `frameworks.core.search.alone`, and m the median of D. No pair depends on a
-budget: predictors are trained once, and every further budget costs an evolution, that is, no image.
+the divergence of `frameworks.core.search.alone`, which takes a pass over ``images`` calibration
+images for every pair of bits of every layer, and m the median of D. No pair depends on a budget:
+predictors are trained once, and every further budget costs an evolution, that is, no image.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from frameworks.core.card import Card
-from frameworks.core.evaluation.train import Recipe
+from frameworks.core.evaluation.train import Recipe, smoothed_cross_entropy
 from frameworks.core.evolution.genetic import Genes, Settings
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.networks.qmodel import QModel
@@ -49,11 +49,7 @@ from frameworks.metaheuristic.apq.evolution import evolution, predicted
 from frameworks.metaheuristic.apq.predictor import Code, Fit, Predictor, fit, packed, unpack
 
 SMOOTHING = 0.1
-
-
-def smoothed(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of smoothed labels, of the final training."""
-    return functional.cross_entropy(model(x), y, label_smoothing=SMOOTHING)
+"""Of the labels in the final training."""
 
 
 @register
@@ -78,7 +74,9 @@ class APQ(ScoringFramework):
         mutants: of a generation.
         children: of a generation, by crossover.
         mutation: probability that a block is redrawn.
-        tries: draws at most, in multiples of the policies that are wanted.
+        tries: draws at most of random policies, in multiples of those that are wanted.
+        redraws: draws at most for each mutant and child.
+        layerwise: every layer mutates and crosses by itself, and not every block.
     """
 
     name: ClassVar[str] = "apq"
@@ -100,25 +98,30 @@ class APQ(ScoringFramework):
             "the float predictor, of architectures, has no subject then. Sums of divergences of "
             "layers quantized alone stand for its accuracies; it reads the code of the bits, which "
             "the quantization-aware one reads a second time through its new map",
+            "the divergences are evaluations of their own, a pass for each pair of bits of each "
+            "layer: where bits are many and pairs few, most images go there",
             "that map starts at 0, so that the fine-tuning begins at what was transferred",
             "pairs are drawn at levels spread evenly from the fewest bits to the most, for all "
             "budgets; how the paper draws is not known, and uniform draws all cost the same",
             "optimiser (Adam 1e-3, weight decay 1e-4, batches of 500) is a co-author's advice for "
             "the sister method; the release trains no predictor. The epoch of the least error on "
-            "the held-out fifth is kept",
+            "the held-out fifth is kept, so that the rank correlation noted is too good",
             "weights and activations of each layer have bits of their own; the paper's two "
             "pointwise layers of a block share theirs",
             "a policy is fine-tuned for a fifth of an epoch before it is evaluated (the paper: "
             "some 0.2 GPU hours), where the protocol trains",
             "the released search codes all candidates as 8 bits, so that bits change their cost "
             "alone, and drops the children that it scored, as `children` 0 does; not so here",
-            "no candidate comes twice. Of uniform draws a tight budget leaves hardly any: where "
-            "ten times as many as wanted are not enough, draws are lowered until they fit",
+            "no candidate comes twice, and the cheapest one joins the first generation. Of uniform "
+            "draws a tight budget leaves hardly any: where ten times as many as wanted are not "
+            "enough in the first generation (or in one that would be empty), draws are lowered "
+            "until they fit. A mutant or child is drawn until it fits, as released, but at most "
+            "1000 times; then the generation has no more of them",
+            "the paper's networks have 21 blocks. Of three, most mutants are their parent, and a "
+            "whole block drawn anew hardly ever fits a tight budget: with `layerwise` every layer "
+            "is a unit by itself",
             "the final training has no Nesterov momentum",
-            "few pairs are few for a tight budget, as they are drawn for all: on sums over sixteen "
-            "decisions 32 pairs are ahead of random search with 128 evaluations where the budget "
-            "is that of 4 bits (loss 1.8 against 2.5); at 2.5 bits it takes 128 (8.9 against 9.6; "
-            "64 are behind random search)",
+            "few pairs are few for a tight budget, as they are drawn for all budgets",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -144,6 +147,8 @@ class APQ(ScoringFramework):
     children: int = 50
     mutation: float = 0.1
     tries: int = 10
+    redraws: int = 1000
+    layerwise: bool = False
 
     def validate(self) -> None:
         least = {"cheap": 1, "cheap_epochs": 0, "pairs": 1, "hidden": 1, "generations": 0}
@@ -167,7 +172,7 @@ class APQ(ScoringFramework):
         found = code.encode(genes, problem.device), torch.tensor(accuracies).to(problem.device)
         aware = predictor.aware()
         tuned = self.fit(aware, found, generator, self.epochs, aware=True)
-        learning = Learning("mean squared error of accuracies", tuned.losses, higher=False)
+        learning = Learning("error on held-out pairs", tuned.errors, higher=False)
         values = {
             "pairs": [[list(g), a] for g, a in zip(genes, accuracies, strict=True)],
             "draws": draws,
@@ -212,7 +217,7 @@ class APQ(ScoringFramework):
         space, code = problem.space, Code(problem.space.choices)
         predictor = Predictor(code.length, self.hidden, problem.seed).to(problem.device)
         unpack(predictor, scores.values["weights"])
-        search = evolution(problem, self.settings(), problem.rng(self.name))
+        search = evolution(problem, self.settings(), problem.rng(self.name), self.layerwise)
         for generation in range(self.generations + 1):
             problem.progress(generation, self.generations + 1, "generations")
             if not (genomes := search.ask()):
@@ -229,4 +234,4 @@ class APQ(ScoringFramework):
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The final training, with smoothed labels."""
-        return problem.fine_tune(solution.policy, loss=smoothed)
+        return problem.fine_tune(solution.policy, loss=smoothed_cross_entropy(SMOOTHING))

@@ -101,14 +101,17 @@ class Fit:
     Attributes:
         losses: mean squared error on the pairs it was trained on, an epoch each.
         rank: Kendall's tau on held-out pairs, of the state that was kept; 0 if there were too few.
+            As the state was chosen by the same pairs, it is too good.
         epoch: that of this state.
         held: its mean squared error on the held-out pairs.
+        errors: that error before the first epoch and after each; 0 if there are no such pairs.
     """
 
     losses: list[float] = field(default_factory=list)
     rank: float = 0.0
     epoch: int = 0
     held: float = 0.0
+    errors: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, float]:
         """Plain data; ``pairwise`` is the share of held-out pairs put in the right order."""
@@ -187,9 +190,11 @@ def _judged(
     """The error on held-out pairs, 0 if there are none; if it is the least yet, it is noted."""
     if not len(x):
         found.epoch = epoch
+        found.errors.append(0.0)
         return 0.0
     values = predictor(x)
     error = float(functional.mse_loss(values, y))
+    found.errors.append(error)
     if error <= least:
         found.epoch, found.held = epoch, error
         found.rank = rank_correlation(values.cpu(), y.cpu()) if len(x) > 1 else 0.0

@@ -9,9 +9,10 @@ Yuan, Chen, Hu and Peng, IJCNN 2020 (record 9207413). No labels, no training dat
 
 2. Sensitivity: S_i is D with layer i alone quantized, at the bits of the uniform policy whose cost
    may not be exceeded.
-3. Evolution from that uniform policy and mutants of it: of a few members drawn at random, the
-   fittest is the parent (a tournament); its mutant joins, and the least fit member leaves (as in
-   Real et al., "Large-Scale Evolution of Image Classifiers", arXiv 1703.01041).
+3. Evolution from that uniform policy (raised where it leaves some of the budget) and mutants: of a
+   few members drawn at random, the fittest is the parent (a tournament); its mutant joins, and the
+   least fit member leaves (as in Real et al., "Large-Scale Evolution of Image Classifiers", arXiv
+   1703.01041).
 4. Mutation by sensitivity (`frameworks.metaheuristic.evoq.mutation`): a layer is raised with a
    chance proportional to S_i, and layers are lowered with chances proportional to 1 / S_i until
    the policy costs no more than it may.
@@ -94,6 +95,11 @@ class EvoQ(Framework):
             "The calibration is a scale and a shift of each output channel by least squares, kept "
             "where the output difference falls, with BatchNorm as stored (likely folded in the "
             "paper). It is part of `protocol=paper`; elsewhere BatchNorm's correction stands in.",
+            "The paper's limit is the uniform network's cost. Where the budget is more, that "
+            "policy is raised by the mutation's chances until nothing fits before it is mutated.",
+            "Under `protocol=paper`, too, policies are ranked with BatchNorm corrected, and the "
+            "best is then calibrated without. In an oracle's table, which has no outputs, fitness "
+            "is the loss, that is, of labels.",
             "Ranges and BatchNorm's correction take all of the protocol's calibration images; "
             "with 50 of these they are the paper's samples. Its quantizer is not known: it is the "
             "suite's, of least squared error.",
@@ -121,10 +127,11 @@ class EvoQ(Framework):
         sensitivities = differences.sensitivities(start) if self.guided else [1.0] * count
         rng = problem.rng(self.name)
         mutation = Mutation(problem, sensitivities, rng)
+        starts = list(dict.fromkeys([start, mutation.filled(start)]))
         members: list[Member] = []
         trials = Trials(problem, self.evaluations, DRAWS, differences)
         for _ in trials:
-            child = self._child(mutation, start, members, trials.known, rng)
+            child = self._child(mutation, starts, members, trials.known, rng)
             found = trials.score(child).loss
             trials.reward(child, -found)
             members.append((child, found))
@@ -138,22 +145,23 @@ class EvoQ(Framework):
     def _child(
         self,
         mutation: Mutation,
-        start: Policy,
+        starts: Sequence[Policy],
         members: Sequence[Member],
         known: Container[Policy],
         rng: np.random.Generator,
     ) -> Policy:
-        """The uniform policy first, then mutants: of it until the population is full.
+        """The uniform policy first, as it is and with what it leaves of the budget; then mutants.
 
-        A small space may not have that many; then of any member.
+        They are of the latter until the population is full, or of any member, where a small space
+        has not that many.
         """
-        if not members:
-            return start
+        if len(members) < len(starts):
+            return starts[len(members)]
         full = len(members) >= self.population
         for tried in range(TRIES):
             chosen = full or tried >= TRIES // 2
             count = self.tournament if full else 1
-            child = mutation(winner(members, count, rng) if chosen else start)
+            child = mutation(winner(members, count, rng) if chosen else starts[-1])
             if child not in known:
                 break
         return child

@@ -6,8 +6,9 @@ With the sensitivity S_i of each decision (the bits of a layer's weights, or of 
     p_down(i) = (1 / S_i) / sum_j (1 / S_j)  over decisions above their fewest bits:
 
 one decision is raised by a step, and others are lowered by a step each until the policy is within
-the budget again, so that it costs no more than its parent might. Small layers may be lowered in
-vain before a large one pays for all: steps that the budget does not need are taken back.
+the budget again, so that it costs no more than its parent might. What a policy leaves of the budget
+is used up by raises alone, before it is mutated at all. Small layers may be lowered in vain before
+a large one pays for all: steps that the budget does not need are taken back.
 """
 
 from __future__ import annotations
@@ -66,6 +67,22 @@ class Mutation:
             steps.append((i, values[i]))
             values[i] = max(b for b in space.choices[i].bits if b < values[i])
         return space.decode(self._needed(values, steps))
+
+    def filled(self, policy: Policy) -> Policy:
+        """The policy with decisions raised by a step each, by chance, until nothing more fits."""
+        space = self.problem.space
+        values: list[int] = list(space.encode(policy))
+        while fit := self._raises(values):
+            values = fit[self.drawn(self.up, list(fit))]
+        return space.decode(values)
+
+    def _raises(self, values: list[int]) -> dict[int, list[int]]:
+        """The values with one of them a step up, by its position, where that fits."""
+        found = {}
+        for i, choice in enumerate(self.problem.space.choices):
+            for bits in [b for b in choice.bits if b > values[i]][:1]:
+                found[i] = [*values[:i], bits, *values[i + 1 :]]
+        return {i: raised for i, raised in found.items() if self._fits(raised)}
 
     def _needed(self, values: list[int], steps: Sequence[tuple[int, int]]) -> list[int]:
         """The values without the steps down, in the order of the draws, that they can do without.

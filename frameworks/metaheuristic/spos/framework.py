@@ -9,15 +9,16 @@ Guo, Zhang, Mu, Heng, Liu, Wei and Sun, 2019, arXiv 1904.00420; its search for m
 
       W* = argmin_W  E_{a ~ U} [ loss(a, W(a)) ],
 
-  uniformly; or, "uniform constraint sampling", uniformly over bins of cost about the budget. SGD,
-  momentum 0.9, weight decay 4e-5 on weights, label smoothing 0.1, a learning rate that falls
-  linearly to 0. What a path does not use is neither decayed nor moved.
+  uniformly; or, "uniform constraint sampling", uniformly over bins of cost about the budget and
+  over the paths of a bin (`frameworks.metaheuristic.spos.sampling`). SGD, momentum 0.9, weight
+  decay 4e-5 on weights, label smoothing 0.1, a learning rate that falls linearly to 0. What a path
+  does not use is neither decayed nor moved.
 - Search (section 3.4, `frameworks.core.evolution.genetic`): a* = argmax_a accuracy(a, W*(a)) with
   cost(a) within the budget, BatchNorm's statistics recomputed for every path over training images.
   50 random paths; then, generation by generation, 25 mutants (p = 0.1) and 25 children of the best
   10 so far; a path over the budget is refused, and none is evaluated twice. Cost: the target's, for
   the paper sum MAC_l w_l a_l (BitOps) without the first and last layer.
-- The best path is trained anew.
+- The best path is trained anew, by the same smoothed labels.
 
 With ``epochs`` 0 there is no super net: the pretrained network's weights stand for W*, and paths
 are scored as all policies are. Shorter searches: start from a lower ``lr`` (0.01 at a batch of 32).
@@ -31,13 +32,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frameworks.core.card import Card
 from frameworks.core.evaluation.evaluate import Score
-from frameworks.core.evaluation.train import Recipe, make_optimizer
-from frameworks.core.evolution.genetic import Genetic, Settings
+from frameworks.core.evaluation.train import Recipe, make_optimizer, smoothed_cross_entropy
+from frameworks.core.evolution.genetic import Genes, Genetic, Settings
 from frameworks.core.framework import Framework
+from frameworks.core.networks.qmodel import QModel
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
@@ -61,9 +62,10 @@ class SPOS(Framework):
         weight_decay: of weights.
         smoothing: of the labels.
         augment: whether images are augmented as the dataset says.
-        bins: of cost, from 0.9 to 1.1 of the budget, over which training draws paths uniformly; 0
-            draws uniformly over all paths.
-        statistics: training images at most that BatchNorm's statistics of a path are taken of.
+        bins: of cost, from 0.9 to 1.1 of the budget or as far as paths reach, over which training
+            draws paths uniformly; 0 draws uniformly over all paths.
+        statistics: training images at most that BatchNorm's statistics of a path are taken of, and
+            at most as many as one pass holds.
         pairs: candidate (weight, activation) bits; by default all of the protocol's bits with no
             more weight bits than activation bits.
         layerwise: every layer is a choice, and not every block.
@@ -97,25 +99,28 @@ class SPOS(Framework):
             "nothing of the bits' search is released: sampling, schedule, search and the "
             "statistics' recomputation are those of the blocks' search (150,000 iterations of "
             "1024; here a tenth, from the pretrained network and not from scratch)",
-            "a layer's activation clip is learned for each of its pairs; BatchNorm's scale and "
-            "shift are shared (the released blocks have none in the super net)",
-            "where 500 draws miss a bin of costs, one is moved into it; the release takes any",
+            "a layer's clip is learned for each of its pairs, at a tenth of the rate and without "
+            "decay; BatchNorm's scale and shift are shared (the released blocks have none here)",
+            "the paths of a bin of costs are counted, so that every draw is one of them; the "
+            "release draws until one is, 500 times, then takes any. Bins without paths are left "
+            "out; where all paths are cheaper than the bins, all are drawn alike",
             "all paths are scored on the same images of the search-validation split; the release "
             "goes on through its images from path to path. Equal accuracies: the lower loss (the "
             "release: top-5)",
-            "statistics are exact ones over at most 20,000 images, the paper's number, the same "
+            "statistics are exact ones over at most 20,000 images, the paper's number, or as many "
+            "as one pass holds in a gigabyte, so that they cost a path one pass. They are the same "
             "for all paths; the release averages over 200 batches of 128",
             "of uniform draws a tight budget leaves hardly any: where ten times as many as wanted "
-            "are not enough, choices of a draw are made cheaper until it fits, and the cheapest "
-            "path joins the first generation",
+            "are not enough in the first generation (or in one that would be empty), choices of a "
+            "draw are made cheaper until it fits. The cheapest path always joins the first",
             "the last generation counts, too (the release does not rank it), and the number of "
             "distinct paths evaluated ends the search: 1000, as many as the release ranks",
             "the found policy is trained from the pretrained network, by the cosine schedule",
-            "under `ptq` paths are ranked with weights that the final network does not have: a "
-            "single run of ResNet-8 on Fashion-MNIST fell far behind random search (`epochs` 0 "
-            "searches in the pretrained network)",
-            "a hundred paths are few under a tight budget: on sums over sixteen decisions they "
-            "are behind random search at the cost of 2.5 bits, ahead of it at that of 4",
+            "under `ptq` paths are ranked with weights that the final network does not have; "
+            "`epochs` 0 searches the pretrained network",
+            "every budget trains a super net of its own; the paper has one serve several limits",
+            "the first and the last layer are billed, at the bits that the space pins (not float)",
+            "it trains and evaluates; `random` with as many evaluations sees far fewer images",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -155,7 +160,7 @@ class SPOS(Framework):
     def settings(self) -> Settings:
         """The numbers of the evolutionary search; raises a ValueError that names a wrong one."""
         names = Settings.__dataclass_fields__
-        return Settings(**{name: getattr(self, name) for name in names})
+        return Settings(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
     def paths(self, problem: Problem) -> Paths:
         """What there is to choose from."""
@@ -175,34 +180,37 @@ class SPOS(Framework):
         return None
 
     def search(self, problem: Problem) -> Solution:
-        paths, course = self.paths(problem), None
+        paths, course, drawn = self.paths(problem), None, set[Genes]()
         score: Callable[[Policy], Score] = problem.evaluate
         if self.epochs:
             net = SinglePath(problem, paths.candidates)
-            course = self.train(problem, paths, net)
-            count = min(self.statistics, len(problem.train))
-            images = problem.train.subset(count, problem.generator("statistics")).images()
-            score = path_evaluator(net, problem, images)
+            course = self.train(problem, paths, net, drawn)
+            score = path_evaluator(net, problem, self.statistics)
         notes: dict[str, Any] = {"candidates": paths.counts}
         if course is not None:
-            notes["learning"] = course.to_json()
+            notes |= {"learning": course.to_json(), "untrained": paths.missing(drawn)}
         policy = self.evolve(problem, paths, score, notes)
         return Solution(policy, notes=notes, cross_entropy=None if course is None else course.last)
 
-    def train(self, problem: Problem, paths: Paths, net: SinglePath) -> Course:
-        """Train the super net's weights and ranges, one drawn path a step."""
-        rng, generator = problem.rng("paths"), problem.generator(self.name)
+    def train(self, problem: Problem, paths: Paths, net: SinglePath, drawn: set[Genes]) -> Course:
+        """Train the super net's weights and ranges, one path a step, which joins the drawn ones."""
+        rng, sampler = problem.rng("paths"), paths.sampler(self.bins)
         recipe = Recipe(lr=self.lr, range_lr=self.range_lr, weight_decay=self.weight_decay)
         net.fix(paths.policy(paths.cheapest))
         sgd = make_optimizer(recipe, net.weight_parameters(), net.range_parameters())
+        generator = problem.generator(self.name)
         course = Course("loss of drawn paths", generator, self.batch, self.augment)
         size = min(self.images or len(problem.train), len(problem.train))
-        steps = self.epochs * -(-size // self.batch)
+        steps, smoothed = (
+            self.epochs * -(-size // self.batch),
+            smoothed_cross_entropy(self.smoothing),
+        )
         falling = torch.optim.lr_scheduler.LambdaLR(sgd, lambda i: max(1 - i / steps, 0.0))
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            net.fix(paths.policy(paths.draw(rng, self.bins)))
-            value = functional.cross_entropy(model(x), y, label_smoothing=self.smoothing)
+            drawn.add(genes := sampler.draw(rng))
+            net.fix(paths.policy(genes))
+            value = smoothed(model, x, y)
             return course.step(value, value)
 
         for epoch in range(self.epochs):
@@ -236,3 +244,7 @@ class SPOS(Framework):
             problem.checkpoint(paths.policy(best), accuracy)
         notes |= {"accuracy": accuracy, "distinct": done, "draws": search.draws}
         return paths.policy(best)
+
+    def finish(self, problem: Problem, solution: Solution) -> QModel:
+        """The final training, with smoothed labels."""
+        return problem.fine_tune(solution.policy, loss=smoothed_cross_entropy(self.smoothing))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.space import Space
 from frameworks.core.supernets.decisions import block_decisions, decided
+from frameworks.metaheuristic.spos.sampling import Sampler
 
-TRIES = 500
-"""Paths drawn for one of a cost, before the last of them is moved there."""
 SPREAD = 0.1
 """The bins of costs reach from this share below the budget to as much above it."""
 
@@ -45,6 +43,9 @@ class Paths:
         pairs: candidate (weight, activation) bits; those of `upward_pairs` if there are none.
         layerwise: every layer is a choice of its own, and not every block.
 
+    Raises:
+        ValueError: there are no pairs, or none that the hardware supports for some choice.
+
     Attributes:
         decisions: the choices that have several candidates or one.
         costs: what each candidate of each choice costs, as `frameworks.core.budget.Budget.price`.
@@ -57,7 +58,11 @@ class Paths:
         if layerwise:
             apart = tuple(replace(layer, block=layer.name) for layer in space.layers)
             asked = problem.at(space=replace(space, layers=apart))
-        self.decisions = block_decisions(asked, pairs or upward_pairs(space))
+        if not (pairs := pairs or upward_pairs(space)):
+            raise ValueError(
+                "no candidate pair has as few weight bits as activation bits: give `pairs`"
+            )
+        self.decisions = block_decisions(asked, pairs)
         self.counts = [len(decision.options) for decision in self.decisions]
         self.costs = [np.array(decision.costs) for decision in self.decisions]
         first = problem.budget.price(problem.cost(self.policy((0,) * len(self.counts))))
@@ -85,13 +90,6 @@ class Paths:
         """Whether a path is within the budget."""
         return self.problem.within(self.policy(genes))
 
-    def price(self, genes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What paths ``[n, choices]`` cost ``[n]``."""
-        found = np.full(len(genes), self.rest)
-        for column, costs in zip(genes.T, self.costs, strict=True):
-            found += costs[column]
-        return found
-
     def cheaper(self, genes: Genes, rng: np.random.Generator) -> Genes:
         """The path with random choices at random cheaper candidates, as many as it takes to fit."""
         found = list(genes)
@@ -104,35 +102,23 @@ class Paths:
             found[i] = int(rng.choice(lower[i]))
         return tuple(found)
 
-    def draw(self, rng: np.random.Generator, bins: int) -> Genes:
-        """A path to train: drawn uniformly (no bins), or uniformly among those of a bin of costs.
-
-        The bin is drawn uniformly from equal ones about the budget. Where `TRIES` paths miss it,
-        the last one is moved there, by redrawing choices as long as that brings it nearer.
-        """
-        if not bins:
-            return tuple(rng.integers(0, self.counts).tolist())
+    def sampler(self, bins: int) -> Sampler:
+        """Draws paths to train: of all alike (no bins), or of bins of cost about the budget."""
         limit = self.problem.budget.limit
-        edges = limit * np.linspace(1 - SPREAD, 1 + SPREAD, bins + 1)
-        i = int(rng.integers(bins))
-        drawn = rng.integers(0, self.counts, (TRIES, len(self.counts)))
-        price = self.price(drawn)
-        hits = np.flatnonzero((price >= edges[i]) & (price <= edges[i + 1]))
-        if len(hits):
-            return tuple(drawn[hits[0]].tolist())
-        return self._moved(drawn[-1], edges[i], edges[i + 1], rng)
+        low, high = ((1 + share) * limit - self.rest for share in (-SPREAD, SPREAD))
+        return Sampler(self.costs, low, high, bins)
 
-    def _moved(
-        self, genes: NDArray[np.int64], low: float, high: float, rng: np.random.Generator
-    ) -> Genes:
-        price = float(self.price(genes[None])[0])
-        for _ in range(TRIES):
-            off = max(low - price, price - high)
-            if off <= 0:
-                break
-            i = int(rng.integers(len(genes)))
-            option = int(rng.integers(self.counts[i]))
-            moved = price + float(self.costs[i][option] - self.costs[i][genes[i]])
-            if max(low - moved, moved - high) < off:
-                genes[i], price = option, moved
-        return tuple(genes.tolist())
+    def missing(self, drawn: Collection[Genes]) -> dict[str, list[str]]:
+        """Candidates that no drawn path has, though one within the budget might.
+
+        By the first layer of their choice, as "weight activation" bits.
+        """
+        least, found = self.rest + sum(float(c.min()) for c in self.costs), dict[str, list[str]]()
+        for i, (decision, costs) in enumerate(zip(self.decisions, self.costs, strict=True)):
+            had = {genes[i] for genes in drawn}
+            for option, cost in enumerate(costs.tolist()):
+                fits = least - float(costs.min()) + cost <= self.problem.budget.limit
+                if option not in had and fits:
+                    name, bits = next(iter(decision.options[option].items()))
+                    found.setdefault(name, []).append(f"{bits.weight} {bits.act}")
+        return found

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from frameworks.core.evaluation.evaluate import Evaluator
-from frameworks.core.networks.correction import Correction
+from frameworks.core.networks.correction import Correction, images_at_once
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
@@ -70,13 +70,16 @@ class SinglePath(QModel):
         return list(found.values())
 
 
-def path_evaluator(net: SinglePath, problem: Problem, images: Tensor) -> Evaluator:
+def path_evaluator(net: SinglePath, problem: Problem, most: int) -> Evaluator:
     """Scores paths on the search-validation split, BatchNorm's statistics taken anew for each.
 
     Args:
         net: as it was trained; its weights must not change any more.
-        problem: gives the split and the meter.
-        images: training images ``[N, C, H, W]`` that the statistics are taken of.
+        problem: gives the splits and the meter.
+        most: training images at most that the statistics are taken of; not more than one pass
+            holds, so that no path costs several.
     """
-    correction = Correction.of(net.eval(), images, "reestimate")
+    count = min(most, images_at_once(net.eval(), problem.train.images(2)))
+    images = problem.train.subset(count, problem.generator("statistics")).images()
+    correction = Correction.of(net, images, "reestimate")
     return Evaluator(net, problem.valid, correction, problem.meter)

@@ -145,6 +145,23 @@ def test_generations_are_as_large_as_asked():
     assert len(search.ask()) == 12
 
 
+def test_a_mutant_is_drawn_until_it_is_new():
+    """At a probability of 0.02 most of them are their parent."""
+    few, many = (genetic((9,) * 4, mutation=0.02, children=0, redraws=r) for r in (None, 1000))
+    for search in (few, many):
+        search.tell([((4,) * 4, (1.0,))])
+        search._known.add((4,) * 4)
+    found = [], []
+    few._breed(found[0], 25, few.mutant)
+    many._breed(found[1], 25, many.mutant)
+    assert len(found[0]) < 24 < len(found[1]) == 25
+    spent = genetic((2,), redraws=30)
+    spent.tell([((0,), (1.0,))])
+    spent._known |= {(0,), (1,)}
+    assert spent.ask() == []
+    assert spent.draws <= 30 * 2 + 10 * 50
+
+
 def test_the_start_comes_first_if_it_is_feasible():
     start = [(1, 1, 1), (3, 3, 3), (1, 1, 1), (2, 0, 0)]
     search = genetic((4,) * 3, feasible=lambda genes: sum(genes) < 9, start=start)
@@ -174,6 +191,7 @@ def test_what_uniform_draws_never_meet_is_repaired():
         ({"population": 0}, "population"),
         ({"parents": 0}, "parents"),
         ({"tries": 0}, "tries"),
+        ({"redraws": 0}, "redraws"),
         ({"mutants": -1}, "mutants"),
         ({"mutants": 0, "children": 0}, "mutants and children"),
         ({"mutation": 1.5}, "mutation"),
