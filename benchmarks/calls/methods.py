@@ -8,7 +8,7 @@ other in this process, with its threads.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import plugin_of
 from benchmarks.suite.ground import Ground
 from benchmarks.suite.identity import environment
-from benchmarks.suite.progress import outcome, title
+from benchmarks.suite.progress import Titles, outcome, title
 from benchmarks.suite.rivals import baselines_of, waits
 from benchmarks.workers.process import contained
 from frameworks import Framework, Policy, Target, describe, registry
@@ -114,7 +114,7 @@ def search(
             if record.status == "skipped":
                 raise ValueError(f"{entry['name']} cannot be used here: {record.reason}")
             record.timings["total"] = sum(record.timings[stage] for stage in STAGES)
-            _ended(board, record)
+            _ended(board, record, title)
     score = record.accuracy["final"]
     assert record.policy is not None
     assert score is not None
@@ -209,12 +209,12 @@ def _records(cells: Sequence[Cell], ground: Ground, quiet: bool) -> list[Record]
     distinct = {_key(cell, ground): cell for cell in cells}
     if not distinct:
         return []
-    records = []
+    records, names = [], Titles(distinct.values())
     with _board(quiet, distinct) as board:
         for key, cell in distinct.items():
-            board.start(key, title(cell))
+            board.start(key, names(cell))
             records.append(_attempted(cell, ground, partial(board.stage, key)))
-            _ended(board, records[-1])
+            _ended(board, records[-1], names)
     return records
 
 
@@ -245,6 +245,6 @@ def _board(quiet: bool, cells: Mapping[str, Cell]) -> Iterator[Board]:
         yield board
 
 
-def _ended(board: Board, record: Record) -> None:
+def _ended(board: Board, record: Record, name: Callable[[Cell], str]) -> None:
     seconds = seconds_of(record.status, record.timings)
-    board.finished(record.key, title(record.cell), outcome(record), seconds)
+    board.finished(record.key, name(record.cell), outcome(record), seconds)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.records.record import Record
     from benchmarks.records.store import Store
     from benchmarks.suite.config import Cell
+    from benchmarks.suite.progress import Titles
     from benchmarks.suite.run import Outcome
 
 PREFIXES = ("hydra/", "hydra.", "+hydra", "~hydra")
@@ -149,6 +150,9 @@ def _spawning() -> Iterator[None]:
 @contextlib.contextmanager
 def watched(store: Store, todo: dict[str, Cell], board: Board) -> Iterator[None]:
     """Within the context, records that jobs write are shown as they come."""
+    from benchmarks.suite.progress import Titles
+
+    title = Titles(todo.values())
     waiting = {key: store.state(key) for key in todo}
     closed = threading.Event()
 
@@ -157,7 +161,7 @@ def watched(store: Store, todo: dict[str, Cell], board: Board) -> Iterator[None]
             record = store.get(key)
             if record is not None:
                 del waiting[key]
-                _show(record, board)
+                _show(record, title, board)
 
     def watch() -> None:
         while not closed.wait(TICK):
@@ -174,9 +178,9 @@ def watched(store: Store, todo: dict[str, Cell], board: Board) -> Iterator[None]
         look()
 
 
-def _show(record: Record, board: Board) -> None:
+def _show(record: Record, title: Titles, board: Board) -> None:
     from benchmarks.progress.times import seconds_of
-    from benchmarks.suite.progress import outcome, title
+    from benchmarks.suite.progress import outcome
 
     seconds = seconds_of(record.status, record.timings)
     board.finished(record.key, title(record.cell), outcome(record), seconds)

@@ -87,7 +87,7 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
     from benchmarks.progress.times import Times, duration, recorded
     from benchmarks.records.store import Store
     from benchmarks.suite.identity import keyed
-    from benchmarks.suite.progress import title
+    from benchmarks.suite.progress import Titles
     from benchmarks.suite.rivals import baselines_of, waits
 
     config = configs[0]
@@ -101,6 +101,7 @@ def dry_run(configs: Sequence[DictConfig]) -> int:
         times.learn(cell, seconds, here=False)
     waiting: list[Cell] = []
     found = keyed(distinct(cells), int(config.threads))
+    title = Titles(found.values())
     for key, cell in found.items():
         record = store.get(key)
         there = record is not None and record.status != "failed" and not config.rerun
@@ -131,10 +132,17 @@ def report(outcome: Outcome, folder: Path) -> int:
         page = folder / "juxtaposition.html"
         if page.exists():
             print(f"Page:    {page}")
-        for record in outcome.failed:
-            from benchmarks.suite.progress import title
-
-            say(f"\nFAILED {title(record.cell)}\n{record.error}")
+        if outcome.failed:
+            _tell_failed(outcome)
         for fault in outcome.faults:
             say(f"\njuxtabit: {fault}")
     return 1 if outcome.failed or outcome.faults or faults else 0
+
+
+def _tell_failed(outcome: Outcome) -> None:
+    """Name the cells that failed, with why."""
+    from benchmarks.suite.progress import Titles
+
+    title = Titles(record.cell for record in outcome.records)
+    for record in outcome.failed:
+        say(f"\nFAILED {title(record.cell)}\n{record.error}")

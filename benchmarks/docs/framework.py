@@ -28,6 +28,16 @@ ASKED = {"memory_driven": "hardware=mcu budget.like=4"}
 """What to run frameworks on that no limit on bit operations can be given."""
 
 
+LIMITS = {"given": "no limit: as given"}
+"""How a framework meets its budget that neither steers, nor scores, nor keeps to it."""
+UNMEASURED = "Not measured in a committed suite yet."
+ELSEWHERE = {
+    "given": "Its rows have the names of what they came from: see [other toolkits' policies]"
+    "(../../results/toolkits/juxtaposition.md)."
+}
+"""What stands in the place of results, where a framework has none under its own name."""
+
+
 def paper(card: Card) -> str:
     """Where a framework was published, with a link if there is one."""
     dated = bool(re.search(r"\b\d{4}\b", card.venue))
@@ -90,7 +100,7 @@ def _facts(cls: type[Framework]) -> list[str]:
         ("searches", searched(card)),
         ("needs", "; ".join(NEEDS[need] for need in sorted(card.needs)) or "nothing"),
         ("asks the hardware", "yes" if card.hardware_aware else "no"),
-        ("meets the budget by", steered or scores or "a hard limit"),
+        ("meets the budget by", steered or scores or LIMITS.get(cls.name, "a hard limit")),
     ]
     return table(["", ""], [list(row) for row in rows if row[1]])
 
@@ -136,9 +146,9 @@ def _measured(name: str) -> list[str]:
         ]
         for o in measured.overviews(name)
     ]
-    if not over:
-        return []
     lines = ["## As measured here", ""]
+    if not over:
+        return [*lines, ELSEWHERE.get(name, UNMEASURED), ""]
     if rows:
         lines += [
             f"Suite {code(measured.MAIN)} (mean test accuracy in percent over the seeds):",

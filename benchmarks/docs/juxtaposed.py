@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 
 from benchmarks.docs import claims, measured
 from benchmarks.docs.claims import Claim
-from benchmarks.docs.framework import paper
+from benchmarks.docs.framework import ELSEWHERE, paper
 from benchmarks.docs.markup import code, listed, page, table
 from benchmarks.records.escape import markdown as escape
 from benchmarks.report.formats.reported import MARKS
@@ -104,17 +104,17 @@ def _facts(cards: Mapping[str, Card]) -> list[str]:
 def _measured(cards: Mapping[str, Card]) -> list[str]:
     groups = measured.suites()[measured.MAIN].groups
     rows = []
-    for name in cards:
+    for name in (name for name in cards if name not in ELSEWHERE):
         ranks = {id(group): row for group, row in measured.rows(name)}
-        if ranks:
-            cells = [ranks.get(id(group)) for group in groups]
-            said = [f"{row.rank}{BEST * bool(row.best)}" if row else "-" for row in cells]
-            rows.append([_link(name), *said])
+        cells = [ranks.get(id(group)) for group in groups]
+        said = [f"{row.rank}{BEST * bool(row.best)}" if row else "-" for row in cells]
+        rows.append([_link(name), *said])
     headings = [escape(f"{g.protocol}, {g.hardware}, {g.budget}") for g in groups]
     note = (
         f"The rank by mean test accuracy in the groups of the suite {code(measured.MAIN)} "
         f"([table](../../results/{measured.MAIN}/juxtaposition.md)). {BEST}: the best, or not told "
-        "apart from it. Every framework's page has the numbers, and its place in the other suites."
+        "apart from it; -: not measured in it, or without a rank there. Every framework's "
+        "page has the numbers, and its place in the other suites."
     )
     return [note, "", *table(["framework", *headings], rows, 1)]
 

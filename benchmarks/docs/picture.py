@@ -1,16 +1,18 @@
-"""The README's picture: who wins at which budget, with intervals."""
+"""The README's picture: who wins at which budget, with the intervals that decide it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.docs.measured import MAIN
 from benchmarks.records.escape import html as escape
 from benchmarks.report.formats.html import alone
+from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import plot
-from benchmarks.report.pictures.figures import RINGED, lowest_drawn, styles
+from benchmarks.report.pictures.figures import lowest_drawn, styles
 from benchmarks.report.pictures.plot import Scale, Style, marker, padded
 from benchmarks.studies.statements.measures import table
 
@@ -19,8 +21,44 @@ NAMES, LANE, STEP, TOP = 112, 150, 21, 46
 """Sizes in pixels: the names, a group, a framework, the headings."""
 
 
+@dataclass(frozen=True)
+class Gap:
+    """How far a row is from the best one of its group.
+
+    Attributes:
+        mean: the difference, in points; 0 of the best one.
+        low, high: the interval by which the two are told apart, or the mean where none was tested.
+        tested: whether there is an interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+    tested: bool = False
+
+
+def gaps(group: Group) -> dict[str, Gap]:
+    """The rows that have a rank by what is drawn of them.
+
+    A ring is at all whose interval reaches 0, and at no other: both are of the same test.
+    """
+    best = group.row(group.verdict.best) or group.rows[0]
+    top = best.accuracy.mean if best.accuracy else 0.0
+    found: dict[str, Gap] = {}
+    for row in group.rows:
+        if not row.rank or row.accuracy is None:
+            continue
+        behind = row.gains.get("best")
+        if behind is None or behind.low is None or behind.high is None:
+            mean = row.accuracy.mean - top
+            found[row.label] = Gap(mean, mean, mean)
+        else:
+            found[row.label] = Gap(behind.mean, behind.low, behind.high, True)
+    return found
+
+
 def picture() -> str:
-    """A row a framework, a column a budget: mean test accuracy with its interval."""
+    """A row a framework, a column a budget: how far it is from the best, with the interval."""
     found = table(f"results/{MAIN}")
     groups = [group for group in found.groups if group.protocol_name == PROTOCOL]
     standings = next(o.standings for o in found.standings if o.protocol == PROTOCOL)
@@ -33,50 +71,58 @@ def picture() -> str:
     for place, group in enumerate(groups):
         parts += _lane(group, order, looks, NAMES + LANE * place)
     width = NAMES + LANE * len(groups) + 6
-    said = f"ring: {RINGED}; dotted line: uniform bits; dashed line: the float network"
-    parts.append(plot.text(NAMES, height - 6, said, "tick"))
-    what = (
-        f"{groups[0].model} on {groups[0].dataset}, no training after the search: test accuracy (%)"
+    said = (
+        "ring: best, or its interval reaches 0; arrow: beyond the lane; dashed: the float network"
     )
-    parts.append(plot.text(NAMES, 14, f"{what}; mean and 95 % interval over the seeds", "title"))
-    label = f"Test accuracy of each framework at {len(groups)} budgets"
+    parts.append(plot.text(NAMES, height - 6, said, "tick"))
+    what = f"{groups[0].model} on {groups[0].dataset}, no training after the search: test accuracy"
+    parts.append(plot.text(NAMES, 14, f"{what} minus the best one's, in points", "title"))
+    label = f"Test accuracy of each framework minus the best one's at {len(groups)} budgets"
     return alone(plot.svg(width, height, parts, label, "wins"))
 
 
 def _lane(group: Group, order: Sequence[str], looks: dict[str, Style], start: float) -> list[str]:
     """One budget: reference lines, then each framework that has a result."""
-    rows = {row.label: row for row in group.rows if row.rank and row.accuracy}
-    means = {label: row.accuracy for label, row in rows.items() if row.accuracy}
-    lows = [a.mean if a.low is None else a.low for a in means.values()]
-    highs = [a.mean if a.high is None else a.high for a in means.values()]
-    top = max([*highs, group.float_accuracy or 0])
-    scale = Scale(*padded([lowest_drawn(lows, top), top], 0.06, 0.2), start + 8, start + LANE - 12)
+    found, rows = gaps(group), {row.label: row for row in group.rows if row.rank}
+    level = _float_gap(group)
+    top = max([*(gap.high for gap in found.values()), level or 0.0])
+    low = lowest_drawn([gap.low for gap in found.values()], top)
+    scale = Scale(*padded([low, top], 0.06, 0.2), start + 8, start + LANE - 12)
     bottom = TOP + STEP * len(order)
     parts = [plot.text(start + 8, TOP - 14, f"{group.hardware}, {group.budget}", "title")]
-    for value in scale.ticks(3):
+    for value in scale.ticks(4):
         parts.append(plot.line(scale(value), TOP - 6, scale(value), bottom, "grid"))
         parts.append(plot.text(scale(value), bottom + 14, f"{value:g}", "tick", "middle"))
-    uniform = next((a.mean for label, a in means.items() if label == "uniform"), None)
-    for level, kind in ((uniform, "limit"), (group.float_accuracy, "float")):
-        if level is not None and level >= scale.low:
-            parts.append(plot.line(scale(level), TOP - 6, scale(level), bottom, kind))
+    for at, kind in ((0.0, "limit"), (level, "float")):
+        if at is not None:
+            parts.append(plot.line(scale(at), TOP - 6, scale(at), bottom, kind))
     for n, label in enumerate(order):
-        if label in rows:
-            parts.append(_mark(rows[label], looks[label], scale, TOP + STEP * n + 10))
+        if label in found:
+            y = TOP + STEP * n + 10
+            parts.append(_mark(rows[label], found[label], looks[label], scale, y))
     return parts
 
 
-def _mark(row: Row, look: Style, scale: Scale, y: float) -> str:
-    """A framework's mean with its interval, ringed if it is among the best."""
-    assert row.accuracy is not None
-    a, bits = row.accuracy, []
-    x = scale(max(a.mean, scale.low))
-    if a.low is not None and a.high is not None:
-        ends = scale(max(a.low, scale.low)), scale(max(a.high, scale.low))
+def _float_gap(group: Group) -> float | None:
+    """The float network's accuracy minus that of the best row."""
+    best = group.row(group.verdict.best) or group.rows[0]
+    if group.float_accuracy is None or best.accuracy is None:
+        return None
+    return group.float_accuracy - best.accuracy.mean
+
+
+def _mark(row: Row, gap: Gap, look: Style, scale: Scale, y: float) -> str:
+    """A framework's difference with its interval, ringed if it is among the best."""
+    bits, below = [], gap.mean < scale.low
+    x = scale(max(gap.mean, scale.low))
+    if gap.tested and gap.high >= scale.low:
+        ends = scale(max(gap.low, scale.low)), scale(gap.high)
         bits.append(plot.line(ends[0], y, ends[1], y, "whisker"))
     bits += [plot.ring(x, y, 7)] * bool(row.best)
     arrow = f"M{plot.number(x - 4)} {y}L{plot.number(x + 4)} {y - 5}L{plot.number(x + 4)} {y + 5}Z"
-    shape = f'<path d="{arrow}"/>' if a.mean < scale.low else marker(look.marker, x, y, 4)
-    tip = f"<title>{escape(f'{row.label}: {a.mean:.2f}')}</title>"
-    beyond = plot.text(x + 9, y + 4, f"{a.mean:.1f}", "tick") if a.mean < scale.low else ""
-    return f'<g class="series {look.colour}">{"".join(bits)}{shape}{beyond}{tip}</g>'
+    shape = f'<path d="{arrow}"/>' if below else marker(look.marker, x, y, 4)
+    said = show.difference(row.gains.get("best")) or show.signed(gap.mean)
+    tip = f"{row.label}: {said} ({show.estimate(row.accuracy)})"
+    beyond = plot.text(x + 9, y - 4, f"{gap.mean:.1f}", "tick") if below else ""
+    shown = f"{''.join(bits)}{shape}{beyond}<title>{escape(tip)}</title>"
+    return f'<g class="series {look.colour}">{shown}</g>'

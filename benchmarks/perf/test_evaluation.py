@@ -31,7 +31,6 @@ from frameworks import (
     targets,
     torch_rng,
 )
-from frameworks.core.evaluation.resume import LIMIT, Resumer
 
 SHAPE, CLASSES, BITS, EVERY = (1, 28, 28), 10, (2, 3, 4, 5, 6, 8), 10
 BATCH = 125  # as evaluations run
@@ -187,15 +186,16 @@ SEARCHES = {
 }
 
 
-def searched(problem, name, limit):
+def searched(problem, name, resumes):
     """CPU seconds of a search, its policy, and the share of layers that its passes ran."""
     task = problem.at(seed=0)
     evaluator = task.evaluator()
-    evaluator.resumer = Resumer(evaluator.qmodel, limit)
+    if not resumes:
+        evaluator.resumer = type(evaluator.resumer)(evaluator.qmodel, 0)
     start = time.process_time()
     found = registry.get(name)(**SEARCHES[name]).search(task).policy
     seconds, run = time.process_time() - start, evaluator.resumer
-    return seconds, found, run.layers_run / run.layers_asked if limit else 1.0
+    return seconds, found, run.layers_run / run.layers_asked if resumes else 1.0
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -204,8 +204,8 @@ def test_a_search_with_resumed_passes_over_one_without(benchmark, request, probl
     whole, resumed = [], []
     rounds = request.config.getoption("--perf-rounds") or 3
     benchmark.pedantic(
-        lambda: resumed.append(searched(problem, name, LIMIT)),
-        setup=lambda: whole.append(searched(problem, name, 0)),
+        lambda: resumed.append(searched(problem, name, True)),
+        setup=lambda: whole.append(searched(problem, name, False)),
         rounds=rounds,
         warmup_rounds=0,
     )

@@ -16,9 +16,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.records.names import labels
 from benchmarks.records.record import Record
 from benchmarks.report.formats.blocks import Block
-from benchmarks.report.numbers.cells import Cell, dataset_labels, labels
+from benchmarks.report.numbers.cells import Cell, dataset_labels
 from benchmarks.report.numbers.current import current
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.setting import setting_of

@@ -333,8 +333,10 @@ class Run:
     def untrained(self, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy without training."""
         ptq = judge.correct(judge.quantized(solution.policy))
-        rounding = self.setting.framework.rounding or self.protocol.get("rounding", "nearest")
-        if left := judge.rounded(ptq, rounding):
+        framework = self.setting.framework
+        rounding = framework.rounding or self.protocol.get("rounding", "nearest")
+        options = framework.rounding_options if framework.rounding else {}
+        if left := judge.rounded(ptq, rounding, **options):
             self.record.notes["rounded_to_nearest"] = list(left)
         return ptq
 

@@ -21,7 +21,7 @@ from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import blames, plugin_of
 from benchmarks.suite.identity import BadCell
 from benchmarks.suite.identity import keyed as by_key
-from benchmarks.suite.progress import title
+from benchmarks.suite.progress import Titles, title
 from benchmarks.suite.running.agenda import Agenda
 from benchmarks.suite.running.keeping import Keeper
 from benchmarks.suite.running.log import Log
@@ -118,7 +118,8 @@ def _shared(
     """See that all cells are computed; how many other commands did, and the log."""
     log = Log(crew.folder)
     with joined() as board, Claims(store.folder) as claims:
-        keeper = Keeper(store, have, len(have.keys() | todo.keys()), log, board, mirror)
+        total, titles = len(have.keys() | todo.keys()), Titles(todo.values())
+        keeper = Keeper(store, have, total, log, board, mirror, titles)
         with keeper.stoppable():
             agenda = Agenda(todo, store, claims)
             board.learn(lambda: list(recorded(crew.folder)))

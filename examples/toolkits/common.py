@@ -47,7 +47,10 @@ class Task:
         return self.ground.splits.train.images(count)
 
     def write(self, package: str, bits: Mapping[str, tuple[int, int]], **notes: object) -> None:
-        """Write the weight and activation bits by layer, which `framework=given` reads."""
+        """Write the weight and activation bits by layer, which `framework=given` reads.
+
+        Of the notes, ``seconds`` and ``images`` are what the search cost, which tables show.
+        """
         policy = {layer.name: dict(zip(("weight", "act"), bits[layer.name], strict=True))
                   for layer in self.layers}  # fmt: skip
         found = {"toolkit": package, "version": importlib.metadata.version(package), **notes}

@@ -80,6 +80,11 @@ class Framework(ABC):
     rounding: ClassVar[str | None] = None
 
     @property
+    def rounding_options(self) -> Mapping[str, Any]:
+        """What its `rounding` is called with (`frameworks.core.problem.Problem.rounded`)."""
+        return {}
+
+    @property
     def evaluations_asked(self) -> int | None:
         """How many distinct policies the search evaluates; its baselines get as many.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -309,7 +309,13 @@ class Problem:
         self.correction(qmodel)
         return qmodel
 
-    def rounded(self, qmodel: QModel, method: str) -> tuple[str, ...]:
+    def rounded(
+        self,
+        qmodel: QModel,
+        method: str,
+        steps: int | None = None,
+        factors: Sequence[float] = (),
+    ) -> tuple[str, ...]:
         """Round a corrected network's weights by what its layers compute, in place.
 
         BatchNorm is corrected again afterwards.
@@ -317,11 +323,13 @@ class Problem:
         Args:
             qmodel: from `quantized`, at its bits, corrected by `correct`.
             method: one of `frameworks.rounding.ROUNDINGS`.
+            steps, factors: of ``adaquant`` (`frameworks.core.rounding.apply.round_weights`).
 
         Returns:
             The layers that stay as they were (`frameworks.core.rounding.apply.round_weights`).
         """
-        left = round_weights(qmodel, self.float_model(), self.images, method)
+        network = self.float_model()
+        left = round_weights(qmodel, network, self.images, method, steps, factors)
         if method != NEAREST:
             self.correct(qmodel)
         return left

@@ -11,7 +11,7 @@ from benchmarks.suite.identity import BadCell, identity_of, key_of
 from benchmarks.suite.setting import check
 from frameworks import Policy, describe, targets
 from frameworks.baselines.given import Given
-from frameworks.baselines.given.reading import by_layer, read_policy
+from frameworks.baselines.given.reading import by_layer, read_policy, read_spent
 from frameworks.testing import toy
 
 LAYERS = describe(toy.network(), toy.SHAPE)
@@ -207,6 +207,25 @@ def test_a_policy_that_cannot_be_scored_is_refused_before_any_training(
 ):
     with pytest.raises(BadCell, match=message):
         check(cell(written(data), *more))
+
+
+def test_what_the_search_cost_is_what_the_file_says(written):
+    policy = FORMS["by_layer.json"]
+    path = Path(written({"policy": policy, "seconds": 240, "images": 4096, "version": "2.1"}))
+    assert read_spent(path) == {"seconds": 240, "images_forward": 4096}
+    problem = toy.make_problem()
+    assert Given(str(path)).search(problem).notes == {"elsewhere": read_spent(path)}
+    silent = [{"policy": policy}, policy, {"policy": policy, "seconds": None}]
+    assert [read_spent(Path(written(data))) for data in silent] == [{}] * 3
+    assert Given(written(policy)).search(problem).notes == {}
+
+
+@pytest.mark.parametrize("value", ["4 min", -1, True, [1]])
+def test_a_cost_that_is_no_number_is_refused_before_any_work(written, value):
+    path = written({"policy": FORMS["by_layer.json"], "seconds": value})
+    problem = toy.make_problem()
+    with pytest.raises(ValueError, match=r"seconds = .*: give a number of at least 0"):
+        Given(path).widened(problem.space, problem.target)
 
 
 def test_a_policy_outside_the_space_is_scored_and_marked(written, cache_folder):

@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from frameworks import InfeasibleBudget, Policy, Recipe, Scores, Solution, schemes
 from frameworks.core.networks.batchnorm import batchnorms
-from frameworks.core.rounding.moments import LayerMoments, patches
+from frameworks.core.policy import LayerBits
+from frameworks.core.quantizers.base import Codes
+from frameworks.core.rounding.ranges import FACTORS, scaled
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.adaquant_ip import AdaQuantIP
-from frameworks.heuristic.adaquant_ip.calibration import calibrated, layer_moments
+from frameworks.heuristic.adaquant_ip.calibration import calibrated, calls, moments_of, packed
 from frameworks.heuristic.adaquant_ip.framework import loss_of, options, replaced
 from frameworks.heuristic.adaquant_ip.tuning import biases, para_normalize, tune_biases
 from frameworks.testing import toy
@@ -196,11 +198,11 @@ def test_a_pipeline_is_one_of_two():
 
 def test_moments_are_those_of_the_float_networks_inputs_and_outputs():
     asked = problem()
-    pairs = options(asked)
-    model = calibrated(asked, pairs, 0)
-    found = layer_moments(asked, model, pairs)
+    model = calibrated(asked, options(asked), 0)
     network = asked.float_model()
     name = "blocks.0.conv2"
+    acts = {act: asked.quantizer(name, "act", act) for act in BITS}
+    found = moments_of(model.qlayer(name), acts, calls(network, name, asked.images))
     seen = []
     network.get_submodule(name).register_forward_hook(
         lambda module, args, out: seen.append((args[0].detach(), out.detach()))
@@ -208,12 +210,13 @@ def test_moments_are_those_of_the_float_networks_inputs_and_outputs():
     network(asked.images)
     (x, y) = seen[0]
     for act in BITS:
-        p = patches(model.qlayer(name).inner, 1, asked.quantizer(name, "act", act)(x)).double()[0]
-        rows = y.transpose(0, 1).flatten(1).double()
-        want = LayerMoments(p @ p.T, rows @ p.T, rows.square().sum(1), p.sum(1), rows.sum(1))
+        patches = functional.unfold(acts[act](x), 3, padding=1).double()
+        p, rows = patches.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1).double()
         count = p.shape[1]
-        assert torch.allclose(found[name, act].inputs[0], want.inputs / count, rtol=1e-4, atol=1e-6)
-        assert torch.allclose(found[name, act].both[0], want.both / count, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(found[act].inputs[0], p @ p.T / count, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(found[act].both[0], rows @ p.T / count, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(found[act].outputs[0], rows.square().mean(1), rtol=1e-4)
+        assert torch.allclose(found[act].mean_input[0], p.mean(1), rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
@@ -240,6 +243,38 @@ def test_calibration_brings_layers_nearer_to_their_float_outputs():
             assert after <= before * (1 + 1e-5)
             if pair[0] == 2:
                 assert after < 0.99 * before
+
+
+def test_ranges_of_inputs_are_found_with_the_weights(monkeypatch):
+    """Each as far as it is best for its pair of bits: few bits of the input want a narrow one."""
+    asked = problem(scheme="calibtip")
+    name = "blocks.0.conv1"
+    pairs = {name: ((4, 2), (4, 4), (4, 8), (8, 2))}
+    moved = calibrated(asked, pairs, 40)
+    widths = {
+        (bits.weight, bits.act): float(made.act.step / asked.quantizer(name, "act", bits.act).step)
+        for (_, bits), made in moved.made.items()
+    }
+    assert widths[4, 2] < widths[4, 4] <= widths[4, 8]
+    assert widths[4, 2] < 0.75
+    place = "frameworks.heuristic.adaquant_ip.calibration.scaled"
+    monkeypatch.setattr(place, lambda *args: scaled(*args, factors=(1.0,)))
+    kept = calibrated(asked, pairs, 40)
+    before, after = (layer_error(asked, model, name, (4, 2)) for model in (kept, moved))
+    assert after < 0.7 * before
+    assert moved.qlayer(name).act_quantizer is moved.made[name, LayerBits(4, 2)].act
+    moved.fix(asked.space.highest())
+    assert moved.qlayer(name).act_quantizer is not moved.made[name, LayerBits(4, 2)].act
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [([0, 255], torch.uint8), ([-128, 127], torch.int8), ([0, 65535], torch.int32)],
+)
+def test_codes_are_kept_in_the_least_memory(codes, kind):
+    plain = Codes(torch.tensor(codes) * 1.0, torch.tensor(0.5), torch.tensor(-3.0))
+    assert packed(plain).code.dtype == kind
+    assert torch.equal(packed(plain).dequantize(), plain.dequantize())
 
 
 # --- tuning --------------------------------------------------------------------------------------
@@ -293,6 +328,17 @@ def test_para_normalization_by_hand():
     assert not norm.training
 
 
+@pytest.mark.parametrize("count", [1, 3, 11, 13, 16, 21, 50])
+def test_the_pass_has_five_even_batches_where_there_are_images_for_them(count):
+    sizes = []
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    model.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    if count > 1:  # one number has no variance
+        para_normalize(model, torch.randn(count, 3))
+    assert len(sizes) == min(5, count // 2)
+    assert not sizes or (sum(sizes) == count and 2 <= min(sizes) >= max(sizes) - 1)
+
+
 def test_a_network_without_batchnorm_is_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 2, 1))
     calls = []
@@ -323,9 +369,21 @@ def test_the_classifiers_bias_stays():
     asked = toy.make_problem(kind=toy.ToyViT, bits=BITS)
     qmodel = asked.quantized()
     last = qmodel.qlayer(asked.layers[-1].name).inner.bias
-    found = biases(qmodel)
+    found = biases(qmodel, asked.images[:1])
     assert len(found) == len(asked.layers) - 1
     assert all(p is not last for p in found)
+
+
+def test_a_layer_that_batchnorm_follows_has_one_bias():
+    """Folded it has no other."""
+    asked = problem()
+    qmodel = asked.quantized()
+    for name, q in qmodel.qlayers():
+        if q.inner.bias is None:
+            q.inner.bias = nn.Parameter(torch.zeros(len(q.inner.weight)))
+        assert name == asked.layers[-1].name or q.inner.bias.requires_grad
+    found = biases(qmodel, asked.images[:1])
+    assert {id(p) for p in found} == {id(norm.bias) for norm in batchnorms(qmodel)}
 
 
 def test_the_loss_of_bias_tuning_is_the_mean_over_all_elements():
@@ -350,6 +408,39 @@ def test_finishing_keeps_the_bits_and_helps():
     assert tuned.policy == policy
     assert asked.score_model(tuned).loss < plain.loss
     assert {q.codes() is not None for _, q in tuned.qlayers()} == {True}
+
+
+def test_the_light_pipeline_moves_statistics_alone():
+    asked = problem(needs=("calibration", "train", "valid"), scheme="calibtip")
+    policy = asked.space.nearest(Policy.uniform(asked.layers, 4, 4))
+    plain = asked.quantized(policy)
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    tuned = AdaQuantIP(pipeline="light").finish(asked, Solution(policy))
+    para_normalize(plain, asked.images)
+    after = plain.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[-1] for name in moved} == {
+        "running_mean", "running_var", "num_batches_tracked",
+    }  # fmt: skip
+    assert all(torch.equal(value, after[name]) for name, value in tuned.state_dict().items())
+    assert all(q.shift is None for _, q in tuned.qlayers())
+
+
+def test_iterations_and_ranges_reach_the_final_rounding(monkeypatch):
+    """Of the paper's protocol and of the others."""
+    asked = problem(scheme="calibtip").at(recipe=Recipe(epochs=0, lr=0.1))
+    policy = asked.space.nearest(Policy.uniform(asked.layers, 4, 4))
+    method, given = AdaQuantIP(iterations=7), []
+
+    def note(qmodel, network, images, way, steps=None, factors=()):
+        given.append((way, steps, factors))
+        return ()
+
+    monkeypatch.setattr("frameworks.heuristic.adaquant_ip.framework.round_weights", note)
+    monkeypatch.setattr("frameworks.core.problem.round_weights", note)
+    method.finish(asked, Solution(policy))
+    asked.rounded(asked.quantized(policy), method.rounding, **method.rounding_options)
+    assert given == [("adaquant", 7, FACTORS)] * 2
 
 
 # --- the paper's quantizer -----------------------------------------------------------------------

@@ -133,7 +133,7 @@ def board(
     cards = {row.name: row.card for group in table.groups for row in group.rows if row.card}
     names = sorted(rows)
     methods = {
-        name: method_of(name, slug, cards.get(name, {}), rows[name].baseline)
+        name: method_of(name, slug, cards.get(name, {}), rows[name].category)
         for name, slug in zip(names, slugs(names), strict=True)
     }
     return Board(title, table, panels, methods, claims, levels or {})

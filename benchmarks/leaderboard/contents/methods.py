@@ -11,7 +11,7 @@ from benchmarks.docs.framework import KINDS, NEEDS
 
 CATEGORIES = ("gradient", "reinforcement", "heuristic", "metaheuristic", "baseline")
 OTHER = "other"
-"""What has no card, or one of another category."""
+"""What has no card, or one of another category; and policies that were found elsewhere."""
 DATA = {"labels": ("train", "valid"), "unlabelled images": ("calibration",)}
 
 
@@ -64,10 +64,13 @@ class Method:
         return [(name, value) for name, value in found if value]
 
 
-def method_of(name: str, slug: str, card: Mapping[str, Any], baseline: bool) -> Method:
-    """A framework of some records, with its docstrings if it is installed."""
-    said = str(card.get("category", ""))
-    category = "baseline" if baseline else said if said in CATEGORIES else OTHER
+def method_of(name: str, slug: str, card: Mapping[str, Any], said: str) -> Method:
+    """A framework of some records, with its docstrings if it is installed.
+
+    Args:
+        said: the category of its rows.
+    """
+    category = said if said in CATEGORIES else OTHER
     cls = _installed(name)
     if cls is None:
         return Method(name, slug, category, card)

@@ -159,7 +159,7 @@ def bits(group: Group) -> str:
 
 def convergence(group: Group) -> str:
     """Who ends above random search, and after how many images."""
-    ends = {row.label: (row, mean_curve(row.records, "images")) for row in group.rows if row.rank}
+    ends = {row.label: (row, mean_curve(row, "images")) for row in group.rows if row.rank}
     ends = {label: (row, points) for label, (row, points) in ends.items() if points}
     if not ends:
         return ""

@@ -11,6 +11,7 @@ from benchmarks.leaderboard.pictures.looks import LOOKS
 from benchmarks.records.escape import html as escape
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.marks import BEST
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.convergence import mean_curve
 from benchmarks.report.pictures.figures import Points, lowest_drawn, tick_labels
@@ -33,9 +34,10 @@ def pictures(group: Group, methods: Mapping[str, Method]) -> list[tuple[str, str
     """A category and its picture each; all have the same axes, and random search in them."""
     curves: dict[str, dict[str, Points]] = defaultdict(dict)
     for row in group.rows:
-        found = _thin(mean_curve(row.records, "images")) if row.rank else []
+        found = _thin(mean_curve(row, "images")) if row.rank else []
         if found:
-            curves[methods[row.name].category][row.label] = [(max(x, 1.0), y) for x, y in found]
+            label = row.label + BEST * bool(row.best)
+            curves[methods[row.name].category][label] = [(max(x, 1.0), y) for x, y in found]
     rivals = {k: v for k, v in curves.get("baseline", {}).items() if k.startswith("random")}
     rival = dict(sorted(rivals.items())[:1])
     every = [p for of in curves.values() for points in of.values() for p in points]
@@ -75,7 +77,7 @@ def _picture(
         corners = stairs([(axes.x(x), axes.y(max(y, low))) for x, y in points])
         steps = f'<path d="{plot.path(corners)}" class="curve"/>' if len(points) > 1 else ""
         leader = plot.line(corners[-1][0] + 4, end, axes.x.end + 3, height, "leader")
-        name = plot.text(axes.x.end + 6, height + 4, plot.clipped(label, 13), "label")
+        name = plot.text(axes.x.end + 6, height + 4, _clipped(label), "label")
         role = "rival" if label in rival else "own"
         title = f"<title>{escape(f'{label}: {points[-1][1]:.2f}')}</title>"
         shape = marker(look.marker, *corners[-1], 3)
@@ -83,6 +85,12 @@ def _picture(
             f'<g class="series {look.colour} {role}">{steps}{shape}{leader}{name}{title}</g>'
         )
     return axes.render(f"Convergence of {category} frameworks against images", "small")
+
+
+def _clipped(label: str) -> str:
+    """A name as there is room for it; its sign stays."""
+    name = label.removesuffix(BEST)
+    return plot.clipped(name, 13) + label[len(name) :]
 
 
 def _within(heights: Sequence[float], axes: Axes) -> list[float]:

@@ -19,7 +19,7 @@ BESIDE_NOTE = (
     "Top-1 in percent and minus that of the float network in points, from the lowest to the "
     "highest: of the published operating points (the second of those that give the float "
     "network's), and of the means measured here within their budgets. Other published metrics are "
-    "in the list of published numbers alone."
+    "in the list of published numbers alone. Blank: no top-1 of the paper is known here."
 )
 Place = tuple[str, str, str]
 """Framework, model and dataset."""
@@ -59,13 +59,16 @@ def _lost(values: Iterable[float]) -> str:
 
 
 def _sides(groups: Sequence[Group], numbers: Sequence[Reported]) -> dict[Place, _Side]:
-    """Both halves by place: of each framework that is in both, the measured places first."""
-    published = {n.framework for n in numbers}
+    """Both halves by place: of each framework that is measured, the measured places first.
+
+    One of which nothing is known that was published has its row, too, and baselines need none.
+    """
     found: dict[Place, _Side] = defaultdict(_Side)
     for group in (g for g in groups if g.shows == "accuracy"):
         level = group.float_accuracy
         for row in group.rows:
-            if row.rank and row.accuracy and row.name in published and level is not None:
+            own = not row.baseline and not row.given
+            if own and row.rank and row.accuracy and level is not None:
                 side = found[row.name, group.model, group.dataset]
                 side.measured[group.protocol].append(row.accuracy.mean - level)
     measured = {place[0] for place in found}
@@ -76,7 +79,7 @@ def _sides(groups: Sequence[Group], numbers: Sequence[Reported]) -> dict[Place, 
 
 
 def beside_block(groups: Sequence[Group], numbers: Sequence[Reported]) -> Block:
-    """A row for each framework, network and data set, of frameworks that are in both halves."""
+    """A row for each framework, network and data set, of each framework that is measured."""
     protocols = list(dict.fromkeys(group.protocol for group in groups))
     rows = [
         [

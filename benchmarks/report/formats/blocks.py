@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import FEWEST
-from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.groups import RIVALS, Group
 from benchmarks.report.numbers.marks import BEST, BEST_NOTE, MARK_NOTE, footnotes, signs
 from benchmarks.report.numbers.overall import Overall, Standing
 from benchmarks.report.numbers.rows import Row
@@ -26,7 +26,8 @@ NOTES = (
     "which is nearest.",
     "Front: points of the Pareto front that the search found, mean over seeds; the policy measured "
     "is the one it takes for the budget.",
-    "Policies, images (forward plus backward) and time are what the search cost.",
+    "Policies, images (forward plus backward) and time are what the search cost; blank where a "
+    "policy was found elsewhere, and its file does not say what that cost.",
     "Cells over budget are shown, but never ranked, paired or averaged with those within.",
     MARK_NOTE,
 )
@@ -99,7 +100,12 @@ def _spent(key: str, text: Callable[[float | None], str]) -> Callable[[Group, Ro
 
 
 def _versus(key: str) -> Callable[[Group, Row], str]:
-    return lambda group, row: show.difference(row.gains.get(key))
+    """A column that is empty where it would say again what another one says."""
+
+    def text(group: Group, row: Row) -> str:
+        return show.difference(row.gains.get(key)) if key in group.told else ""
+
+    return text
 
 
 def used(group: Group, row: Row) -> str:
@@ -113,7 +119,7 @@ COLUMNS: dict[str, Column] = {
     "accuracy": Column("accuracy", lambda g, r: show.estimate(r.accuracy)),
     "kl": Column("KL", lambda g, r: show.fixed(r.mean("accuracy", "kl"), 4)),
     "seeds": Column("n", lambda g, r: str(len(r.cells) or "")),
-    "best": Column("vs best", _versus("best")),
+    "best": Column("vs best", lambda g, r: show.difference(g.behind(r))),
     "uniform": Column("vs uniform", _versus("uniform")),
     "random": Column("vs random", _versus("random")),
     "share": Column("of budget", used),
@@ -187,12 +193,20 @@ def group_block(group: Group, names: Sequence[str]) -> Block:
     return Block(title, headings, rows, left, notes, frozenset(strong))
 
 
+def _told(overall: Overall) -> list[str]:
+    """The baselines against which standings have tallies of their own."""
+    tallies = [s.records for s in overall.standings if {*RIVALS} <= s.records.keys()]
+    alike = bool(tallies) and all(len({t[r] for r in RIVALS}) == 1 for t in tallies)
+    return [*RIVALS[:1]] if alike else [*RIVALS]
+
+
 def _tally(standing: Standing, against: str) -> str:
     return "/".join(map(str, standing.records[against])) if against in standing.records else ""
 
 
 def overall_block(overall: Overall) -> Block:
     """The standings under one protocol."""
+    told = _told(overall)
     rows = [
         [
             s.label + BEST * bool(s.best) + " (b)" * s.baseline,
@@ -200,8 +214,7 @@ def overall_block(overall: Overall) -> Block:
             show.gain(s.gain),
             show.difference(s.behind),
             f"{s.leads}/{s.judged}" if s.judged else "",
-            _tally(s, "uniform"),
-            _tally(s, "random"),
+            *(_tally(s, rival) if rival in told else "" for rival in RIVALS),
             show.fixed(s.area, 3),
             show.si(s.images),
             show.seconds(s.seconds),

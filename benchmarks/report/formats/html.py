@@ -36,7 +36,7 @@ LONGEST_NAME = 200
 _PARETO = (
     "Mean and 95 % interval. The broad line is the Pareto front of what is within budget; hollow "
     "markers are over budget. A ring marks the best of a budget and all that are not told apart "
-    "from it."
+    "from it, which the interval of their difference (vs best) decides and not those drawn here."
 )
 _COSTS = "Search cost, mean over seeds and budgets; logarithmic."
 _PROFILE = "Performance profile: higher, and further left, is better."

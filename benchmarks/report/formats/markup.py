@@ -18,8 +18,8 @@ def anchor(*parts: str) -> str:
 
 
 def cell(text: str, value: object = None, classes: str = "") -> str:
-    """A cell of escaped text; ``value`` is what it is sorted by."""
-    return raw_cell(escape(text), value, classes)
+    """A cell of escaped text; ``value`` is what it is sorted by, where that is not the text."""
+    return raw_cell(escape(text), None if str(value) == text else value, classes)
 
 
 def raw_cell(markup: str, value: object = None, classes: str = "") -> str:

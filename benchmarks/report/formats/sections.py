@@ -10,7 +10,7 @@ from benchmarks.report.formats.blocks import marked_name, used
 from benchmarks.report.formats.markup import EMPTY, anchor, cell, raw_cell, sortable
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import Difference
-from benchmarks.report.numbers.groups import Group
+from benchmarks.report.numbers.groups import RIVALS, Group
 from benchmarks.report.numbers.marks import footnotes, signs
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import convergence, curves, figures, strips
@@ -47,9 +47,9 @@ def _result(group: Group, row: Row, looks: Styles, drawn: str) -> Iterator[tuple
     yield _INTERVAL, "left", raw_cell(drawn, mean, "left")
     yield group.shows, "", cell(show.estimate(accuracy), mean, "best" * bool(row.best))
     yield "n", "", cell(str(len(row.cells) or ""), len(row.cells))
-    yield "vs best", "", _gain(row.gains.get("best"))
-    yield "vs uniform", "", _gain(row.gains.get("uniform"))
-    yield "vs random", "", _gain(row.gains.get("random"))
+    yield "vs best", "", _gain(group.behind(row))
+    for rival in RIVALS:
+        yield f"vs {rival}", "", _gain(row.gains.get(rival) if rival in group.told else None)
     share = group.share(row)
     yield (
         "of budget",
@@ -127,7 +127,10 @@ def group_section(group: Group, looks: Styles, unfold: bool) -> Iterator[str]:
     ]
     if pictures:
         cards = "".join(
-            _card(marked_name(row) + (f" and {row.random.label}" if row.random else ""), picture)
+            _card(
+                marked_name(row) + (f" and {marked_name(row.random)}" if row.random else ""),
+                picture,
+            )
             for row, picture in pictures
         )
         sought = "accuracy" if group.shows == "accuracy" else "objective"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from benchmarks.records.record import Record, digest
+from benchmarks.records.names import labels, name_of, plain
+from benchmarks.records.record import Record
 
 AXES = ("model", "dataset", "hardware", "protocol", "budget")
 """What the cells of a group share; they differ in framework and seed."""
@@ -34,17 +34,7 @@ LATER: dict[str, dict[str, Any]] = {
 }
 """Keys that earlier records lack, with the defaults that stand for what was done then."""
 
-_ENCODER = json.JSONEncoder(sort_keys=True)
-_WHOLE = re.compile(r"(?<=[\s\[])(-?\d+)\.0(?=[,}\]]|$)")
 _ASKED = ("like", "ratio", "limit")
-_MOST_SETTINGS = 3
-"""A label names at most so many settings; the rest is a count and a digest."""
-
-
-def plain(value: Any) -> str:
-    """Canonical text of plain data; 25.0 is the same as 25."""
-    text = _ENCODER.encode(value)
-    return _WHOLE.sub(r"\1", text) if ".0" in text else text
 
 
 def _entry(cell: Mapping[str, Any], axis: str) -> dict[str, Any]:
@@ -89,47 +79,6 @@ class Cell:
     def pair(self) -> tuple[int, str]:
         """What two records must share to be compared: seed, and what they were made with."""
         return self.seed, self.basis
-
-
-def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in entry.items():
-        if isinstance(value, Mapping) and value:
-            found.update(_flat(value, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 24 else f"{text[:21]}..."
-
-
-def name_of(entry: Mapping[str, Any]) -> str:
-    """What a configuration is called: by its own ``label``, where it has one."""
-    return str(entry.get("label") or entry.get("name", "?"))
-
-
-def labels(entries: Iterable[str]) -> dict[str, str]:
-    """A name for each configuration (canonical text): `name_of` it, and where several
-    configurations share that, the settings in which they differ.
-    """
-    named: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for text in entries:
-        entry = json.loads(text)
-        named[name_of(entry)][text] = _flat(entry)
-    found: dict[str, str] = {}
-    for name, configs in named.items():
-        keys = sorted({key for flat in configs.values() for key in flat})
-        differing = [k for k in keys if len({plain(f.get(k)) for f in configs.values()}) > 1]
-        for text, flat in configs.items():
-            settings = [f"{k}={_short(flat[k])}" for k in differing if k in flat]
-            if len(settings) > _MOST_SETTINGS:
-                rest = len(settings) - _MOST_SETTINGS + 1
-                settings[_MOST_SETTINGS - 1 :] = [f"{rest} more: {digest(text)[:4]}"]
-            found[text] = f"{name} ({', '.join(settings)})" if settings else name
-    return found
 
 
 def dataset_labels(cells: Iterable[Cell]) -> dict[str, str]:

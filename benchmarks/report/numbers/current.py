@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from benchmarks.records.names import plain
 from benchmarks.records.record import Record, digest
-from benchmarks.report.numbers.cells import AXES, Cell, plain
+from benchmarks.report.numbers.cells import AXES, Cell
 
 Told = Callable[[Cell], str]
 

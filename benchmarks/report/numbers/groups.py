@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.records.names import labels
 from benchmarks.records.record import Record
 from benchmarks.report.numbers.bounds import Bound, bounds_of, nearest
 from benchmarks.report.numbers.cells import (
@@ -17,14 +18,16 @@ from benchmarks.report.numbers.cells import (
     budget_label,
     dataset_labels,
     framework_labels,
-    labels,
 )
-from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Verdict
+from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Difference, Verdict
+from benchmarks.report.numbers.format import signed
 from benchmarks.report.numbers.ranking import compare
 from benchmarks.report.numbers.rows import Row, make_rows, mean
 
 PROTOCOLS = ("ptq", "controlled", "paper")
 """In the order of the table; never averaged together."""
+RIVALS = ("uniform", "random")
+"""Baselines that all others are compared with, whichever is best."""
 UNVERIFIED = "unverified"
 
 
@@ -115,6 +118,40 @@ class Group:
             return f"Fewer than two rows have {FEWEST} seeds: nothing can be told apart."
         names = ", ".join(self.verdict.unjudged)
         return f"With fewer than {FEWEST} seeds not judged: {names}." if names else ""
+
+    def row(self, label: str | None) -> Row | None:
+        """The row within budget of a label."""
+        return next((row for row in self.rows if row.label == label and not row.over), None)
+
+    @property
+    def told(self) -> list[str]:
+        """What differences are shown to: the best, and baselines against which they are others.
+
+        Where uniform bits are the best, say, all that there is to say against them is said already.
+        """
+        found = ["best"]
+        for rival in RIVALS:
+            if not any(self._alike(rival, other) for other in found):
+                found.append(rival)
+        return found
+
+    def _alike(self, rival: str, other: str) -> bool:
+        """Whether the differences to two rivals are the same ones, as they are shown."""
+        rows = [row for row in self.rows if rival in row.gains and self._difference(row, other)]
+        return bool(rows) and all(
+            self._difference(row, rival) == self._difference(row, other) for row in rows
+        )
+
+    def _difference(self, row: Row, rival: str) -> str:
+        """A row's mean difference to a rival as text; that of the best row to itself is zero."""
+        if rival == "best" and row.label == self.verdict.best:
+            return signed(0.0)
+        return signed(row.gains[rival].mean) if rival in row.gains else ""
+
+    def behind(self, row: Row) -> Difference | None:
+        """What a row is behind the best one; of one not judged, if another column would say it."""
+        dropped = [row.gains.get(rival) for rival in RIVALS if rival not in self.told]
+        return row.gains.get("best") or next(filter(None, dropped), None)
 
     @property
     def bases(self) -> list[str]:

@@ -23,7 +23,7 @@ from benchmarks.report.numbers.rows import Row
 UNLEARNED, COLLAPSED, REMARK, DROPPED, BEST = "†", "‡", "§", "¶", "•"
 BEST_NOTE = (
     f"{BEST} the best of its group, and all that are not told apart from it: the interval of their "
-    "difference includes zero."
+    "difference (vs best) includes zero. The intervals of the accuracies do not decide that."
 )
 MARK_NOTE = (
     f"{UNLEARNED} a search that did not learn: its own objective showed no improvement at 5 %; "

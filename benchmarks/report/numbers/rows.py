@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from benchmarks.report.numbers.statistics import Estimate
 
 BASELINES = ("uniform", "random", "greedy", "exhaustive")
 """What is a baseline in records without a card."""
+GIVEN = "given"
+"""The framework of policies found elsewhere; its records hold what scoring them cost."""
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -72,18 +74,35 @@ class Row:
         return next((record.card for record in known if record.card), {})
 
     @property
+    def given(self) -> bool:
+        """Whether its policies were found elsewhere: another toolkit's, or a paper's."""
+        return self.name == GIVEN
+
+    @property
     def baseline(self) -> bool:
-        """Whether it is a baseline and no surveyed framework."""
+        """Whether it is a baseline and no surveyed framework; what is given is neither."""
+        if self.given:
+            return False
         return self.card.get("category") == "baseline" or (not self.card and self.name in BASELINES)
 
     @property
     def category(self) -> str:
-        """The category of the framework, ``baseline`` among them."""
+        """The category of the framework, ``baseline`` and ``given`` among them."""
+        if self.given:
+            return GIVEN
         return "baseline" if self.baseline else str(self.card.get("category") or "other")
 
     def mean(self, part: str, key: str) -> float | None:
         """Mean over the seeds of an entry such as ``("search", "policies")``."""
-        return mean(getattr(record, part).get(key) for record in self.records)
+        return mean(self._part(record, part).get(key) for record in self.records)
+
+    def _part(self, record: Record, part: str) -> Mapping[str, Any]:
+        """A part of a record; what a given policy's search cost is only what its file says."""
+        if part == "search" and self.given:
+            said = record.notes.get("elsewhere")
+            return said if isinstance(said, Mapping) else {}
+        found: Mapping[str, Any] = getattr(record, part)
+        return found
 
     @property
     def images(self) -> float | None:

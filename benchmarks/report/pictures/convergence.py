@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.escape import html as escape
 from benchmarks.records.record import Record
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.marks import BEST
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.figures import Points, Styles, tick_labels
@@ -42,8 +43,12 @@ def _steps(record: Record, axis: str) -> Points:
     return steps
 
 
-def mean_curve(records: Sequence[Record], axis: str) -> Points:
-    """Mean over seeds of the best objective so far, from where every seed has one."""
+def mean_curve(row: Row, axis: str) -> Points:
+    """Mean over seeds of the best objective so far, from where every seed has one.
+
+    Empty for a given policy, which was not searched for here.
+    """
+    records = () if row.given else row.records
     curves = [steps for record in records if (steps := _steps(record, axis))]
     if not curves:
         return []
@@ -64,9 +69,9 @@ def mean_curve(records: Sequence[Record], axis: str) -> Points:
 def picture(row: Row, looks: Styles) -> str:
     """A framework's search next to random's: by policies if it tries several, else by images."""
     axis = "policies" if (row.mean("search", "policies") or 0) > 1 else "images"
-    curves = [(row, mean_curve(row.records, axis))]
+    curves = [(row, mean_curve(row, axis))]
     if row.random is not None:
-        curves.insert(0, (row.random, mean_curve(row.random.records, axis)))
+        curves.insert(0, (row.random, mean_curve(row.random, axis)))
     curves = [(of, [(max(x, 1.0), y) for x, y in points]) for of, points in curves if points]
     if not any(of is row for of, _ in curves):
         return ""
@@ -83,9 +88,9 @@ def picture(row: Row, looks: Styles) -> str:
     for (of, points), y in zip(curves, ends, strict=True):
         shown = _curve(axes, points, floor, looks[of.label], y)
         role = "rival" if of is row.random else "own"
-        title = f"<title>{escape(of.label)}: {points[-1][1]:.2f}</title>"
+        title = f"<title>{escape(of.label + BEST * bool(of.best))}: {points[-1][1]:.2f}</title>"
         axes.parts.append(f'<g class="series {looks[of.label].colour} {role}">{shown}{title}</g>')
-    return axes.render(f"Convergence of {row.label} against {axis}", "small")
+    return axes.render(f"Convergence of {row.label}{BEST * bool(row.best)} against {axis}", "small")
 
 
 def _curve(axes: Axes, points: Points, floor: float, look: Style, label_y: float) -> str:

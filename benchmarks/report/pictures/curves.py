@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.records.escape import html as escape
 from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.groups import Group
-from benchmarks.report.numbers.marks import learning, objective, signs
+from benchmarks.report.numbers.marks import BEST, learning, objective, signs
 from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.figures import Points, Styles, tick_labels
@@ -55,7 +55,9 @@ def picture(row: Row, looks: Styles) -> str:
     )
     for said, found in curves:
         axes.parts.append(_curve(axes, said, found, looks[row.label]))
-    return axes.render(f"Learning of {row.label}: {objective(curves[0][0])}", "small")
+    return axes.render(
+        f"Learning of {row.label}{BEST * bool(row.best)}: {objective(curves[0][0])}", "small"
+    )
 
 
 def _curve(axes: Axes, said: Mapping[str, Any], found: Points, look: Style) -> str:

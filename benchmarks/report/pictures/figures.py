@@ -14,7 +14,8 @@ from benchmarks.report.numbers.statistics import PROFILE_LIMIT, pareto_front, pr
 from benchmarks.report.pictures import plot
 from benchmarks.report.pictures.plot import Axes, Scale, Style, marker, padded, stairs
 
-RINGED = "best, or not told apart from it"
+RINGED = "best, or 'vs best' includes 0"
+"""What a ring means: the interval of the difference decides, not those that are drawn."""
 
 Styles = Mapping[str, Style]
 Points = list[tuple[float, float]]
@@ -37,10 +38,15 @@ def swatch(style: Style) -> str:
 
 
 def lowest_drawn(values: Sequence[float], top: float) -> float:
-    """The lowest accuracy to draw in full: one hopeless method must not flatten the others."""
+    """The lowest accuracy to draw in full: one hopeless method must not flatten the others.
+
+    What is more than twice as far from the top as the lower quarter begins is off the scale, and
+    pictures put a sign for it at the edge.
+    """
     ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    return max(ordered[0], top - max(4 * (top - middle), 1.0))
+    quarter = ordered[min(max(1, len(ordered) // 4), len(ordered) - 1)]
+    floor = top - max(2 * (top - quarter), 1.0)
+    return min((value for value in ordered if value >= floor), default=floor)
 
 
 def tick_labels(

@@ -10,7 +10,7 @@ from benchmarks.progress.board import Board
 from benchmarks.progress.times import seconds_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.suite.progress import outcome, title
+from benchmarks.suite.progress import Titles, outcome
 from benchmarks.suite.running.log import Log
 from benchmarks.suite.tracking import Tracker
 from benchmarks.workers import stopping
@@ -27,6 +27,7 @@ class Keeper:
         log: of the run.
         board: shows them.
         mirror: gets each new one.
+        title: names their cells.
     """
 
     store: Store
@@ -35,6 +36,7 @@ class Keeper:
     log: Log
     board: Board
     mirror: Tracker
+    title: Titles
 
     def keep(self, record: Record) -> None:
         """A cell has ended: what it printed, its record, and what is shown and mirrored of it.
@@ -42,14 +44,15 @@ class Keeper:
         Raises:
             OSError: the record cannot be written; the message says what is kept.
         """
-        self.log.take(record)
+        name = self.title(record.cell)
+        self.log.take(record, name)
         try:
             self.store.put(record)
         except OSError as error:
             raise OSError(f"{error}: {self.state()}") from error
         self.have[record.key] = record
         seconds = seconds_of(record.status, record.timings)
-        self.board.finished(record.key, title(record.cell), outcome(record), seconds)
+        self.board.finished(record.key, name, outcome(record), seconds)
         self.mirror.record(record)
 
     def state(self) -> str:

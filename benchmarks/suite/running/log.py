@@ -15,7 +15,6 @@ from pathlib import Path
 
 from benchmarks.records import escape
 from benchmarks.records.record import Record
-from benchmarks.suite.progress import title
 from benchmarks.workers.capture import text_of
 
 WARNING = "juxtabit: warning: "
@@ -53,13 +52,13 @@ class Log:
         """The file, if there is one."""
         return self.path if self.path.exists() else None
 
-    def take(self, record: Record) -> None:
-        """What a cell printed is added; a record of one that failed names the log."""
+    def take(self, record: Record, name: str) -> None:
+        """What a cell of this name printed is added; a record of one that failed names the log."""
         printed = self.collect(record.key)
         failed = record.status == "failed"
         if printed or failed:
             error = f"FAILED\n{record.error}" if failed else ""
-            self.add(f"{title(record.cell)} ({record.key})", printed, error)
+            self.add(f"{name} ({record.key})", printed, error)
         if failed and self.written:
             record.notes["log"] = str(self.path.relative_to(self.folder))
 

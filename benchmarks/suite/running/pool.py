@@ -15,7 +15,7 @@ from benchmarks.progress.times import duration
 from benchmarks.records.record import Record
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, failed, plugin_of
-from benchmarks.suite.progress import title
+from benchmarks.suite.progress import Titles
 from benchmarks.suite.running.agenda import Agenda
 from benchmarks.suite.running.place import Crew, Place
 from benchmarks.workers import stopping
@@ -60,6 +60,7 @@ class Workers:
         self, agenda: Agenda, crew: Crew, keep: Callable[[Record], None], board: Board
     ) -> None:
         self.agenda, self.crew, self.keep, self.board = agenda, crew, keep, board
+        self.title = Titles(agenda.todo.values())
         self.places: list[Place] = []
         self._told = 0
 
@@ -96,12 +97,12 @@ class Workers:
             if key is None:
                 break
             cell = self.agenda.todo[key]
-            self.board.start(key, title(cell))
+            self.board.start(key, self.title(cell))
             place.begin(key, cell)
         new = self.agenda.elsewhere[self._told :]
         self._told += len(new)
         for record in new:
-            self.board.finished(record.key, title(record.cell), "by another command", None)
+            self.board.finished(record.key, self.title(record.cell), "by another command", None)
         if len(self.busy) < len(self.places):
             for who in self.agenda.others:
                 self.board.warn(f"{who} computes cells of this folder; they are shared")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from frameworks.baselines.given.reading import Entry, by_layer, read_policy
+from frameworks.baselines.given.reading import Entry, by_layer, read_policy, read_spent
 from frameworks.core.card import Card
 from frameworks.core.framework import Framework
 from frameworks.core.layers import Layer
@@ -62,9 +62,15 @@ class Given(Framework):
         if self.act_bits not in VALID_BITS:
             raise ValueError(f"act_bits = {self.act_bits}: choose from {sorted(VALID_BITS)}")
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.policy).expanduser()
+
     def widened(self, space: Space, target: Target) -> Space:
         try:
             policy = self.read(space)
+            read_spent(self.path)  # here, as a wrong one is to be refused before any work
             for layer in space.layers:
                 _require(target, layer, policy[layer.name])
             return _including(space, policy)
@@ -79,7 +85,7 @@ class Given(Framework):
         """
         if not self.policy:
             raise ValueError("give a file, such as framework.policy=bits.json")
-        path = Path(self.policy).expanduser()
+        path = self.path
         layers = {layer.name: layer for layer in space.layers}
         free = [name for name in layers if len(space.weight_bits[name]) > 1]
         found = by_layer(read_policy(path), layers, free)
@@ -109,7 +115,8 @@ class Given(Framework):
     def search(self, problem: Problem) -> Solution:
         policy = self.read(problem.space)
         problem.checkpoint(policy, problem.evaluate(policy).accuracy)
-        return Solution(policy)
+        spent = read_spent(self.path)
+        return Solution(policy, notes={"elsewhere": spent} if spent else {})
 
 
 def _require(target: Target, layer: Layer, bits: LayerBits) -> None:

@@ -11,6 +11,9 @@ A file is one of
 - CSV with the columns ``layer``, ``weight`` and, if it has any, ``act``;
 - text with nothing but weight bits, in execution order.
 
+An object with a ``policy`` may also say what its search cost, as measured where it ran:
+``seconds``, ``images`` (forward) and ``images_backward``.
+
 ``w_bits`` and ``a_bits``, as tables of costs have them, are the same as ``weight`` and ``act``.
 """
 
@@ -30,6 +33,12 @@ from frameworks.core.pricing.separated import SUFFIXES, read_text, separated
 
 WEIGHT, ACT = ("weight", "w_bits", "weight_bits"), ("act", "a_bits", "act_bits")
 """Names of an entry's bits."""
+SPENT = {
+    "seconds": "seconds",
+    "images": "images_forward",
+    "images_backward": "images_backward",
+}
+"""What a file may say of its search's cost, and how records call that."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,32 @@ def read_policy(path: Path) -> list[Entry]:
     return entries
 
 
-def _json(path: Path, text: str) -> Iterator[Entry]:
+def read_spent(path: Path) -> dict[str, float]:
+    """What a file says that its search cost, by the names of records; empty if it does not.
+
+    Raises:
+        ValueError: it says so by something else than a number.
+    """
+    data = None if path.suffix.lower() in SUFFIXES else _data(path, read_text(path))
+    if not isinstance(data, dict) or "policy" not in data:
+        return {}
+    said = {key: data[key] for key in SPENT if data.get(key) is not None}
+    for key, value in said.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise ValueError(f"{path}: {key} = {value!r:.60}: give a number of at least 0")
+    return {SPENT[key]: value for key, value in said.items()}
+
+
+def _data(path: Path, text: str) -> Any:
     try:
-        data = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON ({error}); tables end with {some(SUFFIXES)}") from error
+
+
+def _json(path: Path, text: str) -> Iterator[Entry]:
+    data = _data(path, text)
     if isinstance(data, dict) and "policy" in data:
         if data["policy"] is None:
             status = data.get("status", "without one")

@@ -92,6 +92,10 @@ class Quantizer(nn.Module, ABC):
         """The grid of a quantizer that maps every tensor to one fixed uniform grid; else None."""
         return None
 
+    def code_range(self) -> tuple[int, int] | None:
+        """The least and the largest code that any tensor may get; None: it does not say."""
+        return None
+
     def learn_range(self, learn: bool = True) -> None:
         """Let the range be trained, or not."""
         for parameter in self.parameters():

@@ -79,6 +79,9 @@ class UniformQuantizer(Quantizer):
         code = torch.clamp(x.detach() / step - offset, low, high).round()
         return Codes(code, step, self.offset)
 
+    def code_range(self) -> tuple[int, int]:
+        return int(self._grid[0]), int(self._grid[1])
+
     def uniform_grid(self) -> Grid | None:
         if self.step.numel() > 1:
             return None

@@ -10,9 +10,11 @@ one level. The best bias of given weights is their mean error, so that the momen
 are what is minimised, and the bias follows.
 
 Deviations: the error is that of all data at once, by their second moments, not of 50 images a step;
-rates are relative to a layer's steps (published: 1e-5, which is 4e-3 of an 8-bit step of weights
-within 0.3; 1e-3 for ranges); the ranges of inputs stay as they were calibrated (published: trained
-at 1e-1); the best of all steps is kept.
+the rate is 4e-3 of a step of the grid at every width (released: 1e-5 as it is, which is that share
+of an 8-bit step of weights within 0.3, and an 85th of it at 2 bits); a range is scaled by one
+factor about its integer zero point, at a rate of 1e-3 (released: width and lower end apart, each at
+1e-3); the range of the input is not trained here, but may be chosen among some
+(`frameworks.core.rounding.ranges`; released: trained at 1e-1); the best of all steps is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""Rounding the weights of a whole network, layer by layer in execution order."""
+"""Rounding the weights of a whole network, layer by layer in execution order.
+
+A BatchNorm keeps, while later layers are rounded, the statistics that it was corrected to with all
+weights at the nearest levels: a choice, as each layer then sees what the network gave before any of
+this, and the correction at the end moves what the next layer was fitted on. Correcting after each
+layer would take a pass for each of them; which one is better differs from network to network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +18,13 @@ from torch import Tensor, nn
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.policy import Bits
-from frameworks.core.quantizers.base import Codes
+from frameworks.core.quantizers.base import Codes, Quantizer
 from frameworks.core.rounding.adaquant import STEPS, adaquant
 from frameworks.core.rounding.adaround import adaround
 from frameworks.core.rounding.gptq import gptq
 from frameworks.core.rounding.levels import Levels, levels_of
 from frameworks.core.rounding.moments import Gathered, LayerMoments
+from frameworks.core.rounding.ranges import TRIED, scaled, trial
 
 NEAREST = "nearest"
 ROUNDINGS = (NEAREST, "gptq", "adaround", "adaquant")
@@ -26,7 +33,12 @@ IMAGES = 64
 
 
 def round_weights(
-    qmodel: QModel, network: nn.Module, images: Tensor, method: str, steps: int | None = None
+    qmodel: QModel,
+    network: nn.Module,
+    images: Tensor,
+    method: str,
+    steps: int | None = None,
+    factors: Sequence[float] = (),
 ) -> tuple[str, ...]:
     """Round the weights of a quantized network in place, at the bits in force.
 
@@ -40,6 +52,8 @@ def round_weights(
         images: ``[N, C, H, W]``.
         method: one of `ROUNDINGS`.
         steps: of ``adaquant``; the published number by default.
+        factors: multiples of each input's range to choose from (`frameworks.core.rounding.ranges`),
+            for ``adaquant``; ranges stay as they were calibrated by default.
 
     Returns:
         The layers with quantized weights that stay at the nearest levels: those that share their
@@ -57,6 +71,9 @@ def round_weights(
             if q.codes() is not None:
                 left.append(name)
             continue
+        if factors:
+            few = trial(STEPS if steps is None else steps)
+            q.act_quantizer = _range(qmodel, network, name, images[:TRIED], levels, factors, few)
         moments = gathered(qmodel, network, name, images)
         codes, shift = rounded(q, levels, moments, method, steps)
         q.round(codes)
@@ -107,6 +124,33 @@ def rounded(
     if method != "adaquant":
         return codes, None
     return codes, moments.shift(value.double()).flatten().to(weight)
+
+
+def error_of(q: QLayer, levels: Levels, moments: LayerMoments, steps: int) -> float:
+    """The mean squared error of a layer's outputs, summed over channels, after so much AdaQuant."""
+    codes, _ = rounded(q, levels, moments, "adaquant", steps)
+    shape = (*moments.outputs.shape, -1)
+    return float(moments.centred().error(codes.dequantize().double().reshape(shape)).sum())
+
+
+def _range(
+    qmodel: QModel,
+    network: nn.Module,
+    name: str,
+    images: Tensor,
+    levels: Levels,
+    factors: Sequence[float],
+    steps: int,
+) -> Quantizer:
+    """The quantizer of a layer's input, of those in reach, that leaves the least error."""
+    q = qmodel.qlayer(name)
+    tried = scaled(q.scheme, qmodel.calibration.samples[name], q.bits.act, factors)
+    errors: dict[float, float] = {}
+    for factor, quantizer in tried.items() if len(tried) > 1 else ():
+        q.act_quantizer = quantizer
+        moments = gathered(qmodel, network, name, images)
+        errors[factor] = error_of(q, levels, moments, steps)
+    return tried[min(errors, key=errors.__getitem__, default=next(iter(tried)))]
 
 
 @torch.no_grad()

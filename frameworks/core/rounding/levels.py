@@ -9,7 +9,6 @@ from torch import Tensor
 
 from frameworks.core.policy import FLOAT, PRUNED, Bits
 from frameworks.core.quantizers.base import Scheme
-from frameworks.core.quantizers.uniform import UniformQuantizer
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ def _of(scheme: Scheme, weight: Tensor, bits: int) -> Levels | None:
     codes = quantizer.codes(weight)
     if codes.codebook is not None:
         return None
-    if isinstance(quantizer, UniformQuantizer):
-        low, high = quantizer.q_min, quantizer.q_max
-    else:
-        low, high = codes.code.min(), codes.code.max()
-    every = (codes.scale, low, high, codes.offset)
+    stated = quantizer.code_range()
+    ends = weight.new_tensor(stated) if stated else torch.stack(codes.code.aminmax())
+    every = (codes.scale, *ends, codes.offset)
     return Levels(*(x.detach().to(weight).expand_as(weight) for x in every))

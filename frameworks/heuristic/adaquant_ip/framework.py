@@ -2,7 +2,8 @@
 (Hubara, Nahshan, Hanani, Banner and Soudry), arXiv 2006.10518; ICML 2021 as "Accurate Post Training
 Quantization With Small Calibration Sets".
 
-Two pipelines, ``advanced`` with all steps and ``light`` without the first:
+Two pipelines, ``advanced`` with all steps, and ``light`` with the programme and para-normalization
+alone:
 
 1. AdaQuant (section 3.1): each layer's weights, ranges and bias are moved until its output is the
    float one's, at each pair (k, n) of weight and activation bits, all layers in parallel
@@ -11,10 +12,11 @@ Two pipelines, ``advanced`` with all steps and ``light`` without the first:
    L_l(k, n) its loss with layer l alone replaced by its calibrated version of k and n bits,
 
        dL_l(k, n) = max(L_l(k, n) - L, 1e-6),    0 at the most bits,
-       minimise  sum_l dL_l(k_l, n_l)   subject to   the budget.
+       minimise  sum_l dL_l(k_l, n_l)   subject to   the budget,
 
+   the form of the released code. The paper's other one saves the most under a limit on sum_l dL_l.
 3. At the bits found: AdaQuant again, now sequentially, on inputs from layers that are quantized
-   already (`rounding`); para-normalization of BatchNorm and tuning of biases (`finish`,
+   already (`rounding`); para-normalization of BatchNorm; tuning of biases (`finish`,
    `frameworks.heuristic.adaquant_ip.tuning`).
 """
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from frameworks.core.card import Card
 from frameworks.core.evaluation.evaluate import Evaluator
@@ -35,6 +37,7 @@ from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.rounding.apply import round_weights
+from frameworks.core.rounding.ranges import FACTORS
 from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.adaquant_ip import quantizer  # noqa: F401 (registers the scheme)
@@ -52,9 +55,9 @@ class AdaQuantIP(ScoringFramework):
     """Losses of layers that are calibrated one by one, and an exact integer programme.
 
     Attributes:
-        pipeline: ``advanced``, or ``light`` without AdaQuant.
+        pipeline: ``advanced``, or ``light`` without AdaQuant and without tuning of biases.
         images: labelled training images that the losses are of.
-        iterations: AdaQuant's steps for each layer and pair of bits.
+        iterations: AdaQuant's steps for each layer and pair of bits, and in the final network.
     """
 
     name: ClassVar[str] = "adaquant_ip"
@@ -72,9 +75,15 @@ class AdaQuantIP(ScoringFramework):
         needs=frozenset({"calibration", "train", "separable_cost"}),
         hardware_aware=True,
         deviations=(
-            "AdaQuant minimises the error over all images at once, by second moments, keeps the "
-            "ranges of inputs and has no activation function in the error (released code: 50 "
-            "images a step, trained ranges, after ReLU for some layers of each network).",
+            "AdaQuant minimises the error over all images at once, by second moments, with no "
+            "activation function in the error (released code: 50 images a step, after ReLU for "
+            "some layers of each network). Through moments no gradient leads to an input's range: "
+            "it is the best of eight multiples of the calibrated one about its zero point, each "
+            "tried with a short AdaQuant on 64 images (published: trained, with the zero point; "
+            "released rate 0.1).",
+            "AdaQuant's rate is 4e-3 of a step of the grid at every width (released: 1e-5 as it "
+            "is, tuned for 8 bits), and one factor scales a channel's range about its integer zero "
+            "point (released: width and lower end are trained apart).",
             "BatchNorm is not folded into the layers before they are calibrated; for one that was "
             "never folded, para-normalization is a pass of its own in train mode.",
             "Losses are cross-entropy with labels on training images, as in the released code, but "
@@ -86,19 +95,27 @@ class AdaQuantIP(ScoringFramework):
             "Protocols other than paper correct BatchNorm by their own rule, and biases are not "
             "tuned. Sequential AdaQuant replaces the inputs of all batches; the released code "
             "those of the first one.",
+            "The final network's layers are calibrated sequentially, as the paper has it once the "
+            "bits are fixed; the programme's losses are of layers calibrated in parallel. The "
+            "released advanced_pipeline.sh keeps the parallel ones and tunes after them; its "
+            "sequential AdaQuant is a script of its own, without tuning.",
             "Bias tuning draws its 200 images anew for each pass from the calibration images, "
-            "with the float network's answer to each (released: one answer a class). Noise on the "
-            "losses, for several solutions, is left out.",
-            "Ranges of activations are the ends of a sample of them (released: running means over "
-            "images).",
+            "with the float network's answer to each (released: one answer a class). Biases are "
+            "float (released: k + n bits between their ends), and the classifier's input keeps its "
+            "range (released: trained along, at 0.1). Noise on the losses, for several solutions, "
+            "is left out.",
+            "Ranges of activations are calibrated to the ends of a sample of them (released: "
+            "running means over images). Least loss under a budget is the one programme here; the "
+            "paper's other one, most saved under a limit on the losses, is left out.",
         ),
     )
     rounding: ClassVar[str | None] = "adaquant"
+    """Of the advanced pipeline; the light one leaves it to the protocol."""
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=200, images=200, batch=50, lr=0.1, schedule="constant", momentum=0.0,
         weight_decay=0.0,
     )  # fmt: skip
-    """Of the biases: 10 times 20 passes over 4 batches."""
+    """Of the advanced pipeline's biases: 10 times 20 passes over 4 batches."""
 
     pipeline: str = ADVANCED
     images: int = 1000
@@ -107,6 +124,10 @@ class AdaQuantIP(ScoringFramework):
     def __post_init__(self) -> None:
         if self.pipeline == LIGHT:  # what it leaves out, the protocol decides on
             object.__setattr__(self, "rounding", None)
+
+    @property
+    def rounding_options(self) -> Mapping[str, Any]:
+        return {"steps": self.iterations, "factors": FACTORS}
 
     def validate(self) -> None:
         super().validate()
@@ -155,13 +176,15 @@ class AdaQuantIP(ScoringFramework):
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Step 3: nothing but ranges, statistics and biases, and what AdaQuant moves."""
-        qmodel = problem.quantized(solution.policy)
+        qmodel, images = problem.quantized(solution.policy), problem.images
+        if self.pipeline == LIGHT:
+            para_normalize(qmodel, images)
+            return qmodel
         teacher = problem.float_model()
-        if self.pipeline == ADVANCED:
-            round_weights(qmodel, teacher, problem.images, "adaquant", self.iterations)
-        para_normalize(qmodel, problem.images)
+        round_weights(qmodel, teacher, images, "adaquant", **self.rounding_options)
+        para_normalize(qmodel, images)
         generator = problem.generator("bias tuning")
-        tune_biases(qmodel, teacher, problem.images, problem.recipe, generator)
+        tune_biases(qmodel, teacher, images, problem.recipe, generator)
         return qmodel
 
 

@@ -50,6 +50,9 @@ class ZeroPointQuantizer(Quantizer):
         code = (x.detach() / self.step + self.zero).clamp(0, self.levels).round()
         return Codes(code, self.step, -self.zero)
 
+    def code_range(self) -> tuple[int, int]:
+        return 0, self.levels
+
     def uniform_grid(self) -> Grid | None:
         if self.step.numel() > 1:
             return None

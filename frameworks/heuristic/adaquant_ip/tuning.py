@@ -41,19 +41,48 @@ def para_normalize(model: nn.Module, images: Tensor, momentum: float = MOMENTUM)
         norm.train()
         norm.momentum = momentum
     # A batch of one image may have no variance.
-    for part in torch.chunk(images, max(1, min(BATCHES, len(images) // 2))) if norms else ():
-        model(part)
+    for part in torch.tensor_split(images, max(1, min(BATCHES, len(images) // 2))):
+        if norms:
+            model(part)
     for norm, kept in norms.items():
         norm.momentum = kept
     model.eval()
 
 
-def biases(qmodel: QModel) -> list[nn.Parameter]:
-    """BatchNorms' biases and those of layers, but for the last layer's (the classifier's)."""
-    last = qmodel.layers[-1].name
-    layers = [q.inner for name, q in qmodel.qlayers() if name != last]
+def biases(qmodel: QModel, image: Tensor) -> list[nn.Parameter]:
+    """The biases that are tuned: those that a network has once its BatchNorms are folded.
+
+    BatchNorms' and those of layers that none follows, but for the last layer's (the classifier's).
+
+    Args:
+        qmodel: in eval mode.
+        image: one or a few ``[N, C, H, W]``, which tell what follows what.
+    """
+    left = {qmodel.layers[-1].name, *_normalized(qmodel, image)}
+    layers = [q.inner for name, q in qmodel.qlayers() if name not in left]
     found = (getattr(module, "bias", None) for module in (*batchnorms(qmodel), *layers))
     return list({id(p): p for p in found if isinstance(p, nn.Parameter)}.values())
+
+
+@torch.no_grad()
+def _normalized(qmodel: QModel, image: Tensor) -> set[str]:
+    """The layers whose outputs are inputs of a BatchNorm."""
+    made: list[tuple[str, Tensor]] = []
+    read: list[Tensor] = []
+    handles = [
+        q.register_forward_hook(lambda module, args, out, name=name: made.append((name, out)))
+        for name, q in qmodel.qlayers()
+    ]
+    handles += [
+        norm.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+        for norm in batchnorms(qmodel)
+    ]
+    try:
+        qmodel(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name for name, out in made if any(out is x for x in read)}
 
 
 def tune_biases(
@@ -75,7 +104,7 @@ def tune_biases(
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    tuned = biases(qmodel)
+    tuned = biases(qmodel, images[:1])
     if not tuned:
         return []
     with torch.no_grad():

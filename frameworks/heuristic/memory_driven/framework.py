@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe
@@ -34,12 +36,23 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.heuristic.memory_driven import quantizer  # noqa: F401 (registers the scheme)
-from frameworks.heuristic.memory_driven.rules import Cuts, cut_activations, cut_weights
+from frameworks.heuristic.memory_driven.rules import MOST, Cuts, cut_activations, cut_weights
 
 READ_ONLY = ("flash", "size")
 """Metrics of read-only memory: what weights take, which fewer weight bits lower."""
 READ_WRITE = "ram"
 """The metric of read-write memory: the most that a layer's input and output take together."""
+
+PER_LAYER = "per_layer"
+"""What a target says of the ``weights`` that it prices, if they have one range a layer."""
+
+
+@dataclass(frozen=True)
+class Halved(Recipe):
+    """The published steps of the rate: half from epoch 5 and a tenth from epoch 8 of 10."""
+
+    def rate(self, progress: float) -> float:
+        return 0.1 if progress >= 0.8 else 0.5 if progress >= 0.5 else 1.0
 
 
 @register
@@ -75,19 +88,27 @@ class MemoryDriven(Framework):
             "Pinned layers are not cut (the paper pins the network's input and output alone). Tied "
             "layers are cut together and count as one, with the bytes of all; where weights and "
             "activations must have equal bits, a cut is one of both.",
-            "Where a layer may not have half its bits, a cut goes to the next candidate below.",
+            "Where a layer may not have half its bits, a cut goes to the most at or below half, so "
+            "that of 2, 5 and 8 bits it takes 8 to 2; where none is that low, to the next lower "
+            "ones.",
             "The released rule for activations never ends where a limit cannot be met, and that "
             "for weights returns -1; here both raise.",
             "In the released code's per-layer mode all layers count as folded when the size is "
             "first taken, and the extras of ICN come in from the second time on; here "
-            "(hardware.weights=per_layer) they are in from the start.",
-            "Training: the rate is 1e-4 with a tenth from the middle and a hundredth from three "
-            "quarters on (published: half from epoch 5 and a tenth from epoch 8 of 10). Statistics "
-            "of BatchNorm are not frozen after the first epoch. Activations are rounded to the "
-            "nearest level, not down. Integer-only deployment (ICN's M0 and N0) is not part of it.",
+            "(hardware.weights=per_layer) they are in from the start. The released quantizer of "
+            "that mode, one range a layer with ends learned as PACT's, is not built: it is refused "
+            "with weights that have a range for each channel, and runs with those of lsq.",
+            "Clips of activations start at the least squared error and have no weight decay "
+            "(released: at 6, with 1e-4): networks here are not of ReLU6, nor trained with clips.",
+            "BatchNorm goes on learning (released: statistics, gamma and beta are frozen after the "
+            "first epoch, so that ICN can be made of them), and there is no dropout of 0.2 before "
+            "the classifier, as the networks are taken as they are. The network's input has the "
+            "range of its sample (released: [-1, 1] in 255 steps).",
+            "Activations are rounded to the nearest level, not down. Integer-only deployment "
+            "(ICN's M0 and N0) is not part of it.",
         ),
     )
-    recipe: ClassVar[Recipe | None] = Recipe(
+    recipe: ClassVar[Recipe | None] = Halved(
         epochs=10, batch=128, optimizer="adam", lr=1e-4, range_lr=1.0, schedule="step",
         weight_decay=0.0, augment=True,
     )  # fmt: skip
@@ -105,6 +126,13 @@ class MemoryDriven(Framework):
             return (
                 f"{self.name} cuts bits for limits of memory (flash, size, ram); the budget limits "
                 f"{', '.join(other)}"
+            )
+        if getattr(problem.target, "weights", "") == PER_LAYER and _ranges(problem) > 1:
+            return (
+                f"{problem.target.name} prices weights of one range a layer (hardware.weights="
+                f"{PER_LAYER}); those of quantizer {problem.scheme.name} have one for each channel:"
+                " choose another one, such as protocol.quantizer=lsq, or "
+                "hardware.weights=per_channel"
             )
         return super().skip(problem)
 
@@ -137,6 +165,14 @@ def limits(problem: Problem) -> dict[str, float]:
         for name, value in problem.target.implied(metric, limit).items():
             found[name] = min(value, found.get(name, value))
     return found
+
+
+def _ranges(problem: Problem) -> int:
+    """How many ranges the weights of the widest layer have."""
+    widest = max(problem.layers, key=lambda layer: layer.out_channels).name
+    weight = problem.network.get_submodule(widest).weight
+    assert isinstance(weight, Tensor)
+    return problem.quantizer(widest, "weight", MOST).codes(weight.detach()).scale.numel()
 
 
 def _meets(costs: Mapping[str, float], asked: Mapping[str, float]) -> bool:

@@ -46,6 +46,9 @@ class PresentRange(Quantizer):
         zero = per_channel(low, x).div(step).round()
         return Codes((x.detach() / step).round().sub(zero).clamp(0, self.levels), step, zero)
 
+    def code_range(self) -> tuple[int, int]:
+        return 0, self.levels
+
 
 @register_scheme
 class RusciScheme(Scheme):

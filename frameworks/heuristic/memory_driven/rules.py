@@ -49,9 +49,9 @@ class Cuts:
         return pinned[name][0]
 
     def below(self, name: str, kind: Kind) -> int | None:
-        """What a cut leaves: half the bits, or where it may not have these, fewer; None at the end.
+        """What a cut leaves: the most bits at or below half; None at the end.
 
-        Of candidates that no halving meets, the next lower one is taken.
+        Where no candidate is that low, the next lower one is taken.
         """
         if (name, kind) not in self._index:
             return None

@@ -127,6 +127,46 @@ def test_the_picture_has_every_framework_and_budget():
     assert all(f"{g.hardware}, {g.budget}<" in drawn for g in groups)
 
 
+def test_a_ring_means_that_the_drawn_interval_reaches_the_best():
+    marks = 0
+    for group in (g for g in measured.suites()[measured.MAIN].groups if g.protocol_name == "ptq"):
+        found = picture.gaps(group)
+        assert found.keys() == {row.label for row in group.rows if row.rank}
+        for row in (row for row in group.rows if row.rank):
+            gap = found[row.label]
+            reaches = gap.tested and gap.low <= 0 <= gap.high
+            assert bool(row.best) == (reaches or row.label == group.verdict.best), row.label
+            marks += not row.best
+    assert marks > 0
+
+
+def test_the_drawn_intervals_are_those_of_the_rings():
+    """In pixels: of a lane's rows those with a ring reach its line at 0, to rounding."""
+    drawn = picture.picture()
+    pieces = re.findall(r'x1="([\d.]+)"[^>]*class="limit"|<g class="series (.*?)</g>', drawn)
+    told = 0
+    for zero, row in pieces:
+        if zero:
+            line = float(zero)
+        elif whisker := re.search(r'x2="([\d.]+)"[^>]*class="whisker"', row):
+            end = float(whisker.group(1))
+            told += 'class="ring"' not in row
+            assert end >= line - 0.11 if 'class="ring"' in row else end <= line + 0.11
+    assert told > 0
+
+
+def test_a_framework_without_records_is_listed_and_says_so(made):
+    page = made["docs/frameworks/README.md"].split("## As measured here")[1].split("##")[0]
+    listed = re.findall(r"^\| \[`(\w+)`\]", page, re.MULTILINE)
+    assert sorted(listed) == sorted(set(facts.built_in()) - {"given"})
+    for name in set(facts.built_in()) - {"given"}:
+        section = made[f"docs/frameworks/{name}.md"].split("## As measured here")[1]
+        assert (framework.UNMEASURED in section) == (not list(measured.overviews(name))), name
+    given = made["docs/frameworks/given.md"]
+    assert "no limit: as given" in given
+    assert "results/toolkits" in given
+
+
 # --- parts
 
 

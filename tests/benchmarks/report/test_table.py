@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 from benchmarks.records.record import Record, digest
 from benchmarks.records.store import write_json
 from benchmarks.report.formats import reported
+from benchmarks.report.formats.blocks import FULL, group_block
 from benchmarks.report.numbers import format as show
+from benchmarks.report.numbers.cells import Cell
 from benchmarks.report.numbers.marks import marks
+from benchmarks.report.numbers.rows import Row
 from benchmarks.report.pictures import curves, figures, plot
 from benchmarks.report.pictures.convergence import mean_curve
 from benchmarks.report.table import build, write
@@ -290,6 +293,13 @@ def test_two_configurations_of_a_framework_are_two_rows():
     assert {row.label for group in build(apart).groups for row in group.rows} == {"haq"}
 
 
+def test_a_label_names_no_length_that_was_not_asked_for():
+    settings = ({"evaluations": 0}, {"evaluations": 100}, {"images": 15056, "evaluations": 0})
+    records = [make("greedy", params={"images": 0, **one}) for one in settings]
+    names = {row.label for row in only(records).rows}
+    assert names == {"greedy", "greedy (evaluations=100)", "greedy (images=15056)"}
+
+
 def test_random_with_as_many_evaluations_is_the_rival():
     few = seeds("random", [80.0], params={"evaluations": 50})
     many = seeds("random", [85.0], params={"evaluations": 500})
@@ -499,8 +509,12 @@ def test_page_has_a_picture_of_everything(whole):
     assert text.count('class="costs"') == 4
     for name in ("haq", "hawq", "hawq_v3", "dnas", "edmips", "autoq", "greedy"):
         axis = "policies" if METHODS[name][1] > 1 else "images"
-        assert text.count(f'aria-label="Convergence of {name} against {axis}"') == 8
+        assert len(re.findall(f'aria-label="Convergence of {name}•? against {axis}"', text)) == 8
     assert text.count("Pareto fronts of mohaq: size against error") == 1
+
+
+def row_of(*records):
+    return Row("haq", "haq", [Cell.of(record) for record in records])
 
 
 def test_mean_curve_by_hand():
@@ -509,14 +523,14 @@ def test_mean_curve_by_hand():
     second = make(search={"policies": 25}, curve=[
         {"policies": 5, "objective": 90.0}, {"policies": 15, "objective": 86.0}])  # fmt: skip
     # From 10, where both have a value; the second never falls back from 90.
-    assert mean_curve([first, second], "policies") == [
+    assert mean_curve(row_of(first, second), "policies") == [
         (10, 85.0),
         (15, 85.0),
         (20, 87.0),
         (25, 87.0),
         (30, 87.0),
     ]
-    assert mean_curve([make(curve=[])], "policies") == []
+    assert mean_curve(row_of(make(curve=[])), "policies") == []
 
 
 def test_same_records_in_any_order_give_the_same_bytes(whole):
@@ -612,7 +626,7 @@ def test_committed_reported_numbers_are_verified_and_complete():
     numbers = reported.read(ROOT / "results" / "reported.csv")
     known = {"haq", "hawq", "hawq_v2", "hawq_v3", "dnas", "edmips", "autoq", "mpqco"}
     known |= {"limpq", "ompq", "practical_ptq", "adq", "apq", "memory_driven", "adaquant_ip"}
-    known |= {"releq", "adrl"}
+    known |= {"releq", "adrl", "bsq", "bayesian_bits", "zeroq", "mohaq", "bmpq"}
     assert {n.framework for n in numbers} == known
     assert {n.mark for n in numbers} <= {"verified", "verified-2nd"}
     top1 = {
@@ -631,6 +645,35 @@ def test_reported_half_is_optional_and_limited_to_what_was_measured(tmp_path):
     nothing.write_text(",".join(reported.COLUMNS) + "\n")
     assert "As published" not in build([make()], nothing).text()
     assert {n.framework for n in build([make("haq")]).reported} == {"haq"}
+
+
+def test_a_framework_without_published_numbers_stands_beside_the_others():
+    table = build([*seeds("haq", [90.0] * 3), *seeds("spos", [89.0] * 3), *seeds("greedy", [88.0])])
+    names = {n.framework for n in table.reported}
+    assert "haq" in names
+    assert "spos" not in names
+    text = table.text().split("Published beside measured")[1]
+    lines = [line.split() for line in text.splitlines() if line.startswith("  ")]
+    assert ["spos", "resnet8", "fashion_mnist", "-2.45"] in lines
+    assert ["haq", "resnet8", "fashion_mnist", "-1.45"] in lines
+    assert any(line[:2] == ["haq", "resnet50"] and len(line) > 4 for line in lines)
+    assert not any("greedy" in line for line in lines)
+
+
+def test_no_column_says_again_what_the_best_one_is():
+    records = [
+        *seeds("uniform", [91.0, 91.2, 91.1]),
+        *seeds("haq", [90.0, 90.2, 90.4]),
+        *seeds("hawq", [89.0, 89.2]),
+    ]
+    block = group_block(only(records), FULL)
+    column = [row[block.headings.index("vs best")] for row in block.rows]
+    assert "vs uniform" not in block.headings
+    assert [text[:5] for text in column] == ["", "-0.90", "-2.00"]
+    assert "±" not in column[2]  # of two seeds, which are too few to be judged
+    assert ">vs uniform<" not in build(records).html()
+    other = [*seeds("haq", [92.0, 92.1, 92.3]), *records[:3], *records[6:]]
+    assert "vs uniform" in group_block(only(other), FULL).headings
 
 
 @pytest.mark.parametrize(
@@ -798,7 +841,7 @@ def test_learning_curves_by_hand(said):
 
 def test_learning_pictures_are_on_the_page_and_files_of_their_own(said, tmp_path):
     page = said.html()
-    assert page.count("Learning of haq: reward") == page.count("Learning of autoq") == 1
+    assert page.count("Learning of haq•: reward") == page.count("Learning of autoq") == 1
     assert page.count(' unlearned"') == 2
     write(said, tmp_path)
     (path,) = tmp_path.glob("learning-*.svg")
@@ -814,3 +857,12 @@ def test_pictures_of_groups_of_one_name_do_not_take_each_others_file(said):
     records = [make("haq", like=like, notes=learned(True)) for like in (2.5, 3.0)]
     names = [n for n in build(records).files() if n.startswith("learning")]
     assert len(names) == 2
+
+
+def test_what_is_far_off_is_not_drawn_in_full_and_leaves_no_room():
+    most = [84.9, 85.6, 86.4, 86.8, 87.4, 87.5, 87.8]
+    assert figures.lowest_drawn([74.6, *most], 92.0) == 84.9
+    assert figures.lowest_drawn(most, 92.0) == 84.9
+    assert figures.lowest_drawn([90.6, 91.3, 91.6, 91.9, 92.0], 92.0) == 90.6
+    assert figures.lowest_drawn([50.0, 90.0, 91.0], 91.0) == 90.0
+    assert figures.lowest_drawn([90.0], 92.0) == 90.0

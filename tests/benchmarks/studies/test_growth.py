@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.studies import growth
 from frameworks import registry
+from tests.end_to_end.commands import ROOT
 
 AXES = {"layers": [4, 8], "bits": [2, 3], "images": [32, 64]}
 
@@ -37,3 +38,8 @@ def test_counts_grow_as_counted_and_a_second_run_measures_nothing(tmp_path, monk
     kept = json.loads((tmp_path / "growth.json").read_text())["points"]
     monkeypatch.setattr(growth, "measure", None)
     assert growth.run(tmp_path, names, AXES) == kept
+
+
+def test_the_committed_page_has_all_that_it_names():
+    points = json.loads((ROOT / "results/growth/growth.json").read_text())["points"]
+    assert [point["skipped"] for point in points.values() if "skipped" in point] == []

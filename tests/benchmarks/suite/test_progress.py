@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.records.record import Record
-from benchmarks.suite.progress import outcome, title
+from benchmarks.suite.progress import Titles, outcome, title
 
 CELL = {
     "framework": {"name": "haq"},
@@ -21,6 +21,26 @@ def test_a_cell_has_a_short_name():
         "ratio=0.25",
         "size",
     ]
+
+
+def test_cells_of_one_name_are_told_apart_by_what_differs():
+    def searched(**settings):
+        return {**CELL, "framework": {"name": "greedy", "evaluations": 0, "images": 0, **settings}}
+
+    cells = [searched(), searched(evaluations=5), searched(images=15056), CELL]
+    names = [title(CELL), *map(Titles(cells), cells)]
+    assert [name.removesuffix(" resnet8 digits bops like=3 ptq seed=1") for name in names] == [
+        "haq",
+        "greedy",
+        "greedy (evaluations=5)",
+        "greedy (images=15056)",
+        "haq",
+    ]
+    # Alone, or with one of another seed, none needs more than its name.
+    assert Titles([cells[1], {**cells[2], "seed": 2}])(cells[1]) == title(cells[1])
+    deep = {**CELL, "model": {"name": "resnet8", "options": {"width": 8}}}
+    wide = {**CELL, "model": {"name": "resnet8", "options": {"width": 16}}}
+    assert Titles([deep, wide])(wide).startswith("haq resnet8 (options.width=16) digits")
 
 
 @pytest.mark.parametrize(

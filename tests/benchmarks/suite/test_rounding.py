@@ -41,6 +41,20 @@ def test_a_method_with_a_rounding_of_its_own_keeps_it(monkeypatch):
         assert (a.codes().code == b.codes().code).all()
 
 
+def test_its_options_reach_it(monkeypatch):
+    from frameworks.baselines.uniform import Uniform
+
+    given = []
+    monkeypatch.setattr(
+        "frameworks.core.problem.round_weights", lambda *args: given.append(args[3:]) or ()
+    )
+    final("protocol.rounding=adaquant")
+    monkeypatch.setattr(Uniform, "rounding", "adaquant")
+    monkeypatch.setattr(Uniform, "rounding_options", {"steps": 7, "factors": (1.0, 0.5)})
+    final()
+    assert given == [("adaquant", None, ()), ("adaquant", 7, (1.0, 0.5))]
+
+
 def test_an_unknown_rounding_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"protocol\.rounding: 'up'; choose from \['nearest'"):
         check(cell_of(composed([*SMALL, "protocol.rounding=up"])))

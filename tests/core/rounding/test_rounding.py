@@ -11,10 +11,11 @@ from torch.nn import functional
 from frameworks import Policy, schemes
 from frameworks.core.rounding.adaquant import adaquant
 from frameworks.core.rounding.adaround import adaround, beta, soft, start
-from frameworks.core.rounding.apply import round_weights
+from frameworks.core.rounding.apply import gathered, round_weights
 from frameworks.core.rounding.gptq import gptq
 from frameworks.core.rounding.levels import Levels, levels_of
 from frameworks.core.rounding.moments import LayerMoments, patches
+from frameworks.core.rounding.ranges import FACTORS, scaled
 
 
 def moments_of(x, y):
@@ -155,15 +156,36 @@ def test_adaround_decides():
     assert beta(100, 100) == 2
 
 
-def test_adaquant_loses_no_more_than_the_nearest(small):
-    """And here hardly more than the best of all 4^6 codes at the same step."""
-    weight, levels, moments, _ = small
-    codes, step = adaquant(weight, levels, moments)
+def least_of_all_codes(weight, x):
+    """For each output channel, with a free bias, over all 4^6 codes at the step of `small`."""
+    every = 0.7 * torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 6).double()
+    outputs, wanted = x.double() @ every.T, x.double() @ weight[0].double().T
+    return torch.stack([(outputs - y[:, None]).var(0, False).min() for y in wanted.T])
+
+
+def test_adaquant_comes_near_the_best_of_all_codes(small):
+    weight, levels, moments, x = small
+    codes, step = adaquant(weight, levels, moments, range_rate=0.0)
+    assert torch.equal(step, levels.step)
     about = moments.centred()
     found = about.error((step * codes).double())[0]
+    least = least_of_all_codes(weight, x)
+    assert least.tolist() == pytest.approx([5.530, 2.786], abs=1e-3)
     nearest = about.error(levels.value(levels.nearest(weight)).double())[0]
-    assert (found <= nearest + 1e-12).all()
+    assert (found >= least * (1 - 1e-6)).all()
+    assert (found <= least * 1.3).all()
+    assert (found <= nearest).all()
     assert found.sum() < 0.8 * nearest.sum()
+
+
+def test_a_learned_range_does_better_than_any_codes_at_the_fixed_one(small):
+    weight, levels, moments, x = small
+    codes, step = adaquant(weight, levels, moments)
+    factor = (step / levels.step)[0, :, 0]
+    assert torch.allclose(step[0], factor[:, None] * levels.step[0])  # one for each channel
+    assert (factor - 1).abs().max() > 0.01
+    found = moments.centred().error((step * codes).double())[0]
+    assert found[0] < least_of_all_codes(weight, x)[0]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, (2, 8, 0, 4)])
@@ -176,6 +198,13 @@ def test_levels_hold_what_the_network_computes_with(bits):
         b = bits if isinstance(bits, int) else bits[row]
         wanted = scheme.weight(weight, b)(weight)[row] if b else torch.zeros(3, 2, 2)
         assert torch.allclose(value[row], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["calibtip", "rusci"])
+def test_levels_go_as_far_as_the_bits_and_not_as_the_codes_that_are_there(scheme):
+    weight = torch.tensor([[0.5, 0.6, 0.9, 1.0]])
+    levels = levels_of(schemes.get(scheme)(), weight, 2)
+    assert (levels.low.unique().tolist(), levels.high.unique().tolist()) == ([0], [3])
 
 
 def test_codebooks_and_float_have_no_levels():
@@ -206,6 +235,76 @@ def test_a_network_computes_more_like_the_float_one(make_problem, method, monkey
         assert set(codes.code.unique().tolist()) <= set(range(-4, 4))
     problem.correct(model.fix(policy))
     assert off() == before
+
+
+@torch.no_grad()
+def moments_by_hooks(model, network, name, images):
+    """What goes into a layer of the quantized network, and comes out of the float one."""
+    q, seen = model.qlayer(name), {}
+    handles = [
+        q.register_forward_pre_hook(lambda module, args: seen.update(x=args[0])),
+        network.get_submodule(name).register_forward_hook(
+            lambda module, args, out: seen.update(y=out)
+        ),
+    ]
+    model(images)
+    network(images)
+    for handle in handles:
+        handle.remove()
+    x = functional.unfold(q.act_quantizer(seen["x"]), 3, padding=1)
+    return moments_of(x.transpose(1, 2).flatten(0, 1), seen["y"].permute(0, 2, 3, 1).flatten(0, 2))
+
+
+def test_each_layer_is_rounded_on_what_the_rounded_ones_before_it_give(make_problem):
+    """Later layers change nothing before them, so that all is there to see in the end."""
+    problem = make_problem("size", like=3, seed=1)
+    network, images = problem.float_model(), problem.images
+    policy = Policy({x.name: (2, 8) for x in problem.layers})
+    model = problem.correct(problem.quantized(policy))
+    name = "blocks.0.conv2"
+    before = moments_by_hooks(model, network, name, images)
+    round_weights(model, network, images, "gptq")
+    q, after = model.qlayer(name), moments_by_hooks(model, network, name, images)
+    assert not torch.allclose(before.inputs, after.inputs, rtol=1e-2)
+    found = gathered(model, network, name, images)
+    for field in ("inputs", "both", "outputs", "mean_input", "mean_output"):
+        wanted = getattr(after, field)
+        assert torch.allclose(getattr(found, field), wanted, rtol=1e-4, atol=1e-6), field
+    levels = levels_of(q.scheme, q.inner.weight.detach(), 2)
+    rows = levels.view(1, len(q.inner.weight), -1)
+    codes = gptq(q.inner.weight.detach().reshape(rows.step.shape), rows, found)
+    assert torch.equal(codes.reshape(q.codes().code.shape), q.codes().code)
+
+
+def test_the_range_of_an_input_is_chosen_among_multiples(make_problem):
+    """Two bits of activations between the ends of a sample are much too wide."""
+    problem = make_problem("bops", like=3, seed=1, scheme="minmax")
+    network, images, name = problem.float_model(), problem.images, "blocks.0.conv1"
+    policy = problem.space.highest().replace(name, weight=4, act=2)
+    errors, steps = [], []
+    for factors in ((), FACTORS):
+        model = problem.quantized(policy)
+        round_weights(model, network, images, "adaquant", 40, factors)
+        q = model.qlayer(name)
+        moments = moments_by_hooks(model, network, name, images)
+        errors.append(float(moments.centred().error(q.present_weight().double().reshape(
+            1, len(q.inner.weight), -1)).sum()))  # fmt: skip
+        steps.append(float(q.act_quantizer.step))
+    assert steps[0] == float(problem.quantizer(name, "act", 2).step)
+    assert steps[1] / steps[0] == pytest.approx(min(FACTORS, key=lambda f: abs(
+        f - steps[1] / steps[0])))  # fmt: skip
+    assert steps[1] < 0.75 * steps[0]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_inputs_without_bits_have_one_range():
+    scheme, sample = schemes.get("minmax")(), torch.rand(100)
+    assert list(scaled(scheme, sample, 32)) == [1.0]
+    found = scaled(scheme, sample, 4)
+    step = float(scheme.activation(sample, 4).step)
+    assert {f: float(q.step) for f, q in found.items()} == pytest.approx(
+        {f: f * step for f in FACTORS}
+    )
 
 
 def test_what_cannot_be_rounded_is_named(make_problem):
