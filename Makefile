@@ -7,7 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Tests use one thread a process.
 WORKERS := --numprocesses auto --maxprocesses 4
 
-.PHONY: juxtapose test test-all lint perf docs clean
+LAUNCHERS := .venv-launchers
+
+.PHONY: juxtapose test test-all test-launchers lint perf docs clean
 
 # The stamp is remade when the dependencies change, so a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +30,17 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
+
+# Launchers of Hydra's, in an environment of their own: Ray's needs cloudpickle below 3.
+$(LAUNCHERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LAUNCHERS)
+	grep -v '^cloudpickle==' constraints.txt > $(LAUNCHERS)/constraints.txt
+	$(LAUNCHERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $(LAUNCHERS)/constraints.txt --editable ".[test,launchers,ray]"
+	@touch $@
+
+test-launchers: $(LAUNCHERS)/.installed
+	$(LAUNCHERS)/bin/python -m pytest tests/end_to_end/test_launchers.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import benchmarks
-from benchmarks.arguments.records import Action, add_records, positive
+from benchmarks.arguments.records import Action, add_records
+from benchmarks.arguments.unknown import Parser
+from benchmarks.arguments.values import bits, positive
 from benchmarks.authors.new import CATEGORIES
 
 EXPORTS = ("onnx", "qonnx", "packed")
@@ -21,7 +23,7 @@ EXIT = (
 
 def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     """The parser; ``options.action`` and ``options.own`` are the command's action and parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="juxtabit",
         description="Mixed-precision quantization frameworks side by side.",
         epilog=EXIT,
@@ -68,11 +70,14 @@ def make_parser(actions: Mapping[str, Action]) -> argparse.ArgumentParser:
     _add_quantize(commands, actions["quantize"])
     diagnose = commands.add_parser(
         "diagnose",
-        help="what each layer alone loses at few bits: table and picture",
+        help="what each layer alone loses at few bits: table and pictures",
         description="Quantize each layer's weights, and inputs, alone, and say how far they and "
-        "the network's answers move. Arguments are Hydra overrides: 'model=resnet20'.",
+        "the network's answers move. Arguments are Hydra overrides: 'model=resnet20 "
+        "dataset=fashion_mnist protocol.weight_bits=[2,4,8]'. Several bit widths are needed; which "
+        "there are depends on the hardware: hardware=bops, the default, has bits of weights and "
+        "activations, hardware=size of weights alone, as activations take no room there.",
     )
-    diagnose.add_argument("--out", help="write picture, table and JSON into this folder, too")
+    diagnose.add_argument("--out", help="write pictures, table and JSON into this folder, too")
     diagnose.set_defaults(action=actions["diagnose"])
     new = commands.add_parser("new", help="write a package with a method of your own to begin with")
     new.add_argument("name", help="of the method, its module and the folder")
@@ -146,6 +151,11 @@ def _add_export(commands: Any, action: Action) -> None:
         action="store_true",
         help="onnx: accuracy, size and latency beside float and uniform 8 bit, on this machine",
     )
+    export.add_argument(
+        "--device",
+        help="where the network is made anew: auto, cpu, cuda, cuda:N or mps (default: as the "
+        "record's was, if that is there, or cpu)",
+    )
     export.set_defaults(action=action)
 
 
@@ -176,7 +186,7 @@ def _add_quantize(commands: Any, action: Action) -> None:
     add("--method", help="a framework (default: layer_kl); uniform is always tried beside it")
     add("--protocol", choices=("ptq", "controlled", "paper"), default="ptq")
     add("--objective", choices=("kl", "agreement"), default="kl", help="what is maximised")
-    add("--bits", type=_bits, help="candidate bits, such as 2,3,4,8")
+    add("--bits", type=bits, help="candidate bits, such as 2,3,4,8")
     add("--classes", type=positive, help="of the network, where its weights do not say it")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -200,7 +210,3 @@ def _add_oracle(commands: Any, action: Action) -> None:
     oracle.add_argument("--parts", help="the folder for what is evaluated (default: OUT.parts)")
     oracle.add_argument("--releq", help="read this table of ReLeQ's repository instead")
     oracle.set_defaults(action=action)
-
-
-def _bits(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.arguments.values import names, points, port, positive
+
 Action = Callable[[argparse.Namespace, list[str]], int]
 FORMATS = ("text", "markdown", "summary", "csv", "latex", "html")
 PICTURES = ("pdf", "png", "svg")
@@ -65,7 +67,7 @@ def _add_leaderboard(commands: Any, action: Action) -> None:
     board.add_argument(
         "--serve",
         nargs="?",
-        type=_port,
+        type=port,
         const=8000,
         metavar="PORT",
         help="show it on this machine afterwards (default port: 8000; 0: any free one)",
@@ -82,7 +84,7 @@ def _add_view(parser: argparse.ArgumentParser) -> None:
     add(
         "--only",
         metavar="WHAT,...",
-        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
+        type=names,
         default=[],
         help="only these categories or frameworks (patterns such as 'hawq*'), by commas",
     )
@@ -103,7 +105,7 @@ def _add_verify(commands: Any, action: Action) -> None:
     add("--seed", type=int, default=0, help="of the draw of those")
     add(
         "--tolerance",
-        type=_points,
+        type=points,
         default=1.0,
         metavar="POINTS",
         help="by which accuracies may differ on another machine (default: 1)",
@@ -126,25 +128,3 @@ def _add_verify(commands: Any, action: Action) -> None:
     form.add_argument("--json", action="store_true", help="all findings, as JSON")
     form.add_argument("--markdown", action="store_true", help="a comment for a pull request")
     verify.set_defaults(action=action)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _points(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError(text)
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"{value} is no port: 0 to {2**16 - 1}")
-    return value

@@ -1,4 +1,4 @@
-"""Arguments that a command does not know, refused with what was most likely meant."""
+"""Arguments that a command does not know, or takes no such value of: with what was meant."""
 
 from __future__ import annotations
 
@@ -6,9 +6,32 @@ import argparse
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import NoReturn
 
 OVERRIDES = ("run", "lut", "diagnose", "oracle")
 """The commands whose other arguments are Hydra's overrides, as in ``seed=1``."""
+
+_CHOICE = re.compile(
+    r"invalid choice: (['\"])(?P<given>.*?)\1 \(choose from (?P<known>.*)\)", re.DOTALL
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says which choice was most likely meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the usage and a message (exit code 2)."""
+        found = _CHOICE.search(message)
+        if found is not None:
+            known = re.findall(r"[\w-]+", found["known"])
+            message += meant(found["given"], known)
+        super().error(message)
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """`` (did you mean X?)`` for the nearest of some names, or nothing."""
+    near = get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def refuse_unknown(command: argparse.ArgumentParser, name: str, rest: Sequence[str]) -> None:
@@ -26,8 +49,7 @@ def refuse_unknown(command: argparse.ArgumentParser, name: str, rest: Sequence[s
             command.error(f"one argument too many: {argument}")
         known = sorted({"--help", *re.findall(r"--[a-z][\w-]*", command.format_usage())})
         option, _, value = argument.partition("=")
-        near = get_close_matches(option, known, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        if not near and value and name in OVERRIDES:
+        hint = meant(option, known)
+        if not hint and value and name in OVERRIDES:
             hint = f" (keys of the configuration have no dashes: {argument.lstrip('-')})"
         command.error(f"there is no option {option}{hint}; there are {', '.join(known)}")

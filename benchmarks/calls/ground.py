@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.calls.images import Images, as_split
 from benchmarks.data.load import Splits, check_labels
-from benchmarks.fingerprints.numerics import compute_on, place, place_named
+from benchmarks.fingerprints.numerics import computing_in, place, place_named
 from benchmarks.models.network_check import PROBES, check_network
 from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
@@ -33,12 +33,8 @@ def computing_on(device: str, amp: str) -> Iterator[None]:
     Raises:
         ValueError: there is no such device, or precision.
     """
-    before = place()
-    compute_on(place_named(device, amp))
-    try:
+    with computing_in(place_named(device, amp)):
         yield
-    finally:
-        compute_on(before)
 
 
 def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | None) -> Ground:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.tables import guarded
+from benchmarks.workers import stopping
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,10 +40,7 @@ def computed(configs: Sequence[DictConfig]) -> Outcome:
         return run(
             cells,
             folder,
-            workers=int(config.workers),
-            threads=int(config.threads),
-            device=str(config.device),
-            amp=config.amp,
+            **numbers(config),
             rerun=bool(config.rerun),
             timeout=seconds("timeout", config.timeout),
             tracker=tracker_of(config),
@@ -50,6 +48,12 @@ def computed(configs: Sequence[DictConfig]) -> Outcome:
 
     cells, baselines = wanted(configs)
     return beside_baselines(cells, baselines, compute)
+
+
+def numbers(config: DictConfig) -> dict[str, Any]:
+    """How many processes and threads of a run compute, where, and in what precision."""
+    counts = {"workers": int(config.workers), "threads": int(config.threads)}
+    return {**counts, "device": str(config.device), "amp": config.amp}
 
 
 def tracker_of(config: DictConfig) -> Tracker:
@@ -67,6 +71,10 @@ def tabled(outcome: Outcome, config: DictConfig) -> Path:
     from benchmarks.report.table import write
 
     _, folder = place_of(config)
+    stopping.current().kept = lambda: (
+        f"stopped; all that was computed is kept in {folder / 'records'}\n"
+        "juxtabit: run the same command again for the table"
+    )
     if config.suite is not None:
         guarded(outcome.records, [], lambda table: write(table, folder))
         tracker_of(config).table(folder)

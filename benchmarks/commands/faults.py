@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.commands.launch import unknown_launcher
 from benchmarks.commands.words import meant
 
 
@@ -16,6 +17,8 @@ def explained(error: BaseException) -> str:
         if isinstance(inner, MissingConfigException) and inner.missing_cfg_file:
             group, _, name = inner.missing_cfg_file.rpartition("/")
             options = [x for x in inner.options or () if x != "schema"]
+            if group == "hydra/launcher":
+                return unknown_launcher(name, options)
             known = f"unknown {group} {name!r}{meant(name, options)}"
             return _unavailable(group, name) or f"{known}; choose from {', '.join(options)}"
         if isinstance(inner, OmegaConfBaseException):

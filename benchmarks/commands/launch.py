@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.executing import computed, known_cells, place_of, tabled
+from benchmarks.commands.words import meant
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
     from benchmarks.suite.run import Outcome
 
 PREFIXES = ("hydra/", "hydra.", "+hydra", "~hydra")
+EXTRAS = {
+    "joblib": "launchers",
+    "submitit_local": "launchers",
+    "submitit_slurm": "launchers",
+    "ray": "ray",
+    "ray_aws": "ray",
+}
+"""The extra of juxtabit's that installs a launcher."""
 TICK = 1.0
 """Seconds between looks at what jobs have done."""
 
@@ -72,6 +81,21 @@ class Launched:
 
     keys: list[str]
     faults: list[str]
+
+
+def unknown_launcher(name: str, there: Sequence[str]) -> str:
+    """What to do about a launcher that is not there.
+
+    Args:
+        name: as it was asked for.
+        there: the launchers that are installed.
+    """
+    if name in EXTRAS:
+        extra = f"juxtabit[{EXTRAS[name]}]"
+        return f"hydra/launcher={name} is in {extra}, not installed here: pip install '{extra}'"
+    others = [f"{known} (juxtabit[{x}])" for known, x in EXTRAS.items() if known not in there]
+    hint = meant(name, {*there, *EXTRAS})
+    return f"unknown hydra/launcher {name!a}{hint}; choose from {', '.join([*there, *others])}"
 
 
 def launch(jobs: Jobs, settings: Sequence[str], folder: Path) -> Launched:

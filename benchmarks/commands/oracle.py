@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.progress.line import started
 from benchmarks.records import escape
 from benchmarks.workers import stopping
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 def oracle_command(options: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate a whole space, or read a published table."""
-    from benchmarks.oracle import released
-    from benchmarks.oracle.oracle_table import parquet
+    with started():
+        from benchmarks.oracle import released
+        from benchmarks.oracle.oracle_table import parquet
 
     out = Path(options.out).expanduser()
     parquet()  # before the work
@@ -40,7 +42,6 @@ def _evaluated(options: argparse.Namespace, overrides: list[str], out: Path) -> 
     from benchmarks.fingerprints.numerics import compute_on, place_named
     from benchmarks.oracle.landscape import Asked
     from benchmarks.oracle.parts import whole
-    from benchmarks.progress.line import line
     from benchmarks.progress.times import duration
     from benchmarks.suite.config import cell_of, composed
     from benchmarks.suite.setting import check
@@ -53,7 +54,7 @@ def _evaluated(options: argparse.Namespace, overrides: list[str], out: Path) -> 
     stopping.current().kept = lambda: (
         f"stopped; what was evaluated is kept in {folder}: run the same command again to go on"
     )
-    with line() as shows:
+    with started() as shows:
         return whole(
             Asked(cell, options.test_images),
             folder,

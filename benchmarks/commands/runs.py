@@ -6,14 +6,16 @@ import argparse
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.commands.executing import default, distinct, execute, place_of, wanted
+from benchmarks.commands.executing import default, distinct, execute, numbers, place_of, wanted
 from benchmarks.commands.launch import launched, parted
 from benchmarks.commands.tables import guarded
 from benchmarks.commands.words import heard, row, say
 from benchmarks.progress.show import showing
+from benchmarks.workers import stopping
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,6 +31,8 @@ def run_command(options: argparse.Namespace, overrides: list[str]) -> int:
     """Compute what the overrides ask for; the exit code."""
     overrides = [*overrides, *(["retrain=true"] if options.retrain else [])]
     overrides, settings = parted(overrides) if options.multirun else (overrides, [])
+    if not (options.cfg or options.keys or options.dry_run):
+        stopping.current().kept = lambda: stopping.AGAIN
     with showing():
         configs = configurations(overrides, sweep=options.multirun)
         if options.cfg or options.keys or options.dry_run:
@@ -53,10 +57,12 @@ def configurations(overrides: Sequence[str], *, sweep: bool) -> list[DictConfig]
         ValueError: the jobs differ in a key of the run.
     """
     from benchmarks.suite.config import composed
-    from benchmarks.suite.options.sweeps import for_framework, jobs
+    from benchmarks.suite.options.sweeps import for_framework, jobs, refuse_mistyped
     from frameworks import registry
 
     names = registry.names()
+    classes: list[Any] = [registry.get(name) for name in names]
+    refuse_mistyped(overrides, names, {field.name for cls in classes for field in fields(cls)})
     if not sweep:
         return [composed(for_framework(overrides, names))]
     configs = [composed(job) for job in jobs(overrides, names)]
@@ -83,24 +89,30 @@ def _print_keys(config: DictConfig) -> int:
 
 
 def dry_run(configs: Sequence[DictConfig]) -> int:
-    """List the cells, which are there, and about how long the others will take."""
+    """List the cells, which are there, and about how long the others will take.
+
+    What a run refuses is refused here, too.
+    """
     from benchmarks.progress.times import Times, duration, recorded
     from benchmarks.records.store import Store
-    from benchmarks.suite.identity import keyed
+    from benchmarks.suite.options.limits import seconds
     from benchmarks.suite.progress import Titles
     from benchmarks.suite.rivals import baselines_of, waits
+    from benchmarks.suite.run import checked, settled
 
     config = configs[0]
+    seconds("timeout", config.timeout)
+    settled(**numbers(config))
     _, folder = place_of(config)
     cells, beside = wanted(configs)
     late = [cell for cell in beside if waits(cell)]
     # Baselines that get a record's images are not known before it is there.
     cells += [b for cell in beside for b in baselines_of(cell, default)]
     store, times = Store(folder / "records"), Times()
-    for cell, seconds in recorded(folder):
-        times.learn(cell, seconds, here=False)
+    for cell, spent in recorded(folder):
+        times.learn(cell, spent, here=False)
     waiting: list[Cell] = []
-    found = keyed(distinct(cells), int(config.threads))
+    found = checked(distinct(cells), int(config.threads))
     title = Titles(found.values())
     for key, cell in found.items():
         record = store.get(key)
@@ -132,6 +144,8 @@ def report(outcome: Outcome, folder: Path) -> int:
         page = folder / "juxtaposition.html"
         if page.exists():
             print(f"Page:    {page}")
+        else:
+            print(f"Page:    make it, and pictures: juxtabit table {folder} --out {folder}")
         if outcome.failed:
             _tell_failed(outcome)
         for fault in outcome.faults:

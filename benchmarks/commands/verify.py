@@ -7,17 +7,19 @@ import json
 from pathlib import Path
 
 from benchmarks.commands.words import say
+from benchmarks.progress.line import started
 from benchmarks.progress.show import showing
 
 
 def verify_command(options: argparse.Namespace, _: list[str]) -> int:
     """Verify records; 0 where there is no fault, 1 where there is any."""
-    from benchmarks.records.store import find_records
-    from benchmarks.verification import shown
-    from benchmarks.verification.board import against
-    from benchmarks.verification.kept import keep_levels
-    from benchmarks.verification.rerun import rerun
-    from benchmarks.verification.verify import verify
+    with started():
+        from benchmarks.records.store import find_records
+        from benchmarks.verification import shown
+        from benchmarks.verification.board import against
+        from benchmarks.verification.kept import keep_levels
+        from benchmarks.verification.rerun import rerun
+        from benchmarks.verification.verify import verify
 
     roots = [Path(root).expanduser() for root in options.records]
     board = Path(options.against).expanduser() if options.against else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.deploy.outcome import Likeness
+from benchmarks.deploy.outcome import Exported, Likeness
 from benchmarks.export.checks.batches import batch_size
-from benchmarks.export.command import Request, check_request, written
+from benchmarks.export.command import WARM_BATCH, Request, check_request, written
+from benchmarks.export.form import Form
 from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.export.latency import compare
 from benchmarks.export.rebuild import Rebuilt
+from benchmarks.suite.assets import Progress
 from benchmarks.suite.cell import Run
 from frameworks import Split
 
@@ -34,7 +36,7 @@ def request_of(out: Path) -> Request:
     return request
 
 
-def export(run: Run, request: Request) -> Likeness:
+def export(run: Run, request: Request, progress: Progress) -> Exported:
     """Write a finished run's network, and measure the file on the held-out images.
 
     Raises:
@@ -43,10 +45,8 @@ def export(run: Run, request: Request) -> Likeness:
     """
     assert run.final is not None
     assert run.judged is not None
-    cpu = torch.device("cpu")
-    model = copy.deepcopy(run.final).to(cpu).eval()
-    splits = replace(run.splits.to(cpu), test=run.objective.test.to(cpu))
-    made = Rebuilt(model, run.network, run.judged.to(cpu), splits, 0.0, ())
+    cpu, splits = torch.device("cpu"), replace(run.splits, test=run.objective.test)
+    made = Rebuilt(run.final, run.network, run.judged, splits, 0.0, ()).to(cpu)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         good = written(request, run.record, made)
@@ -54,7 +54,17 @@ def export(run: Run, request: Request) -> Likeness:
         raise RuntimeError(
             f"{request.out}: the file does not compute the network\n{said.getvalue()}"
         )
-    return likeness(onnx.load(request.out), run.objective.scored.to(cpu), batch_size(model))
+    file, scored = onnx.load(request.out), run.objective.scored.to(cpu)
+    progress(0, 1, "timing the file beside the float network's")
+    seconds = timed(file, made, scored)
+    return Exported(likeness(file, scored, batch_size(made.model)), *seconds)
+
+
+def timed(file: onnx.ModelProto, made: Rebuilt, images: Split) -> tuple[float, float]:
+    """Seconds of a file and of the float network's for one image, as ``export --benchmark``'s."""
+    floating = Form().write(made.uniform(32), made.splits.input_shape, made.problem.images).model
+    found = compare({"file": file, "float": floating}, images.images(WARM_BATCH))
+    return found["file"].best, found["float"].best
 
 
 def likeness(model: onnx.ModelProto, split: Split, size: int) -> Likeness:

@@ -32,6 +32,28 @@ class Likeness:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """What a file computes in ONNX Runtime, and how fast.
+
+    Attributes:
+        likeness: to the float network.
+        seconds: of one image on one thread of this machine's processor.
+        floating: the same of a file of the float network.
+    """
+
+    likeness: Likeness
+    seconds: float
+    floating: float
+
+    def __str__(self) -> str:
+        share = self.seconds / self.floating
+        return (
+            f"{self.likeness}, {1e3 * self.seconds:.3g} ms an image on one thread, {share:.2f} of "
+            "float"
+        )
+
+
+@dataclass(frozen=True)
 class Quantized:
     """The outcome of `benchmarks.quantize`.
 
@@ -40,6 +62,8 @@ class Quantized:
         method: that found it.
         network: its likeness to the float network on the held-out images.
         exported: that of the file, as ONNX Runtime computes it.
+        seconds: that the file takes in ONNX Runtime for one image, on one thread of the processor.
+        float_seconds: the same of the float network's file.
         path: the file; the picture (``.svg``) and the record (``KEY.json``) lie beside it.
         record: all that was measured.
         rivals: the records of the methods that were tried, the chosen one first.
@@ -49,6 +73,8 @@ class Quantized:
     method: str
     network: Likeness
     exported: Likeness
+    seconds: float
+    float_seconds: float
     path: Path
     record: Record = field(repr=False)
     rivals: tuple[Record, ...] = field(repr=False)

@@ -12,18 +12,16 @@ from torch import Tensor, nn
 
 from benchmarks.calls.ground import computing_on
 from benchmarks.deploy.exported import export, request_of
-from benchmarks.deploy.outcome import Likeness, Quantized, chosen_because, described, rank
+from benchmarks.deploy.latency import priced
+from benchmarks.deploy.outcome import Exported, Likeness, Quantized, chosen_because, described, rank
 from benchmarks.deploy.picture import picture
-from benchmarks.deploy.trying import WIDEST, Bench
-from benchmarks.deploy.wanted import METHOD, Wanted
+from benchmarks.deploy.trying import Bench
+from benchmarks.deploy.wanted import Wanted
 from benchmarks.records.store import write_json, write_text
 from benchmarks.suite.assets import Progress
 from benchmarks.suite.cell import Run
 from benchmarks.suite.setting import setting_of
 from frameworks import Policy, describe
-
-BESIDE = "uniform"
-"""Is always tried, too: a search that does not beat it is not worth its file."""
 
 
 def quantize(
@@ -64,7 +62,8 @@ def quantize(
         weights: safetensors, or what ``torch.load`` reads with ``weights_only``; without, timm's
             published ones.
         target: what prices a policy; see ``juxtabit list targets``.
-        table: a file that the target reads, such as one of ``juxtabit lut``.
+        table: a file that the target reads, such as one of ``juxtabit lut``; without, the latencies
+            of ``cpu`` and ``gpu`` are measured on this machine, into ``OUT.TARGET.json``.
         metric: of the target.
         like, ratio, limit: the budget, see `frameworks.BudgetSpec`; ``like=4`` by default.
         max_drop: in place of a budget: the cheapest that loses at most so many points of agreement
@@ -99,17 +98,17 @@ def quantize(
     )  # fmt: skip
     request = request_of(wanted.out)
     with computing_on(device, "off"), tempfile.TemporaryDirectory() as scores:
+        wanted = priced(wanted, progress)
         runs, asked = _tried(wanted, progress, Path(scores))
         best = runs[0]
         progress(0, 1, "writing and checking the file")
-        exported = export(best, request)
+        exported = export(best, request, progress)
     return _outcome(wanted, runs, asked, exported)
 
 
 def _tried(wanted: Wanted, progress: Progress, scores: Path) -> tuple[list[Run], str]:
     """Finished runs of the method and of uniform bits, the better first; the budget in words."""
-    names = list(dict.fromkeys([wanted.method or METHOD, BESIDE]))
-    widest = {"like": WIDEST, "ratio": None, "limit": None, "metric": wanted.metric}
+    names, widest = wanted.methods, wanted.widest
     budget: dict[str, Any] | None = None if wanted.max_drop is None else widest
     cells = [wanted.cell(name, budget) for name in names]
     ground = wanted.ground(cells[0], progress)
@@ -136,7 +135,7 @@ def _drops(wanted: Wanted, run: Run) -> bool:
     return wanted.max_drop is not None and lost > wanted.max_drop
 
 
-def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Likeness) -> Quantized:
+def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Exported) -> Quantized:
     best = runs[0]
     record, out = best.record, wanted.out
     assert best.final is not None
@@ -162,7 +161,9 @@ def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Likeness) ->
         policy,
         record.cell["framework"]["name"],
         network,
-        exported,
+        exported.likeness,
+        exported.seconds,
+        exported.floating,
         out,
         record,
         tuple(run.record for run in runs),

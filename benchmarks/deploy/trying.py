@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.deploy.wanted import WIDEST
 from benchmarks.fingerprints.numerics import library
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record, digest
@@ -20,8 +21,6 @@ from frameworks import Budget, Meter, Problem, Solution, registry
 
 STEPS = 7
 """Budgets that a bisection tries after the largest: it ends within 1 % of the range of costs."""
-WIDEST = 8
-"""Bits of the largest budget."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ METHOD = "layer_kl"
 """A pass over a few images for each layer and bit width, no gradients, and each budget is solved
 exactly. On EfficientNet-Lite0 with 32 photos, one thread, that took under three minutes of a
 processor; the Hessian traces of HAWQ-V3, with their 1000 classes, were not done after four."""
+BESIDE = "uniform"
+"""Is always tried, too: a search that does not beat it is not worth its file."""
+WIDEST = 8
+"""Bits of the largest budget."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,16 @@ class Wanted:
         if isinstance(self.images, Tensor):
             return f"a tensor {list(self.images.shape)}"
         return str(self.images)
+
+    @property
+    def methods(self) -> list[str]:
+        """The frameworks that are tried."""
+        return list(dict.fromkeys([self.method or METHOD, BESIDE]))
+
+    @property
+    def widest(self) -> dict[str, Any]:
+        """The largest budget, as the entries of a cell."""
+        return {"like": WIDEST, "ratio": None, "limit": None, "metric": self.metric}
 
     def cell(self, framework: str, budget: dict[str, Any] | None = None) -> Cell:
         """The cell of a framework.

@@ -20,6 +20,7 @@ from benchmarks.export.formats.integers import Integers
 from benchmarks.export.formats.packed import load_packed, packed_tensors, save_packed
 from benchmarks.export.graphs.errors import require
 from benchmarks.export.rebuild import Rebuilt, draft, rebuilt
+from benchmarks.fingerprints.numerics import Place, computing_in, place_named
 from benchmarks.records.record import Record
 from benchmarks.records.store import read_record, write_bytes
 from frameworks import Split, torch_rng
@@ -46,6 +47,7 @@ class Request:
     verify: bool = True
     images: int | None = None
     benchmark: bool = False
+    device: str | None = None
 
     @property
     def integers(self) -> Integers:
@@ -78,12 +80,31 @@ def export(request: Request) -> int:
     record = read_record(request.record)
     # Sums depend on it in their last bits, and so do ranges and what is rounded by them.
     torch.set_num_threads(record.environment.get("threads") or torch.get_num_threads())
+    chosen = place_for(request, record)
     _tried(request, record)
-    made = rebuilt(record, _say, request.calibration)
+    with computing_in(chosen):
+        made = rebuilt(record, _say, request.calibration).to(torch.device("cpu"))
     for warning in made.warnings:
         print(f"note: {warning}")
     print(f"{_title(record)}: {made.accuracy:.2f} % top-1 fake-quantized")
     return 0 if written(request, record, made) else 1
+
+
+def place_for(request: Request, record: Record) -> Place:
+    """Where a record's network is made anew: as asked for, or where the record was, if it can be.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    known = record.identity.get("numerics", {})
+    amp = known.get("amp", "off")
+    if request.device is not None:
+        return place_named(request.device, amp)
+    try:
+        return place_named(known.get("device", "cpu"), amp)
+    except ValueError as error:
+        print(f"note: {error}: made anew on the cpu, where sums differ in their last bits")
+        return place_named("cpu", amp)
 
 
 def written(request: Request, record: Record, made: Rebuilt) -> bool:

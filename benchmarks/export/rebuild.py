@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from benchmarks.data.load import Splits
@@ -53,6 +54,12 @@ class Rebuilt:
     splits: Splits
     accuracy: float
     warnings: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Rebuilt:
+        """The same on a device: files are written and run on the CPU."""
+        model = copy.deepcopy(self.model).to(device).eval()
+        problem, splits = self.problem.to(device), self.splits.to(device)
+        return replace(self, model=model, problem=problem, splits=splits)
 
     def uniform(self, bits: int) -> QModel:
         """The float network at uniform bits without training; 32 is the float network itself."""

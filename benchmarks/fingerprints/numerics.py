@@ -7,6 +7,8 @@ found again on another machine, and its environment stands in the record.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,17 @@ def compute_on(chosen: Place) -> None:
     global _place
     _place = chosen
     train_in(PRECISIONS[chosen.amp])
+
+
+@contextmanager
+def computing_in(chosen: Place) -> Iterator[None]:
+    """Within the context this process computes in a place."""
+    before = place()
+    compute_on(chosen)
+    try:
+        yield
+    finally:
+        compute_on(before)
 
 
 def place_named(device: str, amp: Any = "off") -> Place:

@@ -27,8 +27,12 @@ class Unsteady(ValueError):
     """Processes do not agree, so that the figures may not be saved."""
 
 
-def lut(config: DictConfig) -> Path:
+def lut(config: DictConfig, display: Progress | None = None) -> Path:
     """Measure the table of a configuration and save it.
+
+    Args:
+        config: as composed from the root ``lut``.
+        display: shows where the measurement is; a line on stderr by default.
 
     Returns:
         the file.
@@ -48,7 +52,7 @@ def lut(config: DictConfig) -> Path:
     units = units_of(layers, options.device)
     before = load()
     processor = fresh_process(options.device, options.seconds, options.threads)
-    display = Progress()
+    display = display or Progress()
     found = measure(units, processor, options.processes, options.extra, display.show)
     display.end()
     data = {**content(layers, found, options.device), **_about(options, found, before)}

@@ -59,6 +59,14 @@ class Line:
 
 
 @contextmanager
+def started(stream: TextIO | None = None) -> Iterator[Line]:
+    """A line of progress that says so at once, before what takes seconds to import."""
+    with line(stream) as shown:
+        shown(0, 1, "starting")
+        yield shown
+
+
+@contextmanager
 def line(stream: TextIO | None = None) -> Iterator[Line]:
     """A line of progress, which is gone afterwards."""
     shown = Line(stream)

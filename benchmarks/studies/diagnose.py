@@ -19,22 +19,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.records.record import Record
+from benchmarks.records.store import write_json, write_text
 from benchmarks.report.pictures.plot import clipped, number, svg, text
+from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.cell import Run
+from benchmarks.suite.setting import check, setting_of
 from frameworks import Policy, Problem
 
 FLOAT = 32
 KINDS: tuple[Literal["weight", "act"], ...] = ("weight", "act")
 ROW, CELL, LEFT, TOP = 20, 54, 190, 62
 """Sizes of the picture, in pixels."""
+NARROWEST, GAP = 150, 24
+"""Width of a map at least, so that its title fits, and what lies between two, in pixels."""
 HUE = (178, 60, 23)
-"""The colour of a layer that agrees with the float network no better than by chance."""
+"""The colour of a layer that has lost all."""
+CLEAR = 40.0
+"""A signal that is white in the picture, in dB: about that of 8 bit."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -127,9 +136,21 @@ def _compared(reference: Sequence[Tensor], outputs: Iterator[Tensor]) -> tuple[f
 
 
 def diagnosed(cell: dict[str, Any], progress: Progress = lambda *_: None) -> list[Finding]:
-    """The findings of a cell's network, data and protocol."""
-    from benchmarks.records.record import Record
+    """The findings of a cell's network, data and protocol.
 
+    Raises:
+        ValueError, OSError: the cell is configured wrongly, or has nothing to compare; nothing has
+            been trained.
+    """
+    check(cell)
+    space = setting_of(
+        cell, layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    ).space
+    if not (_choices(space.weight_bits) or _choices(space.act_bits)):
+        raise ValueError(
+            "one bit width alone leaves nothing to compare: give several, as in "
+            "protocol.weight_bits=[2,4,8]"
+        )
     run = Run(cell, Record(key="", cell=cell, status="failed"), progress, None)
     return diagnose(run.problem(), progress)
 
@@ -164,42 +185,86 @@ def table(found: Sequence[Finding]) -> str:
     return "\n".join(lines[1:])
 
 
+def write(found: Sequence[Finding], title: str, folder: Path) -> None:
+    """Write table, picture and data into a folder."""
+    shown = f"{title}: one layer alone quantized\n{table(found)}\n"
+    write_text(folder / "diagnosis.txt", shown)
+    write_text(folder / "diagnosis.svg", picture(found, title))
+    write_json(folder / "diagnosis.json", as_rows(found))
+
+
+@dataclass(frozen=True)
+class Map:
+    """One of the picture's maps.
+
+    Attributes:
+        title: above it.
+        lost: what a finding has lost of it, 0 for nothing and 1 for all.
+        text: in the finding's cell.
+    """
+
+    title: str
+    lost: Callable[[Finding], float]
+    text: Callable[[Finding], str]
+
+
+MAPS = (
+    # Small losses are seen, too.
+    Map(
+        "agreement of top-1, %",
+        lambda finding: max(1 - finding.agreement / 100, 0.0) ** 0.5,
+        lambda finding: f"{finding.agreement:.1f}",
+    ),
+    Map(
+        "signal to noise, dB",
+        lambda finding: 1 - finding.signal / CLEAR,
+        lambda finding: f"{finding.signal:.1f}" if math.isfinite(finding.signal) else "exact",
+    ),
+)
+
+
 def picture(found: Sequence[Finding], title: str) -> str:
-    """A map of the agreement (SVG): a row a layer, a column a tensor and bit width."""
+    """Maps of agreement and error (SVG): a row a layer, a column a tensor and bit width."""
     names = list(dict.fromkeys(f.layer for f in found))
     columns = sorted({(KINDS.index(f.kind), f.bits) for f in found})
-    width = LEFT + CELL * len(columns) + 20
-    height = TOP + ROW * len(names) + 16
-    at = {(f.layer, KINDS.index(f.kind), f.bits): f for f in found}
+    across = max(CELL * len(columns), NARROWEST) + GAP
+    width, height = LEFT + across * len(MAPS), TOP + ROW * len(names) + 16
     parts = [f'<rect width="{width}" height="{height}" fill="#fff"/>', text(8, 18, title)]
-    for index, (kind, bits) in enumerate(columns):
-        x = LEFT + CELL * (index + 0.5)
-        parts.append(text(x, TOP - 8, f"{'WA'[kind]}{bits}", anchor="middle"))
-    parts.append(text(8, TOP - 26, "agreement of top-1 with the float network, %"))
     for row, name in enumerate(names):
-        y = TOP + ROW * row
-        parts.append(text(LEFT - 8, y + 14, clipped(name, 26), anchor="end"))
-        for index, (kind, bits) in enumerate(columns):
-            finding = at.get((name, kind, bits))
-            if finding is not None:
-                parts.append(_cell(LEFT + CELL * index, y, finding))
-    sentence = f"{title}: agreement with the float network when one layer alone is quantized"
+        parts.append(text(LEFT - 8, TOP + ROW * row + 14, clipped(name, 26), anchor="end"))
+    for index, shown in enumerate(MAPS):
+        parts += _map(LEFT + across * index, found, shown, names, columns)
+    sentence = (
+        f"{title}: agreement with the float network when one layer alone is quantized, and the "
+        "error of the tensor itself"
+    )
     style = "<style>text{font:12px sans-serif;fill:#222}.light{fill:#fff}</style>"
     return svg(width, height, [style, *parts], sentence)
 
 
-def _cell(x: float, y: float, finding: Finding) -> str:
-    lost = min(max(1 - finding.agreement / 100, 0.0), 1.0) ** 0.5  # small losses are seen, too
+def _map(
+    left: float,
+    found: Sequence[Finding],
+    shown: Map,
+    names: Sequence[str],
+    columns: Sequence[tuple[int, int]],
+) -> Iterator[str]:
+    yield text(left, TOP - 26, shown.title)
+    for index, (kind, bits) in enumerate(columns):
+        x = left + CELL * (index + 0.5)
+        yield text(x, TOP - 8, f"{'WA'[kind]}{bits}", anchor="middle")
+    for finding in found:
+        column = columns.index((KINDS.index(finding.kind), finding.bits))
+        y = TOP + ROW * names.index(finding.layer)
+        yield _cell(left + CELL * column, y, shown.lost(finding), shown.text(finding))
+
+
+def _cell(x: float, y: float, lost: float, label: str) -> str:
+    lost = min(max(lost, 0.0), 1.0)
     colour = ",".join(f"{round(255 + lost * (end - 255))}" for end in HUE)
     box = (
         f'<rect x="{number(x)}" y="{number(y)}" width="{CELL - 2}" height="{ROW - 2}" '
         f'fill="rgb({colour})"/>'
     )
-    shown = text(
-        x + CELL / 2 - 1,
-        y + 14,
-        f"{finding.agreement:.1f}",
-        "light" if lost > 0.7 else "",
-        "middle",
-    )
-    return box + shown
+    light = "light" if lost > 0.7 else ""
+    return box + text(x + CELL / 2 - 1, y + 14, label, light, "middle")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fingerprints.numerics import compute_on, place_named
+from benchmarks.fingerprints.numerics import Place, compute_on, place_named
 from benchmarks.progress.show import joined
 from benchmarks.progress.times import recorded
 from benchmarks.records.cache import cache_folder
@@ -87,17 +87,11 @@ def run(
         ValueError, FileNotFoundError: a cell is configured wrongly; nothing has been computed.
         OSError: the folder cannot be written.
     """
-    for name, count, least in (("workers", workers, 0), ("threads", threads, 1)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
-    chosen = place_named(device, amp)
-    compute_on(chosen)
+    chosen = settled(workers, threads, device, amp)
     store = Store(folder / "records")
     if not any(store.folder.glob("*.json")):  # all may be there, in a folder that is only read
         store.probe_place()
-    keyed = by_key(cells, threads)
-    for cell in _distinct(list(keyed.values())):
-        _check(cell)
+    keyed = checked(cells, threads)
     have = {} if rerun else {key: record for key in keyed if (record := _finished(store, key))}
     for fault in store.corrupt.values():
         warnings.warn(f"a corrupt record is computed again: {fault}", stacklevel=2)
@@ -110,6 +104,32 @@ def run(
     cache_folder()  # where it cannot be used, the workers are told here what is
     shared, log = _shared(todo, store, have, crew, tracker or NoTracker())
     return Outcome([have[key] for key in keyed], len(todo) - shared, log, shared)
+
+
+def settled(workers: int, threads: int, device: str, amp: str) -> Place:
+    """Where a run computes, which this process does from now on; see `run` for the arguments.
+
+    Raises:
+        ValueError: a number, device or precision that there is not.
+    """
+    for name, count, least in (("workers", workers, 0), ("threads", threads, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} = {count!a}: give a whole number of at least {least}")
+    chosen = place_named(device, amp)
+    compute_on(chosen)
+    return chosen
+
+
+def checked(cells: Sequence[Cell], threads: int) -> dict[str, Cell]:
+    """Cells by their keys, as they are where this process computes.
+
+    Raises:
+        ValueError, FileNotFoundError: one is configured wrongly.
+    """
+    keyed = by_key(cells, threads)
+    for cell in _distinct(list(keyed.values())):
+        _check(cell)
+    return keyed
 
 
 def _shared(

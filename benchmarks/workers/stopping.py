@@ -25,6 +25,7 @@ GRACE = 1.5
 """Seconds that the way out may take."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = "stopped; run the same command again to go on"
+NOTHING = "stopped; nothing is kept"
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,14 +37,14 @@ class Stop:
 
     Attributes:
         number: the signal that came; None before.
-        kept: says what is kept and how to go on, in a line or two.
+        kept: says what is kept and how to go on, in a line or two; nothing, until a command says.
         leave: brings the terminal back to what it was, from whatever state.
         stream: where it is said; by default the standard error.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.kept: Callable[[], str] = lambda: AGAIN
+        self.kept: Callable[[], str] = lambda: NOTHING
         self.leave: Callable[[], None] = lambda: None
         self.stream: TextIO | None = None
         self._said = False

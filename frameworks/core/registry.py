@@ -304,6 +304,11 @@ def _check_framework(cls: type[Framework]) -> None:
         raise TypeError(f"framework {_qualified(cls)} must be a dataclass with a card")
 
 
+def _check_target(cls: type[Target]) -> None:
+    if not is_dataclass(cls):
+        raise TypeError(f"hardware {_qualified(cls)} must be a dataclass: its fields are its keys")
+
+
 def _check_quantizer(cls: type[Framework]) -> None:
     """A card names a quantizer that there is; looked at late, as plugins bring their own."""
     if cls.card.quantizer not in schemes.names():
@@ -324,7 +329,11 @@ frameworks: Registry[type[Framework]] = Registry(
     whole=_check_quantizer,
 )
 targets: Registry[type[Target]] = Registry(
-    "hardware", "juxtabit.hardware", ["frameworks.hardware"], decorator="register_target"
+    "hardware",
+    "juxtabit.hardware",
+    ["frameworks.hardware"],
+    _check_target,
+    decorator="register_target",
 )
 schemes: Registry[type[Scheme]] = Registry(
     "quantizer",

@@ -1,12 +1,17 @@
+import argparse
+import contextlib
 import errno
 import io
 import json
 import sys
+from collections import defaultdict
 
 import pytest
 
 import benchmarks
 from benchmarks import cli
+from benchmarks.arguments.parser import make_parser
+from benchmarks.arguments.values import bits
 from benchmarks.cli import main
 from benchmarks.commands import executing, runs
 from benchmarks.records.record import Record
@@ -70,6 +75,10 @@ def test_usage_errors_exit_with_2(arguments, capsys):
         (["leaderboard", "results", "--titel", "x"], "no option --titel (did you mean --title?)"),
         (["lut", "--force"], "there is no option --force; there are --cfg, --help\n"),
         (["table", "a", "b"], "juxtabit table: error: one argument too many: b\n"),
+        (["runn"], "(did you mean run?)"),
+        (["list", "frameworsk"], "(did you mean frameworks?)"),
+        (["table", "--format", "htm"], "(did you mean html?)"),
+        (["export", "r.json", "--out=x", "--to=oonx"], "(did you mean onnx?)"),
     ],
 )  # fmt: skip
 def test_what_a_command_does_not_know_is_refused_with_what_was_meant(arguments, message, capsys):
@@ -79,6 +88,31 @@ def test_what_a_command_does_not_know_is_refused_with_what_was_meant(arguments, 
     said = capsys.readouterr().err.replace("[-h]", "")
     assert "usage: juxtabit" in said
     assert message in said
+
+
+def every_option():
+    """The options of all commands that read a value of their own kind."""
+    parser = make_parser(defaultdict(lambda: lambda *_: 0))
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            if action.type not in (None, int, float):
+                yield pytest.param(action.type, id=f"{name} {action.dest}")
+
+
+@pytest.mark.parametrize("read", every_option())
+def test_a_value_that_is_none_is_refused_in_words(read):
+    """And not with the name of a function, as argparse does with any other error."""
+    for text in ("2,x", "-7", ""):
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            read(text)
+
+
+def test_bits_are_read_and_refused(capsys):
+    assert bits("2, 4,8") == [2, 4, 8]
+    with pytest.raises(SystemExit):
+        main(["quantize", "--model=m", "--images=i", "--out=o", "--bits=2,x"])
+    assert "--bits: '2,x': give bits within 1 to 8, such as 2,3,4,8\n" in capsys.readouterr().err
 
 
 def raising(error):
@@ -93,7 +127,7 @@ def raising(error):
     [
         (ValueError("budget: too small"), 2, "juxtabit: budget: too small\n"),
         (FileNotFoundError("no records in x"), 2, "juxtabit: no records in x\n"),
-        (KeyboardInterrupt(), 130, "juxtabit: stopped; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "juxtabit: stopped; nothing is kept\n"),
         (RuntimeError(), 2, "juxtabit: RuntimeError without a message\n"),
         (KeyError("x"), 2, "juxtabit: KeyError: 'x' (JUXTABIT_DEBUG=1 shows where)\n"),
     ],

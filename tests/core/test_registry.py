@@ -106,6 +106,14 @@ def test_frameworks_must_be_dataclasses_with_a_card():
     assert "bare" not in frameworks.names()
 
 
+def test_targets_must_be_dataclasses():
+    """One that is none has no keys, and would end every command that composes a configuration."""
+    bare = type("Bare", (), {"name": "bare"})
+    with pytest.raises(TypeError, match="Bare must be a dataclass: its fields are its keys"):
+        registry.register_target(bare)
+    assert "bare" not in registry.targets.names()
+
+
 def test_what_a_failing_module_imported_stays(packages):
     failing = f"from {HOME} import whole\n" + module("half", after="raise RuntimeError('no')")
     things = packages({"a_first": failing, "whole": module("cat")})

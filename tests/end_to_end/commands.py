@@ -55,12 +55,12 @@ def _on_terminal():
 class Terminal:
     """The command on a terminal of some columns; what it shows is read as it comes."""
 
-    def __init__(self, arguments, folder, environment, columns):
+    def __init__(self, arguments, folder, environment, columns, command=COMMAND):
         self.main, child = pty.openpty()
         self.resize(columns)
         self.text = ""
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=folder, env=environment, stdin=child, stdout=child,
+            [*command, *arguments], cwd=folder, env=environment, stdin=child, stdout=child,
             stderr=child, start_new_session=True,
             preexec_fn=_on_terminal,
         )  # fmt: skip

@@ -30,6 +30,9 @@ SUITE = (
     " overrides: {framework: {random: {evaluations: 3}, greedy: {evaluations: 3}}}}"
 )
 ALONE = [*RUN, "baselines=false"]
+EVERY = ["run", *FAST, "budget.like=3", "baselines=false", "results=every", "model=tiny"]
+EVERY += ["dataset=dots", "hardware=weights", "protocol.quantizer=ranged"]
+LISTED = {"models": "tiny", "datasets": "dots", "targets": "weights", "quantizers": "ranged"}
 
 PLUGIN = '''
 """A third-party method."""
@@ -52,6 +55,49 @@ class Lowest(Framework):
             raise RuntimeError("this plugin gives up")
         return Solution(problem.space.lowest())
 '''
+
+EVERY_KIND = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from benchmarks.data.load import resident
+from frameworks import SeparableTarget
+from frameworks.core.quantizers.uniform import MinMax
+
+@dataclass
+class Weights(SeparableTarget):
+    \"\"\"Bits of weights, and nothing else.\"\"\"
+    name: ClassVar[str] = "weights"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[dict[str, str]] = {"bits": "bit"}
+    prices_activations: ClassVar[bool] = False
+    def layer_cost(self, layer, bits):
+        return {"bits": layer.stored * bits.mean_weight}
+
+class Ranged(MinMax):
+    \"\"\"As its parent.\"\"\"
+    name = "ranged"
+
+def tiny(pretrained=False, num_classes=10, in_chans=1):
+    convolutions = [nn.Conv2d(in_chans, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(4, num_classes))
+
+def dots(config):
+    \"\"\"A dot on the left or on the right.\"\"\"
+    y = torch.arange(400) % 2
+    x = torch.randn(400, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    x[torch.arange(400), 0, 2, 1 + 2 * y] += 6
+    return resident(x[:300], y[:300], x[300:], y[300:], 80, pad=0, flip=False)
+"""
+KINDS = {
+    "hardware": "everykind:Weights",
+    "quantizers": "everykind:Ranged",
+    "models": "tiny = everykind:tiny",
+    "datasets": "dots = everykind:dots",
+}
 
 # Several commands in one process: prints for each its exit code and what it wrote.
 SESSION = """
@@ -76,13 +122,15 @@ json.dump(ended, sys.stdout)
 """
 
 
-def wheel(folder, name, source):
+def wheel(folder, name, source, points=None):
+    points = points or {"frameworks": name}
+    listed = [f"[juxtabit.{g}]\n{p if '=' in p else f'{name} = {p}'}\n" for g, p in points.items()]
     path, info = folder / f"{name}-3.1-py3-none-any.whl", f"{name}-3.1.dist-info"
     files = {
         f"{name}.py": source,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.1\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[juxtabit.frameworks]\n{name} = {name}\n",
+        f"{info}/entry_points.txt": "".join(listed),
         f"{info}/RECORD": "",
     }
     with zipfile.ZipFile(path, "w") as archive:
@@ -102,6 +150,7 @@ def plugins(tmp_path_factory):
         wheel(folder, "copycat", PLUGIN.replace('= "lowest"', '= "random"')),
         wheel(folder, "cardless", PLUGIN.replace("    card:", "    other:")),
         wheel(folder, "quitter", "import sys; sys.exit('no licence')"),
+        wheel(folder, "everykind", EVERY_KIND, KINDS),
     ]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     subprocess.run([*pip, "--target", str(site), *map(str, wheels)], check=True)
@@ -254,11 +303,11 @@ def test_plugins_are_listed_and_a_broken_one_breaks_nothing(call, plugins, share
     failing = [*RUN, SUITE.replace("{random", "{lowest: {fail: true}, random")]
     commands = [
         ["frameworks"], ["frameworks", "--json"], failing, failing, ["run", "framework=brokenbits"],
-        [*RUN, SUITE],
+        [*RUN, SUITE], EVERY, *(["list", kind] for kind in LISTED),
     ]  # fmt: skip
     ended = call([sys.executable, "-c", SESSION, json.dumps(commands)], tmp_path, plugins)
     assert ended.returncode == 0, ended.stderr
-    listed, as_json, failed, again, asked, fine = json.loads(ended.stdout)
+    listed, as_json, failed, again, asked, fine, every, *lists = json.loads(ended.stdout)
 
     assert listed["returncode"] == 0
     assert re.search(r"lowest .*\[lowestbits\]", listed["stdout"])
@@ -286,6 +335,12 @@ def test_plugins_are_listed_and_a_broken_one_breaks_nothing(call, plugins, share
     assert re.search(unavailable, asked["stderr"])
     assert fine["returncode"] == 0
     assert "0 of 4 cells had to be computed." in fine["stdout"]
+
+    # Models, data sets, targets and quantizers of plugins are options as their own ones are.
+    assert every["returncode"] == 0, every["stderr"]
+    assert re.search(r"tiny \| dots \| weights \(model\) \| ptq \| like=3: bits", every["stdout"])
+    for name, shown in zip(LISTED.values(), lists, strict=True):
+        assert re.search(rf"^{name} ", shown["stdout"], re.MULTILINE)
 
 
 BAD = [

@@ -4,9 +4,11 @@ import importlib.util
 import json
 import re
 import subprocess
+import tomllib
 
 import pytest
 
+from benchmarks.commands.launch import EXTRAS, unknown_launcher
 from tests.end_to_end import commands
 from tests.end_to_end.commands import COMMAND, FAST
 
@@ -83,12 +85,28 @@ def table(text):
     return [re.sub(r"\s+[\d.]+ (ms|s|min|h)\b", "", line).rstrip() for line in lines]
 
 
+def test_a_launcher_whose_package_is_not_there_is_named_with_its_extra():
+    said = unknown_launcher("ray", ["basic", "joblib"])
+    assert said.endswith("in juxtabit[ray], not installed here: pip install 'juxtabit[ray]'")
+    assert unknown_launcher("joblb", ["basic", "ray"]) == (
+        "unknown hydra/launcher 'joblb' (did you mean joblib?); choose from basic, ray, "
+        "joblib (juxtabit[launchers]), submitit_local (juxtabit[launchers]), "
+        "submitit_slurm (juxtabit[launchers]), ray_aws (juxtabit[ray])"
+    )
+    extras = tomllib.loads((commands.ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    for name, extra in EXTRAS.items():
+        package = f"hydra-{name.partition('_')[0]}-launcher"
+        assert any(requirement.startswith(package) for requirement in extras[extra])
+    assert set(LAUNCHERS) <= set(EXTRAS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_launcher_gives_what_the_local_pool_does(name, run, pooled):
     package = name.partition("_")[0]
     if importlib.util.find_spec(f"hydra_plugins.hydra_{package}_launcher") is None:
-        pytest.skip(f"hydra-{package}-launcher is not installed")
+        pytest.skip(f"hydra-{package}-launcher is not installed: make test-launchers")
     folder, ended = run(*LAUNCHERS[name])
     local, expected = pooled
     assert expected.returncode == 1
@@ -109,9 +127,11 @@ def test_a_launcher_that_is_not_there_is_named_with_those_that_are(tmp_path, mon
     from benchmarks.cli import main
 
     monkeypatch.chdir(tmp_path)
-    assert main(["run", "-m", "hydra/launcher=nonesuch", "seed=0,1"]) == 2
+    assert main(["run", "-m", "hydra/launcher=rai", "seed=0,1"]) == 2
     error = capsys.readouterr().err
-    assert re.search(r"unknown hydra/launcher 'nonesuch'; choose from .*basic", error)
+    assert re.search(
+        r"unknown hydra/launcher 'rai' \(did you mean ray\?\); choose from .*basic", error
+    )
     assert main(["run", "-m", "hydra.launcher.nokey=3", "seed=0,1"]) == 2
     assert "nokey" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

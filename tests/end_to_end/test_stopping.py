@@ -5,16 +5,28 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
-import psutil
 import pytest
 
 from tests.end_to_end import commands
-from tests.end_to_end.commands import COMMAND, FAST, Terminal, below, gone, plain
+from tests.end_to_end.commands import COMMAND, FAST, ROOT, Terminal, below, gone, plain
 
 RUN = ["run", "workers=2", *FAST, "hardware=bops", "budget.like=3"]
 AGAIN = "run the same command again to go on"
+SLOW = """
+import os, sys, time
+from benchmarks.commands import executing
+from benchmarks.cli import main
+
+def guarded(*_):
+    open(os.environ["STUCK"], "w").close()
+    time.sleep(1000)
+
+executing.guarded = guarded
+sys.exit(main())
+"""
 PLUGIN = '''
 """Methods that are bad neighbours."""
 import ctypes, os, sys, warnings
@@ -84,8 +96,8 @@ def terminal(tmp_path, environment):
     """Factory of the command on a terminal; nothing of it is left afterwards."""
     opened = []
 
-    def make(*arguments, columns=80):
-        opened.append(Terminal(arguments, tmp_path, environment, columns))
+    def make(*arguments, columns=80, command=COMMAND):
+        opened.append(Terminal(arguments, tmp_path, environment, columns, command))
         return opened[-1]
 
     yield make
@@ -97,23 +109,65 @@ def widest(text):
     return max(len(line) for line in re.split(r"[\r\n]+", plain(text)))
 
 
-def mapped(process):
-    """The libraries that a process has loaded."""
-    return [found.path for found in psutil.Process(process.pid).memory_maps()]
-
-
-def test_a_terminal_is_told_at_once_and_ctrl_c_stops_while_starting(terminal, tmp_path):
-    shown = terminal(*RUN, columns=60)
-    shown.until("starting", 30)
-    assert not [path for path in mapped(shown.process) if "torch" in path]
-    os.write(shown.main, b"\x03")
+def told(shown, number):
+    """Tell the command to stop, as a terminal's key or as `kill` does; it does so at once."""
+    if number == signal.SIGINT:
+        os.write(shown.main, b"\x03")
+    else:
+        shown.process.send_signal(number)
     sent = time.monotonic()
-    assert shown.ended() == 130
+    assert shown.ended() == 128 + number
     assert time.monotonic() - sent < 5
-    assert AGAIN in plain(shown.text)
     assert "Traceback" not in shown.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_is_told_and_the_command_stops_while_starting(number, terminal, tmp_path):
+    shown = terminal(*RUN, columns=60)
+    shown.until("starting")
+    told(shown, number)
+    assert AGAIN in plain(shown.text)
     assert shown.text.rindex("\x1b[?25h") > shown.text.rindex("\x1b[?25l"), "the cursor is back"
     assert not list(tmp_path.iterdir())
+
+
+# Each command until torch, which takes seconds, is about to be imported: what it has said by then.
+STARTS = """
+import contextlib, io, json, sys
+from benchmarks.cli import main
+
+class Torch(BaseException):
+    pass
+
+class Found:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise Torch
+
+sys.meta_path.insert(0, Found())
+said = []
+for arguments in json.loads(sys.argv[1]):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.suppress(Torch):
+        main(arguments)
+        err.write("no torch")
+    said.append(err.getvalue())
+json.dump(said, sys.stdout)
+"""
+
+
+def test_commands_that_take_long_say_so_before_they_import_torch():
+    made = ["--model=m", "--images=i", "--out=o"]
+    commands = [
+        ["lut"], ["diagnose"], ["export", "r", "--to=onnx", "--out=o"], ["verify", "r"],
+        ["oracle", "--out=o"], ["quantize", *made],
+    ]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTS, json.dumps(commands)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == ["... starting\n"] * len(commands)
 
 
 def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_path):
@@ -130,14 +184,10 @@ def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_p
     assert 30 < widest(shown.text[narrow:]) <= 40
     workers = below(shown.process)
     assert len(workers) >= 2
-    os.write(shown.main, b"\x03")
-    sent = time.monotonic()
-    assert shown.ended() == 130
-    assert time.monotonic() - sent < 5
+    told(shown, signal.SIGTERM)
     assert gone(workers) == []
     kept = f"stopped; 0 of 1 cells are done and kept in results/runs/records\r\njuxtabit: {AGAIN}"
     assert kept in plain(shown.text)
-    assert "Traceback" not in shown.text
     assert not list(tmp_path.glob("results/runs/records/*"))
 
 
@@ -159,9 +209,41 @@ def test_what_plugins_print_is_in_the_log_and_not_between_the_progress(terminal,
     assert failed["notes"]["log"] == f"logs/{log.name}"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sweep_is_stopped_in_a_call_of_c_and_goes_on_later(tmp_path, environment, number, code):
-    stuck = environment["STUCK"]
+def stuck(environment, shown=None):
+    """Wait until a method is in its call of C, or a report at its table; a terminal is read."""
+
+    def there():
+        if shown is not None:
+            shown.read(0)
+        return os.path.exists(environment["STUCK"])
+
+    commands.waited(there)
+    os.unlink(environment["STUCK"])
+
+
+def test_a_terminals_ctrl_c_stops_a_cell_in_a_call_of_c_and_the_table(
+    terminal, tmp_path, environment
+):
+    shown = terminal(*RUN, suite("uniform", "stuck"))
+    shown.until(r"\[1/2\]")
+    stuck(environment, shown)
+    workers = below(shown.process)
+    told(shown, signal.SIGINT)
+    assert gone(workers) == []
+    text = plain(shown.text).replace("\r\n", "\n")
+    assert "stopped; 1 of 2 cells are done and kept in results/runs/records\n" in text
+    # What was computed is there, and only the table is left to be made.
+    slow = terminal(*RUN, suite("uniform"), command=[sys.executable, "-c", SLOW])
+    slow.until("starting")
+    stuck(environment, slow)
+    told(slow, signal.SIGTERM)
+    text = plain(slow.text).replace("\r\n", "\n")
+    kept = "stopped; all that was computed is kept in results/runs/records\n"
+    assert f"{kept}juxtabit: {AGAIN.replace('to go on', 'for the table')}" in text
+    assert not list(tmp_path.glob("results/runs/juxtaposition*"))
+
+
+def test_a_sweep_without_a_terminal_is_stopped_in_a_call_of_c(tmp_path, environment):
     process = subprocess.Popen(
         [*COMMAND, *RUN, suite("uniform", "stuck")], cwd=tmp_path, env=environment,
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -172,17 +254,13 @@ def test_a_sweep_is_stopped_in_a_call_of_c_and_goes_on_later(tmp_path, environme
         lines.append(line)
         if "[1/2]" in line:
             break
-    end = time.monotonic() + 120
-    while not os.path.exists(stuck):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.unlink(stuck)
+    stuck(environment)
     workers = below(process)
-    for _ in range(1 + (number == signal.SIGINT)):  # one who is impatient
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    for _ in "ab":  # one who is impatient
+        os.killpg(process.pid, signal.SIGINT)
     sent = time.monotonic()
     lines += process.stderr.readlines()
-    assert process.wait() == code
+    assert process.wait() == 130
     assert time.monotonic() - sent < 5
     process.stderr.close()
     assert gone(workers) == []

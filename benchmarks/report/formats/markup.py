@@ -18,8 +18,23 @@ def anchor(*parts: str) -> str:
 
 
 def cell(text: str, value: object = None, classes: str = "") -> str:
-    """A cell of escaped text; ``value`` is what it is sorted by, where that is not the text."""
-    return raw_cell(escape(text), None if str(value) == text else value, classes)
+    """A cell of escaped text; ``value`` is what it is sorted by, where the text is not enough.
+
+    A page reads the number that a text begins with, as `_leading` does.
+    """
+    return raw_cell(escape(text), None if _says(text, value) else value, classes)
+
+
+def _says(text: str, value: object) -> bool:
+    """Whether a text begins with a value, to the places that it shows."""
+    shown = _leading(text)
+    if shown is None or value is None:
+        return str(value) == text
+    places = len(shown.partition(".")[2])
+    try:
+        return abs(float(str(value)) - float(shown)) <= 0.501 * 10.0**-places
+    except ValueError:
+        return False
 
 
 def raw_cell(markup: str, value: object = None, classes: str = "") -> str:
@@ -30,19 +45,30 @@ def raw_cell(markup: str, value: object = None, classes: str = "") -> str:
 
 
 def sortable(heads: Iterable[tuple[str, str]], rows: Iterable[str]) -> str:
-    """A sortable table of (heading, classes) and finished rows."""
+    """A sortable table of (heading, classes) and finished rows.
+
+    What is to the left stands in the table's class, ``l1 l3``, and not in each of its cells.
+    """
+    every = list(heads)
     cells = "".join(
         f'<th scope="col" class="{classes}"><button type="button">{escape(text)}</button></th>'
-        for text, classes in heads
+        for text, classes in every
     )
+    left = "".join(f" l{i}" for i, (_, c) in enumerate(every, 1) if "left" in c.split())
+    body = re.sub(r'<td class="([^"]*)"', _without_left, "".join(rows)) if left else "".join(rows)
     return (
-        f'<div class="scroll"><table class="sortable"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll"><table class="sortable{left}"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _sortable(text: str) -> object:
-    """What a plain block's cell is sorted by: its leading number, if that is what it shows."""
+def _without_left(found: re.Match[str]) -> str:
+    classes = " ".join(c for c in found.group(1).split() if c != "left")
+    return f'<td class="{classes}"' if classes else "<td"
+
+
+def _leading(text: str) -> str | None:
+    """The number that a text begins with, if that is what it shows."""
     found = re.match(r"[+-]?\d+(\.\d+)?(?=$|[ %*/\[])", text)
     return found.group() if found else None
 
@@ -56,7 +82,7 @@ def plain(block: Block, wrap: frozenset[int] = frozenset()) -> str:
 
     heads = [(text, classes(i)) for i, text in enumerate(block.headings)]
     rows = (
-        "<tr>" + "".join(cell(t, _sortable(t), classes(i, r)) for i, t in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(cell(t, None, classes(i, r)) for i, t in enumerate(row)) + "</tr>"
         for r, row in enumerate(block.rows)
     )
     return sortable(heads, rows)

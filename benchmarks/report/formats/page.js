@@ -13,7 +13,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const compare = (a, b) => {
         const [x, y] = [key(a), key(b)];
         if (x === "" || y === "") return (x === "") - (y === "");
-        const [m, n] = [Number(x), Number(y)];
+        const number = (text) => Number(/^[+-]?\d+(\.\d+)?(?=$|[ %*/[])/.exec(text)?.[0] ?? text);
+        const [m, n] = [number(x), number(y)];
         const order = Number.isNaN(m) || Number.isNaN(n) ? x.localeCompare(y) : m - n;
         return up ? order : -order;
       };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,6 +34,27 @@ def jobs(overrides: Sequence[str], frameworks: Collection[str]) -> list[list[str
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     found = (for_framework([*files, *map(str, job)], frameworks) for job in batch)
     return [list(job) for job in dict.fromkeys(map(tuple, found))]
+
+
+def refuse_mistyped(
+    overrides: Sequence[str], frameworks: Collection[str], keys: Collection[str]
+) -> None:
+    """Refuse hyper-parameters of frameworks that there are not.
+
+    Args:
+        overrides: those of ``framework.NAME.KEY=VALUE`` are looked at.
+        frameworks: all names that there are.
+        keys: all hyper-parameters: one may have parts of its own.
+
+    Raises:
+        ValueError: a name is none; the message says which one is near.
+    """
+    for text in overrides:
+        found = re.match(r"\+{0,2}framework\.(\w+)\.", text)
+        if found and found[1] not in frameworks and found[1] not in keys:
+            near = get_close_matches(found[1], frameworks, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{text!a}: there is no framework {found[1]}{hint}")
 
 
 def for_framework(overrides: Sequence[str], frameworks: Collection[str]) -> list[str]:

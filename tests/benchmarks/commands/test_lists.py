@@ -1,6 +1,7 @@
 """What there is to choose from: lists, keys, completion, and the nearest name."""
 
 import json
+import shutil
 import subprocess
 import sys
 from math import prod
@@ -69,6 +70,8 @@ def test_a_filter_that_nothing_fits_says_what_is_near(capsys):
         ("protocol.quantiser=mse", "did you mean quantizer?"),
         ("framework=haq framework.episode=3", "did you mean episodes?"),
         ("model=resnet_18", "resnet18"),
+        ("framework.hawq_v4.images=3", "there is no framework hawq_v4; did you mean hawq_v"),
+        ("-m framework=haq,hawq framework.hak.episodes=3", "no framework hak; did you mean haq?"),
     ],
 )
 def test_the_nearest_name_is_said(capsys, override, hint):
@@ -144,6 +147,8 @@ def test_completion_does_not_import_torch():
 def test_the_scripts_are_of_their_shells(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
+    if shell == "zsh" and shutil.which("zsh"):
+        subprocess.run(["zsh", "-n"], input=script, text=True, check=True)
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
         ask = (

@@ -100,12 +100,51 @@ def test_a_sweep_has_one_table_and_leaves_nothing_behind(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("4 of 4 cells had to be computed.") == 1
     assert shown.count("like=3: size") == shown.count("like=4: size") == 1
+    (made,) = (line for line in shown.splitlines() if line.startswith("Page:"))
+    assert main(made.partition("juxtabit ")[2].split()) == 0
+    assert (tmp_path / "results" / "runs" / "juxtaposition.html").is_file()
+    capsys.readouterr()
     assert {p.name for p in tmp_path.iterdir()} <= {"results", "cache"}
     assert main(["run", "-m", "--dry-run", *sweep, "seed=0,1"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("there  ") == 4
     assert shown.count("about ") >= 4, "times of the kind are known from the records"
     assert "8 cells, 4 to compute" in shown
+
+
+SUITE = "+suite={name: x, cells: [{framework: [given]}], "
+SUITE += "overrides: {framework: {given: {policy: gone.json}}}}"
+WRONG = {
+    "timeout=soon": "timeout = 'soon': give seconds",
+    "workers=-1": "workers = -1: give a whole number of at least 0",
+    "threads=0": "threads = 0: give a whole number of at least 1",
+    "device=tpu": "device = 'tpu': choose from auto, cpu",
+    "amp=half": "amp = 'half': choose from off, bf16",
+    "framework=given framework.policy=gone.json": "gone.json",
+    SUITE: "gone.json",
+    "framework=random framework.evaluations=0": "evaluations = 0",
+    "model=net.py:bild": "net.py",
+    "model.checkpoint=bad.pth": "bad.pth",
+    "protocol.objective=kll": "protocol.objective: 'kll'; choose from",
+    "budget.metric=energy": "size has no 'energy'",
+    "space.rest=9 space.restrict=[fc]": "space.rest",
+    "space.layers=[8]": "space.layers",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+@pytest.mark.usefixtures("_fast")
+def test_only_to_list_cells_refuses_what_a_run_refuses(overrides, tmp_path, capsys):
+    (tmp_path / "net.py").write_text("def build(num_classes=10, in_chans=1): ...\n")
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    words = [overrides] if overrides == SUITE else overrides.split()
+    said = []
+    for options in ([], ["--dry-run"]):
+        assert main(["run", *options, *FAST, *words]) == 2
+        said.append(capsys.readouterr().err)
+    assert WRONG[overrides] in said[1]
+    assert said[0] == said[1]
+    assert not (tmp_path / "results" / "runs" / "logs").exists(), "nothing was computed"
 
 
 @pytest.mark.usefixtures("_fast")

@@ -1,22 +1,28 @@
 """`benchmarks.quantize` and ``juxtabit quantize``: a small network, images without labels."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks import cli, quantize
-from benchmarks.deploy.outcome import Likeness, strip
+from benchmarks.deploy.outcome import Exported, Likeness, strip
 from benchmarks.deploy.wanted import Wanted
 from benchmarks.export.graphs.runtime import outputs, session
+from benchmarks.export.latency import Timing
 from benchmarks.models.build import ModelConfig
-from benchmarks.models.preprocessing import classes_of
+from benchmarks.models.preprocessing import classes_of, resolved
 from benchmarks.records.store import read_record
 from benchmarks.studies.real_weights import COLOUR, imagenet_paths, package
+from benchmarks.suite.assets import entry_text, layers_of
+from benchmarks.workers import stopping
 from frameworks import LayerBits, Policy, describe, numpy_rng
 from tests.real_weights import lite0
 
@@ -34,6 +40,17 @@ def folder(tmp_path_factory):
         Image.fromarray(coarse).resize((40, 40)).save(place)
     (root / "torn.png").write_bytes(b"nothing")
     return root
+
+
+@pytest.fixture
+def _not_exported(monkeypatch):
+    """No file is traced and timed, which takes seconds."""
+
+    def export(run, request, progress):
+        request.out.write_bytes(b"a network")
+        return Exported(Likeness(100.0, 0.0), 1.0, 2.0)
+
+    monkeypatch.setattr("benchmarks.deploy.quantizing.export", export)
 
 
 SOURCE = """
@@ -96,8 +113,81 @@ def test_the_command_writes_a_file_that_computes_what_it_says(folder, model, tmp
     assert onnx.load(out).graph.output[0].type.tensor_type.shape.dim[1].dim_value == 11
 
 
-def test_from_python_with_a_module_and_a_tensor(tmp_path):
+REFUSED = {
+    "--method=magic": "unknown framework 'magic'",
+    "--max-drop=-1": "max_drop = -1",
+    "--metric=energy --like=4": "metric: cpu has no 'energy'; choose from ['latency', 'size']",
+    "--limit=-3": "budget.limit = -3",
+    "--like=9": "budget.like = 9",
+    "--bits=4,9": "bits must lie within 1..8",
+    "--weights=nowhere.pth": "nowhere.pth",
+    "--images=nowhere": "nowhere",
+    "--out=.": "is a folder",
+    "--device=tpu": "choose from auto, cpu",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_a_request_is_refused_before_latencies_are_measured(
+    options, folder, model, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("benchmarks.deploy.latency.lut", lambda *_: pytest.fail("measured"))
+    command = ["quantize", "--model", model[0], "--weights", str(model[1]), "--target", "cpu"]
+    command += ["--images", str(folder), "--out", str(tmp_path / "net.onnx")]
+    assert cli.main([*command, *options.split()]) == 2
+    said = capsys.readouterr().err
+    assert REFUSED[options] in said
+    assert "measuring" not in said
+
+
+@pytest.mark.usefixtures("_not_exported")
+def test_latencies_of_this_processor_are_measured_and_searched_on(
+    folder, model, monkeypatch, tmp_path, capsys, measured_table
+):
+    out, table = tmp_path / "net.onnx", tmp_path / "net.cpu.json"
+    kept = []
+
+    def lut(config, display):
+        plain = OmegaConf.to_container(config)
+        layers = layers_of(entry_text(plain["model"]), entry_text(resolved(plain)["dataset"]))
+        costs = {32: 3.0, 8: 1.0, 4: 1.0, 2: 1.0}
+        table.write_text(json.dumps(measured_table.make(layers, costs, config.device)))
+        assert config.out == str(table)
+        display.show(0, 5, 2, 9, None)
+        display.end()
+        kept.append(stopping.current().kept())
+
+    monkeypatch.setattr("benchmarks.deploy.latency.lut", lut)
+    command = ["quantize", "--model", model[0], "--weights", str(model[1]), "--like", "6"]
+    command += ["--images", str(folder), "--target", "cpu", "--bits", "4,8", "--out", str(out)]
+    assert cli.main(command) == 0
+    said, progress = capsys.readouterr()
+    assert progress.splitlines()[0] == "... starting"
+    assert "... measuring latencies on this cpu: a minute or two" in progress
+    (record,) = (read_record(path) for path in tmp_path.glob("*.json") if path != table)
+    assert record.cell["hardware"]["path"] == str(table)
+    # All layers in 8 bit, which costs a third of float.
+    assert record.costs["latency"] == pytest.approx(record.float_costs["latency"] / 3)
+    assert "33.3% of float" in said
+    assert kept == ["stopped; nothing is kept"]
+
+
+def test_from_python_a_network_in_memory_needs_a_table(tmp_path):
     model, images = own()
+    with pytest.raises(ValueError, match="target = 'cpu': give table, a file of 'juxtabit lut'"):
+        quantize(model, images, tmp_path / "net.onnx", target="cpu")
+
+
+def test_from_python_with_a_module_and_a_tensor(tmp_path, monkeypatch):
+    model, images = own()
+    files = {}
+
+    def compare(models, one):
+        files.update(models)
+        assert one.shape == (1, 1, 8, 8)
+        return {"file": Timing(2e-4, 1.13e-4, 1), "float": Timing(1.9153e-4, 3e-4, 1)}
+
+    monkeypatch.setattr("benchmarks.deploy.exported.compare", compare)
     done = quantize(model, images, tmp_path / "net.onnx", like=3, method="greedy", seed=1)
     assert {record.cell["framework"]["name"] for record in done.rivals} == {"greedy", "uniform"}
     best = min(done.rivals, key=lambda r: r.accuracy["valid_kl"])
@@ -114,8 +204,16 @@ def test_from_python_with_a_module_and_a_tensor(tmp_path):
     apart = (want.softmax(1) * (want.log_softmax(1) - found.log_softmax(1))).sum(1).mean()
     assert 0 < float(apart) < 0.5
     assert str(done).count("\n") <= 11
+    # What is timed: the file, beside one of the float network.
+    assert files["file"] == onnx.load(tmp_path / "net.onnx")
+    as_float = torch.from_numpy(outputs(session(files["float"]), images)[0])
+    torch.testing.assert_close(as_float, want, atol=1e-4, rtol=1e-4)
+    assert (done.seconds, done.float_seconds) == (1.13e-4, 1.9153e-4)
+    (line,) = (line for line in str(done).splitlines() if line.startswith("the file"))
+    assert line.endswith(f"{done.exported}, 0.113 ms an image on one thread, 0.59 of float")
 
 
+@pytest.mark.usefixtures("_not_exported")
 def test_the_cheapest_policy_within_a_drop(tmp_path):
     model, images = own()
     costs, lost = [], []

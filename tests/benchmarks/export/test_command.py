@@ -9,13 +9,18 @@ from onnx import numpy_helper
 from safetensors import safe_open
 
 from benchmarks.cli import main
+from benchmarks.export import command
+from benchmarks.export.command import Request, export, place_for
 from benchmarks.export.graphs import errors
 from benchmarks.export.rebuild import CannotRebuild, rebuilt
+from benchmarks.fingerprints.numerics import Place, place
+from benchmarks.records.record import Record
 from benchmarks.records.store import Store, read_record
 from benchmarks.suite import assets
 from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import key_of
+from frameworks.testing.placement import pretended_gpu
 
 pytestmark = pytest.mark.usefixtures("one_trace_each")
 FAST = [
@@ -71,6 +76,54 @@ def test_a_record_is_rebuilt_to_its_accuracy(protocol, records):
     assert made.warnings == ()
     assert made.accuracy == record.accuracy["final"]
     assert made.model.policy.to_json() == record.policy
+
+
+def test_a_network_is_made_anew_on_the_device_and_written_from_the_cpu(tmp_path, monkeypatch):
+    few = ["protocol.valid_images=32", "protocol.calibration_images=32"]
+    cell = cell_of(composed([*few, "framework=uniform", "protocol.quantizer=minmax"]))
+    record, seen = compute(cell, key_of(cell)), []
+    assert record.status == "done", record.error
+    Store(tmp_path).put(record)
+
+    def written(request, record, made):
+        seen.append((made, place()))
+        return True
+
+    def anew(*arguments):
+        seen.append(place())
+        return rebuilt(*arguments)
+
+    for name, other in {"written": written, "rebuilt": anew, "_tried": lambda *_: None}.items():
+        monkeypatch.setattr(command, name, other)
+    assets.forget()
+    with pretended_gpu() as device:
+        monkeypatch.setattr(command, "place_named", lambda name, amp: Place(device, amp))
+        request = Request(Store(tmp_path).path(record.key), "onnx", tmp_path / "x", device="cuda")
+        assert export(request) == 0
+    assets.forget()
+    within, (made, after) = seen
+    assert (within.device.type, after.device.type) == ("cuda", "cpu")
+    assert made.accuracy == pytest.approx(record.accuracy["final"], abs=1)
+    tensors = [*made.model.state_dict().values(), made.problem.images, made.splits.test.images(2)]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "chosen"),
+    [
+        (None, {}, "cpu off"),
+        (None, {"device": "cpu", "amp": "bf16"}, "cpu bf16"),
+        ("cpu", {"device": "mps"}, "cpu off"),
+        (None, {"device": "nowhere"}, "cpu off"),
+    ],
+)
+def test_where_a_network_is_made_anew(asked, known, chosen, tmp_path, capsys):
+    record = Record("key", {}, "done", identity={"numerics": known})
+    found = place_for(Request(tmp_path, "onnx", tmp_path, device=asked), record)
+    assert f"{found.device.type} {found.amp}" == chosen
+    assert ("made anew on the cpu" in capsys.readouterr().out) == ("nowhere" in known.values())
+    with pytest.raises(ValueError, match="choose from auto, cpu"):
+        place_for(Request(tmp_path, "onnx", tmp_path, device="tpu"), record)
 
 
 def test_onnx_with_its_comparison(records, tmp_path, capsys):
