@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch.nn import functional
 
-from frameworks import Budget, BudgetSpec, InfeasibleBudget, Policy, Scores, Space, describe
+from frameworks import Budget, BudgetSpec, Data, InfeasibleBudget, Policy, Scores, Space, describe
 from frameworks.heuristic.ompq.features import functions, grams, readers
-from frameworks.heuristic.ompq.framework import OMPQ, ties_of
-from frameworks.heuristic.ompq.orthogonality import gram, importance, orm, overlap
+from frameworks.heuristic.ompq.framework import OMPQ
+from frameworks.heuristic.ompq.menu import ranges, ties_of
+from frameworks.heuristic.ompq.orthogonality import gram, importance, independence, orm, overlap
 from frameworks.heuristic.ompq.programme import linear, refilled, rounded, slsqp, solved
 from frameworks.testing import toy
 from tests.heuristic.shortcuts import WithShortcut
@@ -79,15 +81,18 @@ def test_importance_by_hand():
     metric = torch.tensor([[1, 0.8, 0.2], [0.8, 1, 0.5], [0.2, 0.5, 1]]).double()
     gamma = overlap(metric)
     assert gamma.tolist() == pytest.approx([1.0, 1.3, 0.7])
-    absolute = importance(gamma, 1.0, relative=False)
+    absolute = importance(independence(gamma, 1.0, relative=False))
     assert absolute.tolist() == pytest.approx([0.378999, 0.384559, 0.496585], abs=1e-6)
-    relative = importance(gamma, 1.0)
+    relative = importance(independence(gamma, 1.0))
     assert (relative / absolute).tolist() == pytest.approx([math.exp(0.7)] * 3)
     theta = [4.54e-5, 2.26e-6, 9.119e-4]
+    assert independence(gamma, 10.0, relative=False).tolist() == pytest.approx(theta, rel=1e-3)
     means = [sum(theta[i:]) / (3 - i) for i in range(3)]
-    assert importance(gamma, 10.0, relative=False).tolist() == pytest.approx(means, rel=1e-3)
-    assert importance(torch.tensor([2000.0, 3000.0]), 10.0).tolist() == [0.5, 0.0]
-    assert importance(gamma, 0.0).tolist() == [1.0, 1.0, 1.0]
+    found = importance(independence(gamma, 10.0, relative=False))
+    assert found.tolist() == pytest.approx(means, rel=1e-3)
+    far = independence(torch.tensor([2000.0, 3000.0]), 10.0)
+    assert importance(far).tolist() == [0.5, 0.0]
+    assert importance(independence(gamma, 0.0)).tolist() == [1.0, 1.0, 1.0]
 
 
 # --- the programme
@@ -270,24 +275,105 @@ def test_what_ends_in_one_sum_is_one_function_and_has_the_same_bits():
     assert ["blocks.0.downsample"] in ties_of(asked, scores.values["layers"])
 
 
+class Residual(torch.nn.Module):
+    """A stem with pooling, a block with a convolution on its shortcut, a plain one, an end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = self.part(3, 6, 3)
+        self.pool = torch.nn.MaxPool2d(3, 2, 1)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.ModuleDict(
+                {
+                    "conv1": self.part(inputs, 8, 3, stride),
+                    "conv2": self.part(8, 8, 3),
+                    **({"shortcut": self.part(inputs, 8, 1, stride)} if inputs != 8 else {}),
+                }
+            )
+            for inputs, stride in ((6, 2), (8, 1))
+        )
+        self.fc = torch.nn.Linear(8, 4)
+
+    @staticmethod
+    def part(inputs, outputs, kernel, stride=1):
+        conv = torch.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        return torch.nn.Sequential(conv, torch.nn.BatchNorm2d(outputs))
+
+    def block(self, x, block):
+        inner = functional.relu(block["conv1"](x), inplace=True)
+        out = block["conv2"](inner)
+        out += block["shortcut"](x) if "shortcut" in block else x
+        return functional.relu(out, inplace=True)
+
+    def forward(self, x):
+        x = self.pool(functional.relu(self.stem(x), inplace=True))
+        for block in self.blocks:
+            x = self.block(x, block)
+        return self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    def released(self, x):
+        """The features of the released list for post-training quantization, in its order."""
+        x = functional.relu(self.stem(x))
+        found = [x]
+        x = self.pool(x)
+        for block in self.blocks:
+            found.append(functional.relu(block["conv1"](x)))
+            x = self.block(x, block)
+            found.append(x.clone())
+        return [*found, self.fc(x.mean((2, 3)))]
+
+
 @pytest.mark.parametrize("batch_statistics", [True, False])
-def test_features_are_what_the_next_layer_reads(batch_statistics):
-    asked = problem()
-    model, images = asked.float_model(), asked.images[:16]
-    free = [x.name for x in asked.space.free_layers]
-    places = functions(readers(model, asked.space.names, images[:1]), free)
-    found = orm(grams(model, list(places), images, batch_statistics=batch_statistics))
-    net = asked.float_model().train(batch_statistics)
+@pytest.mark.parametrize("ends", [True, False])
+def test_features_are_those_of_the_released_code(ends, batch_statistics):
+    """With the first and the last layer (as for post-training quantization) and without."""
+    torch.manual_seed(0)
+    net, images = Residual().eval(), torch.randn(16, 3, 16, 16)
+    names = [name for name, x in net.named_modules() if hasattr(x, "weight") and x.weight.dim() > 1]
+    read_by = readers(net, names, images[:1])
+    groups = functions(net, read_by, names if ends else names[1:-1], images[:1])
+    inner = [
+        ["blocks.0.conv1.0"],
+        ["blocks.0.conv2.0", "blocks.0.shortcut.0"],
+        ["blocks.1.conv1.0"],
+        ["blocks.1.conv2.0"],
+    ]
+    assert [f.layers for f in groups] == ([["stem.0"], *inner, ["fc"]] if ends else inner)
+    found = orm(grams(net, read_by, groups, images, batch_statistics=batch_statistics))
     with torch.no_grad():
-        block, separable = net.blocks
-        x = functional.relu(net.bn(net.stem(images)))
-        inner = functional.relu(block.bn1(block.conv1(x)))
-        outer = functional.relu(x + block.bn2(block.conv2(inner)))
-        depth = functional.relu(separable.bn1(separable.depthwise(outer)))
-        last = functional.relu(separable.bn2(separable.pointwise(depth))).mean((2, 3))
-    features = [t.flatten(1).double().numpy() for t in (inner, outer, depth, last)]
-    for i, j in itertools.combinations(range(4), 2):
+        features = net.train(batch_statistics).released(images)
+    features = [x.flatten(1).double().numpy() for x in (features if ends else features[1:-1])]
+    for i, j in itertools.combinations(range(len(features)), 2):
         assert float(found[i, j]) == pytest.approx(dense(features[i], features[j], True), rel=1e-4)
+
+
+class Parts(torch.nn.Module):
+    """What follows a layer is a half of its output; of the other half, only a mean over all."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(8, 8), torch.nn.Linear(4, 8)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        half, gate = torch.sigmoid(self.one(x[:, 0, 0])).chunk(2, dim=1)
+        y = self.two(half * gate.mean(1, keepdim=True))
+        y.exp()  # of the same shape, but nothing reads it
+        return self.head(y.tanh())
+
+
+def test_what_is_read_in_parts_is_taken_whole():
+    torch.manual_seed(0)
+    net, images = Parts().eval(), torch.randn(8, 3, 8, 8)
+    read_by = readers(net, ["one", "two", "head"], images[:1])
+    groups = functions(net, read_by, ["one", "two"], images[:1])
+    assert groups == [(["one"], (1, 8)), (["two"], (1, 8))]
+    with torch.no_grad():
+        one = torch.sigmoid(net.one(images[:, 0, 0]))
+        half, gate = one.chunk(2, dim=1)
+        two = net.two(half * gate.mean(1, keepdim=True)).tanh()
+    for matrix, feature in zip(grams(net, read_by, groups, images), (one, two), strict=True):
+        assert torch.allclose(matrix, gram(feature))
 
 
 class Sequences(torch.nn.Module):
@@ -306,14 +392,15 @@ class Sequences(torch.nn.Module):
 def test_images_are_found_where_they_are_not_the_first_dimension():
     torch.manual_seed(0)
     net, images = Sequences().eval(), torch.randn(8, 3, 8, 8)
-    places = functions(readers(net, ["one", "two", "head"], images[:1]), ["one", "head"])
-    assert list(places) == [("two", True), ("head", False)]
-    found = orm(grams(net, list(places), images))
+    read_by = readers(net, ["one", "two", "head"], images[:1])
+    assert read_by == {"one": "two", "two": "head", "head": None}
+    groups = functions(net, read_by, ["one", "two", "head"], images[:1])
+    found = orm(grams(net, read_by, groups, images))
     with torch.no_grad():
         one = net.one(images[:, 0]).tanh()  # images first
-        logits = net(images)
-    pair = [x.flatten(1).double().numpy() for x in (one, logits)]
-    assert float(found[0, 1]) == pytest.approx(dense(*pair, True), rel=1e-4)
+        features = [x.flatten(1).double().numpy() for x in (one, net.two(one), net(images))]
+    for i, j in itertools.combinations(range(3), 2):
+        assert float(found[i, j]) == pytest.approx(dense(features[i], features[j], True), rel=1e-4)
 
 
 # --- the framework
@@ -328,6 +415,7 @@ def test_scores_are_of_the_free_layers_and_serve_all_budgets():
         x.name for x in asked.space.free_layers
     ]
     assert asked.meter.read().images_forward == 16 + 2  # and one image to see what is read where
+    assert asked.meter.read().images_backward == len(asked.layers) - 1
     for like in (2.5, 3, 4, 6):
         other = problem(like=like)
         solution = method.solve(other, scores)
@@ -342,6 +430,32 @@ def scores_of(names, gammas=None):
     for i, value in enumerate(gammas or [0.5] * size):
         metric[i, (i + 1) % size] = value
     return Scores({"layers": [[n] for n in names], "orm": metric.tolist()})
+
+
+def test_ranges_whose_borders_a_layer_cannot_have_are_moved_and_not_emptied():
+    def moved(widths, borders=(2, 4, 8)):
+        menu = {"a": dict.fromkeys(widths, (8, {})), "fixed": {8: (8, {})}}
+        found = ranges(menu, borders)
+        assert all(list(part["fixed"]) == [8] for part in found)
+        return [list(part["a"]) for part in found[::-1]]
+
+    assert moved((2, 8)) == [[2, 8]]
+    assert moved((2, 3, 8)) == [[2, 3], [3, 8]]
+    assert moved((4, 8)) == [[4, 8]]
+    assert moved((2, 3, 4)) == [[2, 3, 4]]
+    assert moved((2, 3, 4, 5, 6, 8)) == [[2, 3, 4], [4, 5, 6, 8]]
+    assert moved((8,)) == moved((2, 8), ()) == []
+    # Of another layer a range may have one width.
+    menu = {"a": dict.fromkeys((2, 8), (8, {})), "b": dict.fromkeys((2, 4, 8), (8, {}))}
+    found = [[list(x) for x in part.values()] for part in ranges(menu, (2, 4, 8))]
+    assert found == [[[2, 8], [4, 8]], [[2], [2, 4]]]
+
+
+def test_a_budget_between_two_and_eight_bits_is_used():
+    asked = problem("size", like=6, bits=(2, 8))
+    policy = OMPQ(images=16).search(asked).policy
+    assert {policy[x.name].weight for x in asked.space.free_layers} == {2, 8}
+    assert asked.cost(policy)["size"] > 0.9 * asked.budget.limit
 
 
 def test_bits_are_4_to_8_where_4_fit_and_2_to_4_where_they_do_not():
@@ -392,6 +506,50 @@ def test_activation_bits_are_those_nearest_to_the_float_network():
 
 def small():
     return Budget("bops", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "act", "policies"), [("size", 4, 2), ("bops", 2, 1), ("bops", 4, 1), ("bops", 3, 2)]
+)
+def test_how_many_policies_all_orders_of_the_metric_give(target, act, policies):
+    """At bit operations the activations' width can leave orthogonality nothing (see the card)."""
+    asked = problem(target, like=3)
+    method = replace(FAST, act_bits=act)
+    scores = method.score(asked)
+    metric = torch.tensor(scores.values["orm"])
+    found = set()
+    for order in map(list, itertools.permutations(range(len(metric)))):
+        permuted = {**scores.values, "orm": metric[order][:, order].tolist()}
+        found.add(method.solve(asked, Scores(permuted)).policy)
+    assert len(found) == policies
+    solution = method.solve(asked, scores)
+    least = 4 if (target, act) == ("bops", 2) else 2  # of the range
+    bits = [solution.policy[names[0]].weight for names in scores.values["layers"]]
+    assert solution.notes["raised"] == sum(b > least for b in bits)
+    gamma, theta = (list(solution.notes[key].values()) for key in ("gamma", "theta"))
+    assert gamma == pytest.approx((metric.sum(1) - 1).tolist())
+    assert theta == pytest.approx([math.exp(10 * (min(gamma) - g)) for g in gamma])
+
+
+def test_a_width_whose_divergence_is_no_number_is_not_chosen(monkeypatch):
+    asked = problem(like=4, bits=(2, 4, 8))
+    free = OMPQ(images=16)
+    scores = free.score(asked)
+    losses = iter([math.nan, 2.0, 1.0])
+    monkeypatch.setattr(
+        "frameworks.heuristic.ompq.framework.likeness",
+        lambda *_: lambda policy: SimpleNamespace(loss=next(losses)),
+    )
+    found = free.solve(asked, scores)
+    assert found.notes["act_bits"] == {"2": math.inf, "4": 2.0, "8": 1.0}
+    assert {found.policy[x.name].act for x in asked.space.free_layers} == {8}
+
+
+def test_one_calibration_image_is_too_few():
+    asked = problem()
+    assert FAST.skip(asked) is None
+    one = asked.at(data=Data(None, None, asked.images[:1]))
+    assert "needs two calibration images" in FAST.skip(one)
 
 
 def test_pairs_ties_and_candidates_that_differ_by_layer():

@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from frameworks import BudgetSpec, Data, InfeasibleBudget, Space, describe
 from frameworks.core.policy import FLOAT, LayerBits, Policy
+from frameworks.core.target import SeparableTarget
 from frameworks.heuristic.practical_ptq.ends import SEARCHES, longest
 from frameworks.heuristic.practical_ptq.framework import PracticalPTQ
 from frameworks.heuristic.practical_ptq.groups import groups_of, readers
@@ -227,6 +229,24 @@ def test_what_was_changed_in_place_is_another_tensor():
     assert found == [["one", "two"], ["three"]]
 
 
+def test_two_views_of_one_tensor_are_one_tensor():
+    class Views(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (torch.nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            a, b = self.one(x.flatten(1)), self.two(x.flatten(1))
+            return a + b + self.three(x.flatten(1)[:, :4])
+
+    found = readers(Views(), ["one", "two", "three"], torch.randn(1, 2, 2))
+    assert found == [["one", "two", "three"]]
+    halves = Views()
+    halves.one, halves.two = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4)
+    found = readers(halves, ["one", "two", "three"], torch.randn(1, 2, 4))
+    assert found == [["one", "two"], ["three"]]  # a part has a range of its own
+
+
 # --- the framework
 
 
@@ -284,6 +304,48 @@ def test_the_walk_ends_with_the_first_policy_within_the_budget():
     assert solution.notes["sqnr"] == -next(
         p.objectives["noise"] for p in solution.front if p.policy == solution.policy
     )
+
+
+@dataclass(frozen=True)
+class Unpacking(SeparableTarget):
+    """Two bits take less room than four, but more time in one layer and less in the other."""
+
+    name: ClassVar[str] = "unpacking"
+    kind: ClassVar[str] = "model"
+    metrics: ClassVar[dict[str, str]] = {"size": "B", "time": "s"}
+    prices_activations: ClassVar[bool] = False
+    monotone: ClassVar[bool] = False
+    TABLE: ClassVar[dict] = {
+        "blocks.0.conv1": {4: (0.4, 0.1), 2: (0.2, 0.5)},
+        "blocks.0.conv2": {4: (1.6, 0.1), 2: (0.8, 0.4)},
+    }
+
+    def layer_cost(self, layer, bits):
+        size, time = self.TABLE.get(layer.name, {}).get(bits.weight, (0.0, 0.0))
+        return {"size": size, "time": time}
+
+
+@pytest.mark.parametrize("candidates", [[], [[4, 8], [2, 8]]])
+def test_where_flips_by_the_mean_price_miss_a_limit_the_last_step_meets_it(candidates):
+    limits = {"size": {"limit": 1.0}, "time": {"limit": 1.0}}
+    budget = BudgetSpec(metrics=limits)
+    asked = toy.make_problem(Unpacking(), needs=NEEDS, scheme="minmax", bits=(2, 4), budget=budget)
+    method = replace(FAST, candidates=candidates)
+    assert method.skip(asked) is None
+    scores = method.score(asked)
+    steps = method.walk(asked, scores)
+    found = method.solve(asked, scores)
+    assert [found.policy[n].weight for n in Unpacking.TABLE] == [2, 2]
+    assert asked.cost(found.policy) == pytest.approx({"size": 1.0, "time": 0.9})
+    # The walk alone leaves the first at 4 bits, as 2 raise its mean price.
+    before = steps[-2][1]
+    assert [before[n].weight for n in Unpacking.TABLE] == [4, 2]
+    assert asked.cost(before) == pytest.approx({"size": 1.2, "time": 0.5})
+    rows = zip(scores.values["groups"], scores.values["sqnr"], strict=True)
+    assert found.notes["sqnr"] == min(r["2 8"] for (n,), r in rows if n in Unpacking.TABLE)
+    # With a limit that nothing meets there is no such step.
+    tight = replace(asked.budget, limit=0.9)
+    assert method.walk(asked.at(budget=tight), scores) == steps[:-1]
 
 
 def test_activations_that_cost_nothing_keep_their_bits():

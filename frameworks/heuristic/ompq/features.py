@@ -1,18 +1,17 @@
-"""Layers as functions of the images: what is read of each of them next, and its Gram matrix.
+"""Layers as functions of the images: the tensor that stands for each of them, and its Gram matrix.
 
-The released code takes a layer's output after BatchNorm and activation, and for the last
-convolution of a residual block the block's output, after the sum; the convolution on the shortcut,
-which ends in the same sum, has no feature of its own and shares that one's bits. In any network
-this is what the next layer reads that depends on a layer: layers of which one tensor is read are
-one function.
+The released code takes a layer's output after BatchNorm and activation, before any pooling, and for
+the last convolution of a residual block the block's output, after the sum; the convolution on the
+shortcut, which ends in the same sum, has no feature of its own and shares that one's bits. In any
+network this is what the next layer reads that depends on a layer; or, where that has fewer elements
+than the layer's output (it was pooled, or is a part), the last tensor of the output's shape that it
+was made of. Layers with one such tensor are one function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,14 @@ from torch import Tensor, nn
 from frameworks.core.estimators.taps import tapped
 from frameworks.core.networks.batchnorm import batchnorms
 from frameworks.heuristic.ompq.orthogonality import gram
+from frameworks.heuristic.ompq.ways import Readers, watched
 
-Place = tuple[str, bool]
-"""A layer, and whether its input is meant (else its output)."""
+
+class Function(NamedTuple):
+    """Layers that one tensor stands for, and its shape for one image."""
+
+    layers: list[str]
+    shape: torch.Size
 
 
 def readers(model: nn.Module, names: Sequence[str], image: Tensor) -> dict[str, str | None]:
@@ -57,52 +61,62 @@ def _reached(read: Tensor, waiting: Mapping[str, Tensor]) -> list[str]:
     return [name for name, g in zip(waiting, gradients, strict=True) if g is not None]
 
 
-def functions(read_by: Mapping[str, str | None], names: Sequence[str]) -> dict[Place, list[str]]:
-    """The layers in groups of which one tensor is read, by its place.
+@torch.no_grad()
+def functions(
+    model: nn.Module, read_by: Readers, names: Sequence[str], image: Tensor
+) -> list[Function]:
+    """The layers in groups that one tensor stands for.
 
     They are in the order of their last layers, so that it does not matter whether a block runs its
     shortcut or its main path first.
+
+    Args:
+        model: in eval mode.
+        read_by: see `readers`.
+        names: the layers, in execution order.
+        image: one image ``[1, ...]``.
     """
-    found: dict[Place, list[str]] = {}
+    features: dict[str, Tensor] = {}
+    with watched(model, {name: read_by[name] for name in names}, features.setdefault):
+        model(image)
+    found: dict[tuple[str | None, int], list[str]] = {}
     for name in names:
-        reader = read_by[name]
-        place = (name, False) if reader is None else (reader, True)
+        place = (read_by[name], id(features[name]))
         found[place] = [*found.pop(place, []), name]
-    return found
+    return [Function(layers, features[layers[0]].shape) for layers in found.values()]
 
 
 @torch.no_grad()
 def grams(
     model: nn.Module,
-    places: Sequence[Place],
+    read_by: Readers,
+    found: Sequence[Function],
     images: Tensor,
     *,
     centred: bool = True,
     batch_statistics: bool = True,
 ) -> list[Tensor]:
-    """Gram matrices ``[N, N]`` of what is at places (see `functions`), on the CPU.
+    """Gram matrices ``[N, N]`` of functions, on the CPU.
 
     Args:
         model: in eval mode; a copy, as its BatchNorm statistics may change.
-        places: see `functions`.
+        read_by: see `readers`.
+        found: see `functions`.
         images: ``[N, C, H, W]``.
         centred: see `frameworks.heuristic.ompq.orthogonality.gram`.
         batch_statistics: BatchNorm normalises by these images, and not by what it has stored.
     """
-    alone: dict[Place, torch.Size] = {}
-    with _watched(model, places, lambda place, x: alone.setdefault(place, x.shape)):
-        model(images[:1])
-    found: dict[Place, Tensor] = {}
+    shapes = {function.layers[0]: function.shape for function in found}
+    matrices: dict[str, Tensor] = {}
 
-    def seen(place: Place, x: Tensor) -> None:
-        if place not in found:
-            found[place] = gram(_images_first(x, alone[place]), centred=centred).cpu()
+    def seen(name: str, x: Tensor) -> None:
+        matrices[name] = gram(_images_first(x, shapes[name]), centred=centred).cpu()
 
     for norm in batchnorms(model) if batch_statistics else ():
         norm.train()
-    with _watched(model, places, seen):
+    with watched(model, {name: read_by[name] for name in shapes}, seen):
         model(images)
-    return [found[place] for place in places]
+    return [matrices[name] for name in shapes]
 
 
 def _images_first(x: Tensor, alone: Sequence[int]) -> Tensor:
@@ -111,40 +125,3 @@ def _images_first(x: Tensor, alone: Sequence[int]) -> Tensor:
     axis = next((i for i, (many, one) in pairs if many != one), 0)
     count = x.shape[axis] // alone[axis]
     return x.movedim(axis, 0).reshape(count, -1)
-
-
-@contextmanager
-def _watched(
-    model: nn.Module, places: Sequence[Place], seen: Callable[[Place, Tensor], object]
-) -> Iterator[None]:
-    """Within the context, what is at each place is seen as it comes by."""
-    handles = []
-    for place in places:
-        name, reads = place
-        module = model.get_submodule(name)
-        if reads:
-            hook = partial(_reads, seen, place)
-            handles.append(module.register_forward_pre_hook(hook))
-        else:
-            handles.append(module.register_forward_hook(partial(_gives, seen, place)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _reads(
-    seen: Callable[[Place, Tensor], object], place: Place, module: nn.Module, args: tuple[Any, ...]
-) -> None:
-    seen(place, args[0])
-
-
-def _gives(
-    seen: Callable[[Place, Tensor], object],
-    place: Place,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    output: Tensor,
-) -> None:
-    seen(place, output)

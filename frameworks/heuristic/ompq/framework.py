@@ -24,9 +24,10 @@ gradient of a loss are needed; nothing is searched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -41,11 +42,10 @@ from frameworks.core.registry import register
 from frameworks.core.search.likeness import likeness
 from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.ompq.features import functions, grams, readers
-from frameworks.heuristic.ompq.orthogonality import importance, orm, overlap
+from frameworks.heuristic.ompq.menu import Menu, menu_of, nearest, ranges, ties_of
+from frameworks.heuristic.ompq.orthogonality import importance, independence, orm, overlap
 from frameworks.heuristic.ompq.programme import SOLVERS, solved
 
-Menu = dict[str, dict[int, tuple[int, Mapping[str, float]]]]
-"""By layer and weight bits: the activation bits beside them, and the cost."""
 LIKENESS = 256
 """Calibration images by which activation bits are chosen, at most."""
 
@@ -81,25 +81,40 @@ class OMPQ(ScoringFramework):
         hardware_aware=False,
         deviations=(
             "beta was set for each network (released: 10, 3.3, 100 and 1e-9); here it is the 10 "
-            "of the released example. theta is divided by its largest value, or it vanishes.",
-            "The released PTQ lists are no optima of the programme: its solver (SLSQP) takes so "
-            "small a theta for zero and stops at the bits nearest to 4 everywhere, which follow "
-            "from the layers' sizes alone (all seven come out so). solver=slsqp does the same; by "
-            "default the programme is solved.",
-            "A layer's feature is what the next layer reads, after pooling and normalisation if "
-            "there are any. Layers of which one tensor is read have one feature and the same "
-            "bits, as the released code has it for shortcuts. Images are not augmented.",
+            "of the released example. At it, 0.3 more gamma is a twentieth of theta, so that on "
+            "deep networks little but the least gamma counts: up to it the coefficients are about "
+            "1 / (L - i). Notes have gamma and theta (in units of its largest, or it vanishes).",
+            "The released PTQ lists are no optima of the programme but follow from the layers' "
+            "sizes alone: the bits nearest to 4 everywhere, as its solver (SLSQP) makes them if "
+            "the coefficients are equal and small (all seven come out so). ResNet-18's beta of 100 "
+            "makes them small; with MobileNetV2's (1e-9: all are 1) two of three do not come "
+            "out. solver=slsqp does the same; by default the programme is solved.",
+            "A layer's feature is what the next layer reads, after normalisation if there is any; "
+            "where that is smaller than the layer's output (pooled, or a part), the last tensor of "
+            "the output's shape, as in the released code. Layers with one feature have the same "
+            "bits, as there for shortcuts. Images are not augmented.",
             "4 to 8 bits or 2 to 4 is decided by the budget, as in all released lists: the former "
-            "where 4 bits everywhere fit. Other costs take the size's place; with several limits, "
-            "or where no rounding fits, an integer programme chooses.",
+            "where 4 bits everywhere fit. A layer that cannot have these has its next lower ones. "
+            "Other costs take the size's place; layers differ less in bit operations, so that "
+            "1 / (L - i) outweighs these and late layers come first, in the released lists the "
+            "small early ones. An integer programme has several limits, or what no rounding fits.",
             "What rounding leaves of the budget goes to the layers that gain most for their cost: "
             "the paper's networks have 16 layers and more, of which a rounded one leaves little.",
-            "Activation bits were set by hand; here each width is tried, and the one whose "
-            "answers have the least KL from the float network's on calibration images is taken.",
+            "Activation bits were set by hand, never below 4, beside a budget of size; here each "
+            "width is tried, and the one whose answers have the least KL from the float network's "
+            "on calibration images is taken. Under bit operations this decides: at 2 bits, 4-bit "
+            "weights all but use up the budget, and on ResNet-8 at like=3 any beta from 1e-9 to "
+            "100, features before or after pooling, and the metric shuffled among all functions "
+            "but the last gave one policy. `raised` in the notes counts the functions above the "
+            "range's fewest bits; act_bits sets the width.",
+            "The released PTQ is BRECQ (AdaRound of 20000 steps, LSQ of activations of 5000, 1024 "
+            "images, MSE ranges), QAT has folded, fixed BatchNorm and moving averages as ranges. "
+            "Here both are the protocol's (its rounding=adaround is the nearest to it).",
             "The first and the last layer are as the protocol has them (QAT: 8 bits; PTQ: free).",
             "An optimum leaves all layers but one at a bound, which costs much where few bits are "
             "left: single runs of ResNet-8 on Fashion-MNIST at tight bit operations fell behind "
-            "random policies and behind solver=slsqp.",
+            "random policies and behind solver=slsqp. Late layers first and activations at 2 bits "
+            "(see above) are part of it.",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -130,25 +145,38 @@ class OMPQ(ScoringFramework):
         if self.solver not in SOLVERS:
             raise ValueError(f"solver = {self.solver!r}: choose from {list(SOLVERS)}")
 
+    def skip(self, problem: Problem) -> str | None:
+        reason = super().skip(problem)
+        if reason is None and len(problem.images) < 2:
+            return "needs two calibration images: one tells no functions apart"
+        return reason
+
     def score(self, problem: Problem) -> Scores:
         problem.progress(0, 1, "orthogonality of layers")
         model, images = problem.float_model(), problem.images[: self.images]
         free = [n for n, bits in problem.space.weight_bits.items() if len(bits) > 1]
-        found = functions(readers(model, problem.space.names, images[:1]), free)
+        read_by = readers(model, problem.space.names, images[:1])
         # Gradients of one image's features; the meter sees those that begin at the output alone.
-        problem.meter.images_backward += len(problem.layers)
+        problem.meter.images_backward += len(problem.layers) - 1
+        found = functions(model, read_by, free, images[:1])
         how = {"centred": self.centred, "batch_statistics": self.batch_statistics}
-        matrices = grams(model, list(found), images, **how)
-        return Scores({"layers": list(found.values()), "orm": orm(matrices).tolist()})
+        matrices = grams(model, read_by, found, images, **how)
+        return Scores({"layers": [f.layers for f in found], "orm": orm(matrices).tolist()})
 
-    def coefficients(self, scores: Scores) -> dict[str, float]:
-        """Of the bits of each layer with free weight bits, in the programme's objective."""
-        count = len(scores.values["layers"])
+    def ratings(self, scores: Scores) -> dict[str, dict[str, float]]:
+        """``gamma``, ``theta`` and ``importance`` of each layer with free weight bits.
+
+        The importance is the coefficient of the layer's bits in the programme's objective.
+        """
+        groups: list[list[str]] = scores.values["layers"]
         metric = torch.tensor(scores.values["orm"], dtype=torch.double)
-        gamma = overlap(metric.reshape(count, count))
-        weights = importance(gamma, self.beta, relative=self.solver == "linear").tolist()
-        groups = zip(scores.values["layers"], weights, strict=True)
-        return {name: value for names, value in groups for name in names}
+        gamma = overlap(metric.reshape(len(groups), len(groups)))
+        theta = independence(gamma, self.beta, relative=self.solver == "linear")
+        found = {"gamma": gamma, "theta": theta, "importance": importance(theta)}
+        return {
+            key: {n: v for names, v in zip(groups, x.tolist(), strict=True) for n in names}
+            for key, x in found.items()
+        }
 
     def losses(self, problem: Problem, scores: Scores) -> dict[str, dict[tuple[int, int], float]]:
         """What the objective loses by bits below 8, once for the layers of one function."""
@@ -159,24 +187,31 @@ class OMPQ(ScoringFramework):
         }
 
     def solve(self, problem: Problem, scores: Scores) -> Solution:
-        found: dict[Policy, int] = {}
+        found: dict[Policy, tuple[int, int]] = {}
         error: InfeasibleBudget | None = None
         for act in self._act_candidates(problem):
             try:
-                found.setdefault(self._policy(problem, scores, act), act)
-            except InfeasibleBudget as raised:
-                error = error or raised
+                policy, raised = self._policy(problem, scores, act)
+                found.setdefault(policy, (act, raised))
+            except InfeasibleBudget as thrown:
+                error = error or thrown
         if not found:
             assert error is not None, "activations have at least one width"
             raise error
-        losses: dict[Policy, float] = {}
-        if len(found) > 1:
-            evaluate = likeness(problem, LIKENESS)
-            losses = {policy: evaluate(policy).loss for policy in found}
+        losses = self._losses(problem, list(found))
         best = min(found, key=lambda policy: losses.get(policy, 0.0))
         problem.checkpoint(best)
-        tried = {str(act): losses[policy] for policy, act in found.items() if policy in losses}
-        return Solution(best, notes={"importance": self.coefficients(scores), "act_bits": tried})
+        tried = {str(found[policy][0]): loss for policy, loss in losses.items()}
+        notes = {**self.ratings(scores), "raised": found[best][1], "act_bits": tried}
+        return Solution(best, notes=notes)
+
+    def _losses(self, problem: Problem, policies: Sequence[Policy]) -> dict[Policy, float]:
+        """KL from the float network's answers, where there are several policies."""
+        if len(policies) < 2:
+            return {}
+        evaluate = likeness(problem, LIKENESS)
+        found = {policy: evaluate(policy).loss for policy in policies}
+        return {policy: math.inf if math.isnan(x) else x for policy, x in found.items()}
 
     def _act_candidates(self, problem: Problem) -> list[int]:
         every = problem.space.act_bits.values()
@@ -185,64 +220,31 @@ class OMPQ(ScoringFramework):
             return [0]  # no choice: pairs decide, or every layer's are pinned
         return [nearest(candidates, self.act_bits)] if self.act_bits else candidates
 
-    def _policy(self, problem: Problem, scores: Scores, act: int) -> Policy:
-        """The programme's bits in the highest range that the budget leaves room for."""
+    def _policy(self, problem: Problem, scores: Scores, act: int) -> tuple[Policy, int]:
+        """The programme's bits in the highest range that the budget leaves room for.
+
+        And how many functions have more than the fewest bits of that range.
+        """
         whole = menu_of(problem, act)
-        ranges = [within(whole, low, high) for low, high in pairwise(self.bits)][::-1]
-        for menu in ranges:
-            try:
+        for menu in ranges(whole, self.bits):
+            with suppress(InfeasibleBudget):
                 return self._solved(problem, scores, menu)
-            except InfeasibleBudget:
-                continue
         return self._solved(problem, scores, whole)
 
-    def _solved(self, problem: Problem, scores: Scores, menu: Menu) -> Policy:
+    def _solved(self, problem: Problem, scores: Scores, menu: Menu) -> tuple[Policy, int]:
         weights = self._once(problem, scores)
         table = {
             name: {w: (-weights.get(name, 0.0) * w / 8, costs) for w, (_, costs) in options.items()}
             for name, options in menu.items()
         }
-        ties = [*problem.space.groups, *ties_of(problem, scores.values["layers"])]
+        groups: list[list[str]] = scores.values["layers"]
+        ties = [*problem.space.groups, *ties_of(problem, groups)]
         bits = solved(table, problem.budget, ties, self.solver)
-        return Policy({name: (bits[name], menu[name][bits[name]][0]) for name in menu})
+        raised = sum(bits[names[0]] > min(menu[names[0]]) for names in groups)
+        return Policy({name: (bits[name], menu[name][bits[name]][0]) for name in menu}), raised
 
     def _once(self, problem: Problem, scores: Scores) -> dict[str, float]:
         """The coefficients; of layers tied as one function the first has it for all of them."""
         ties = ties_of(problem, scores.values["layers"])
         later = {name for names in ties for name in names[1:]}
-        return {n: 0.0 if n in later else c for n, c in self.coefficients(scores).items()}
-
-
-def ties_of(problem: Problem, functions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The layers of each function in groups of those that may take the same bits."""
-    entries = problem.layer_entries()
-    found: dict[tuple[str, tuple[tuple[int, int], ...]], list[str]] = {}
-    for names in functions:
-        for name in names:
-            found.setdefault((names[0], tuple(entries[name])), []).append(name)
-    return list(found.values())
-
-
-def menu_of(problem: Problem, act: int) -> Menu:
-    """What each layer may take, with the activation bits nearest to ``act`` (paired: the same)."""
-    acts, paired = problem.space.act_bits, problem.space.paired
-    found: Menu = {}
-    for name, entries in problem.layer_entries().items():
-        beside = nearest(acts[name], act)
-        found[name] = {w: (a, c) for (w, a), c in entries.items() if paired or a == beside}
-        if not found[name]:
-            raise InfeasibleBudget(f"{name}: the hardware runs no weights at {beside}-bit inputs")
-    return found
-
-
-def within(menu: Menu, low: int, high: int) -> Menu:
-    """A menu from ``low`` to ``high`` weight bits; a layer with none there keeps all it has."""
-    return {
-        name: {w: option for w, option in options.items() if low <= w <= high} or options
-        for name, options in menu.items()
-    }
-
-
-def nearest(candidates: Sequence[int], wish: int) -> int:
-    """The candidate nearest to the wish, the lower of two."""
-    return min(candidates, key=lambda bits: (abs(bits - wish), bits))
+        return {n: 0.0 if n in later else c for n, c in self.ratings(scores)["importance"].items()}

@@ -1,4 +1,4 @@
-"""The orthogonality metric (ORM) of OMPQ (arXiv 2109.07865), and the importance that follows.
+"""The orthogonality metric (ORM) of OMPQ (arXiv 2109.07865), and what follows from it.
 
 Two functions of the same N images, sampled as features X and Y ``[N, p]``, are the more alike the
 larger
@@ -51,19 +51,24 @@ def overlap(metric: Tensor) -> Tensor:
     return metric.sum(1) - metric.diagonal()
 
 
-def importance(gamma: Tensor, beta: float, *, relative: bool = True) -> Tensor:
-    """The programme's coefficient of each function's bits ``[L]``, in execution order.
-
-    ``theta_i = exp(-beta gamma_i)``, and of each function the mean of theta over itself and all
-    that follow, ``1 / (L - i) sum_{j >= i} theta_j`` (i from 0).
+def independence(gamma: Tensor, beta: float, *, relative: bool = True) -> Tensor:
+    """``theta_i = exp(-beta gamma_i)`` ``[L]``.
 
     Args:
         gamma: see `overlap`.
         beta: how much orthogonality weighs.
-        relative: theta in units of its largest value, which changes no optimum and keeps it from
-            vanishing; else as it is.
+        relative: in units of the largest, which changes no optimum and keeps them from vanishing;
+            else as they are.
     """
     least = gamma.min() if relative and len(gamma) else 0.0
-    theta = torch.exp(-beta * (gamma - least))
-    following = torch.arange(len(gamma), 0, -1, dtype=theta.dtype, device=theta.device)
+    return torch.exp(-beta * (gamma - least))
+
+
+def importance(theta: Tensor) -> Tensor:
+    """The programme's coefficient of each function's bits ``[L]``, in execution order.
+
+    Of each function the mean of theta over itself and all that follow,
+    ``1 / (L - i) sum_{j >= i} theta_j`` (i from 0).
+    """
+    following = torch.arange(len(theta), 0, -1, dtype=theta.dtype, device=theta.device)
     return theta.flip(0).cumsum(0).flip(0) / following

@@ -19,7 +19,8 @@ flipped to c where that lowers the cost (relative BOPs, in the paper). The walk 
 - at an accuracy: with the last policy that has it. As accuracy falls along the walk, it is found by
   binary or interpolation search, of a few evaluations.
 
-There is no training and nothing to tune. AIMET, the authors' toolkit, has the same algorithm.
+There is no training and nothing to tune. AIMET, the authors' toolkit, has the same list and search
+along it, but ends at an accuracy alone; the budget is the paper's.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
-from frameworks.core.policy import FLOAT, VALID_BITS, LayerBits, Pair, Policy
+from frameworks.core.policy import FLOAT, VALID_BITS, Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.likeness import likeness
-from frameworks.core.solution import Point, Scores, Solution
+from frameworks.core.solution import Scores, Solution
 from frameworks.heuristic.practical_ptq.ends import SEARCHES, longest
 from frameworks.heuristic.practical_ptq.groups import groups_of
+from frameworks.heuristic.practical_ptq.steps import (
+    CLEAN,
+    Step,
+    at,
+    cheapest,
+    curve,
+    noisiest,
+    prices_of,
+)
 from frameworks.heuristic.practical_ptq.walk import listed, walked
-
-Step = tuple[float, Policy]
-"""A policy of the walk, and the SQNR of the flip that led to it (of the start: `CLEAN`)."""
-CLEAN = 120.0
-"""In dB, the noise of single precision itself: no ratio is above it, none below its negative."""
-POINTS = 16
-"""Policies of the walk that are reported as its Pareto curve."""
 
 
 @register
@@ -83,19 +85,29 @@ class PracticalPTQ(ScoringFramework):
         hardware_aware=True,
         deviations=(
             "Inputs of layers are quantized, and nothing else, so that groups are the layers that "
-            "read one tensor (and what the protocol ties); inputs of sums have no quantizers.",
+            "read one tensor (and what the protocol ties); inputs of sums have no quantizers. "
+            "Readers of one tensor that may take different bits stay apart.",
             "A flip that does not lower the cost is passed by. AIMET makes every one, even to more "
             "bits.",
             "Whether the paper takes the ratio of mean powers or the mean of the images' ratios is "
             "not known for certain; the former is the default (per_image).",
             "Candidates are all pairs of the protocol's bits that the hardware supports; the paper "
-            "has a few, of 4, 8 and 16 bits. Any cost that is a sum over layers is walked down.",
+            "has a few, of 4, 8 and 16 bits. A group that may take none of those given has all of "
+            "its own. Any cost that is a sum over layers is walked down; several limits by their "
+            "mean, and if that meets not all, the last step is to each group's cheapest by one.",
             "BatchNorm is corrected in the sensitivities as in every evaluation here; the paper "
             "folds it.",
             "An accuracy (drop) is one of agreement with the float network, so that no labels are "
-            "needed, and holds beyond the budget, which is met in any case.",
+            "needed, and holds beyond the budget, which is met in any case. AIMET has no budget, "
+            "and two early exits: if even the best uniform candidate loses more, it is kept (here "
+            "the budget's policy is); if the cheapest one loses less, it is taken everywhere.",
             "The start is the highest candidate; AIMET takes the one that is best uniformly. Its "
             "third phase (fewer conversions between bits) is left out: it is no part of the paper.",
+            "Of AIMET's options there is no walk upwards (phase2_reverse), no candidates beyond "
+            "the hardware's (use_all_amp_candidates) or in float, no other metric in phase 1 and "
+            "no ranges shared there by all groups (phase1_optimize). Its SQNR is over 128 samples "
+            "with an epsilon of 1e-4 (here 256 images, pooled), and its Pareto points are measured "
+            "(here they have the noise of their noisiest flip).",
         ),
     )
 
@@ -124,10 +136,8 @@ class PracticalPTQ(ScoringFramework):
         reason = super().skip(problem)
         if reason is not None or not self.candidates:
             return reason
-        policy = problem.cheapest()
-        for layer in problem.space.free_layers:
-            price = prices_of(problem, [layer.name], self.menu(problem, [layer.name]))
-            policy = at(policy, [layer.name], min(price, key=price.__getitem__))
+        layers = [[layer.name] for layer in problem.space.free_layers]
+        policy = cheapest(problem, layers, [self.menu(problem, names) for names in layers])
         least, unit = problem.budget.load(problem.cost(policy)), problem.budget.unit
         if least <= problem.budget.limit * (1 + TOLERANCE):
             return None
@@ -192,7 +202,11 @@ class PracticalPTQ(ScoringFramework):
         return Solution(steps[end][1], front=curve(problem, steps, end), notes=notes)
 
     def walk(self, problem: Problem, scores: Scores) -> list[Step]:
-        """The policies from the highest candidates to the lowest, each a flip cheaper."""
+        """The policies from the highest candidates to the lowest, each a flip cheaper.
+
+        Cheaper by one price of all limits, which may leave one of several unmet; where no policy of
+        the walk is within the budget, the last step is to one that is, if any is known.
+        """
         groups: list[list[str]] = scores.values["groups"]
         menus = [self.menu(problem, names) for names in groups]
         prices = [prices_of(problem, *pair) for pair in zip(groups, menus, strict=True)]
@@ -207,6 +221,9 @@ class PracticalPTQ(ScoringFramework):
         for flip in walked(listed(rated, prices), prices):
             policy = at(policy, groups[flip.group], flip.pair)
             steps.append((flip.sqnr, policy))
+        if problem.budget.others and not any(problem.within(policy) for _, policy in steps):
+            policy = cheapest(problem, groups, menus)
+            steps += [(noisiest(policy, groups, rated), policy)] if problem.within(policy) else []
         return steps
 
     def _further(
@@ -225,24 +242,3 @@ class PracticalPTQ(ScoringFramework):
         found = longest(self.search_by, count, agreement, 100.0 - self.drop)
         notes["agreement"] = {str(start + k): value for k, value in asked.items()}
         return start + max(found, 0)
-
-
-def prices_of(problem: Problem, names: Sequence[str], menu: Sequence[Pair]) -> dict[Pair, float]:
-    """What a group costs at each of its candidates, as one price of all limits."""
-    costs = problem.layer_costs()
-    return {pair: math.fsum(costs[name][pair] for name in names) for pair in menu}
-
-
-def at(policy: Policy, names: Sequence[str], pair: Pair) -> Policy:
-    """A policy with a group at a candidate."""
-    return Policy({**policy, **{name: LayerBits(*pair) for name in names}})
-
-
-def curve(problem: Problem, steps: Sequence[Step], end: int) -> tuple[Point, ...]:
-    """The walk as a Pareto curve of cost and of the noise of its noisiest flip (-SQNR, in dB)."""
-    places = {*torch.linspace(1, len(steps) - 1, POINTS).round().int().tolist(), end} - {0}
-    metric = problem.budget.metric
-    return tuple(
-        Point(policy, {"noise": -ratio, metric: problem.cost(policy)[metric]})
-        for ratio, policy in (steps[k] for k in sorted(places) if k < len(steps))
-    )

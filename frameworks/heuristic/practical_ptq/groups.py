@@ -43,14 +43,16 @@ def readers(model: nn.Module, names: Sequence[str], image: Tensor) -> list[list[
         names: the layers.
         image: one image ``[1, ...]``.
     """
-    found: dict[tuple[int, int], list[str]] = {}
+    found: dict[tuple[int, ...], list[str]] = {}
     kept: dict[str, Tensor] = {}  # alive, so that no other tensor gets their place
 
     def read(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
         if name not in kept:
             kept[name] = x
-            found.setdefault((id(x), x._version), []).append(name)
+            # Two views of all of a tensor, such as x.flatten(1) twice, are one.
+            place = x.untyped_storage()._cdata, x.storage_offset(), x.numel(), x._version
+            found.setdefault(place, []).append(name)
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(partial(read, name)) for name in names
