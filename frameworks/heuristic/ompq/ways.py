@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 Readers = Mapping[str, str | None]
 """By layer: the next one that reads what was made of its output; None where no layer does."""
@@ -97,9 +98,5 @@ def _output(made: Mapping[int, _Made]) -> Tensor:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among some values and the lists in them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+    """The tensors among some values and what they hold."""
+    return (value for value in tree_leaves(list(values)) if isinstance(value, Tensor))
