@@ -8,7 +8,6 @@ from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 from frameworks.testing import toy
 
 X = toy.split("valid", 128).images(32)
-IMAGES = toy.split("train", 256).images(64)
 
 
 def super_net(problem):
@@ -83,13 +82,13 @@ def test_paths_are_scored_with_statistics_of_their_own():
     with torch.no_grad():
         for p in net.weight_parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=problem.generator("noise")))
-    evaluator = path_evaluator(net, problem, IMAGES)
+    evaluator = path_evaluator(net, problem, 64)
     for policy in policies(problem, 4):
         score = evaluator(policy)
         single = super_net(problem)
         single.load_state_dict(net.state_dict(), strict=False)
         single.fix(policy)
-        reestimate_batchnorm(single, IMAGES)
+        reestimate_batchnorm(single, evaluator.correction.images)
         assert score == measure(single, problem.valid)
     assert problem.meter.policies == 4
 
@@ -99,9 +98,9 @@ def test_without_new_statistics_paths_rank_wrongly():
     problem = toy.make_problem(bits=(2, 8))
     net = super_net(problem)
     low, high = problem.space.lowest(), problem.space.highest()
-    evaluator = path_evaluator(net, problem, IMAGES)
+    evaluator = path_evaluator(net, problem, 64)
     good = evaluator(low)
     net.fix(high)
-    reestimate_batchnorm(net, IMAGES)
+    reestimate_batchnorm(net, evaluator.correction.images)
     net.fix(low)
     assert measure(net, problem.valid).loss > good.loss
