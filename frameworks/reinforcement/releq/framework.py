@@ -130,8 +130,8 @@ class ReLeQ(Framework):
             "`episodes` counts distinct policies; known ones teach the agent and cost nothing. The "
             "last evaluation, or the last draw, takes the most probable actions, in place of the "
             "last ten episodes; the best policy by its own reward is returned",
-            "100 evaluations with activations teach it little: on sums over eight decisions (6-8 "
-            "seeds) it regrets 0.10 points, without learning 0.11, `random` 0.18; over sixteen (5) "
+            "100 evaluations with activations teach it little: on sums over eight decisions (6 to "
+            "8 seeds) it regrets 0.10 points, without learning 0.11, `random` 0.18; over 16 (5) "
             "0.60, 0.65 and 0.64, though what it earns rises by twice what it does without",
             "a short retraining has 5 epochs of 1e-3; released scripts have 1 to 10",
             "under `paper`, weights are DoReFa's, and activations, float in the paper, PACT's",
