@@ -13,8 +13,8 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def fixed(value: float | None, places: int = 2) -> str:
-    """A number with fixed places."""
-    return "" if value is None else f"{value:.{places}f}"
+    """A number with fixed places; what rounds to zero has no sign."""
+    return "" if value is None else f"{round(value, places) + 0.0:.{places}f}"
 
 
 def signed(value: float | None, places: int = 2) -> str:

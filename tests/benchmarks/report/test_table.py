@@ -702,6 +702,7 @@ def test_prefixes(value, text):
 
 def test_other_number_formats():
     assert show.signed(-0.001) == "0.00"
+    assert [show.fixed(x) for x in (-0.001, -0.0, 0.004, -1.239, None)] == [*["0.00"] * 3, "-1.24", ""]
     assert show.signed(0.5) == "+0.50"
     assert [show.seconds(s) for s in (0.004, 3.25, 119.0, 600.0, 7300.0)] == [
         "0.004 s",
