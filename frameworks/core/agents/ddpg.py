@@ -133,6 +133,12 @@ class DDPG:
         """The actions ``[N, A]`` that an actor's outputs lead to in states ``[N, S]``: the same."""
         return outputs
 
+    def worth(self, state: Tensor) -> Tensor:
+        """What the actor's update ascends: the mean Q of what is executed in states ``[N, S]``."""
+        action = self.executed(state, self.actor(state))
+        mean: Tensor = self.critic(state, action).mean()
+        return mean
+
     def act(self, state: Array, sigma: float = 0.0, quantile: npt.ArrayLike | None = None) -> Array:
         """The actor's action ``[A]`` for one state ``[S]``, with exploration noise.
 
@@ -169,9 +175,7 @@ class DDPG:
         target = self.target(batch)
         loss = functional.mse_loss(self.critic(batch.state, batch.action), target)
         self._critic.descend(loss)
-        action = self.executed(batch.state, self.actor(batch.state))
-        value = self.critic(batch.state, action).mean()
-        self._actor.descend(-value)
+        self._actor.descend(-self.worth(batch.state))
         self._critic.follow(self.settings.tau)
         self._actor.follow(self.settings.tau)
         return float(loss.detach())

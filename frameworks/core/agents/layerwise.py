@@ -90,8 +90,8 @@ class LayerwiseSearch(ActorCriticSearch):
         """The action ``[1]`` in a state, with noise of ``sigma``; None in the warm-up."""
         return agent.random_action() if sigma is None else agent.act(state, sigma)
 
-    def settled(self, clock: int, accuracies: Sequence[float]) -> bool:
-        """Whether a search has nothing more to find, by the accuracies of its episodes."""
+    def settled(self, accuracies: Sequence[float]) -> bool:
+        """Whether a search has nothing more to find, by its episodes' since the warm-up."""
         return False
 
     def search(self, problem: Problem) -> Solution:
@@ -100,14 +100,16 @@ class LayerwiseSearch(ActorCriticSearch):
         trials, accuracies = self.trials(problem, self.episodes), list[float]()
         for clock in trials:
             states, actions, policy = self.roll_out(problem, agent, clock)
-            accuracies.append(trials.score(policy).accuracy)
-            reward = REWARD_SCALE * (accuracies[-1] - origin)
+            accuracy = trials.score(policy).accuracy
+            reward = REWARD_SCALE * (accuracy - origin)
             trials.reward(policy, reward)
             agent.replay.extend(states, actions, reward, np.roll(states, -1, axis=0))
-            if clock >= self.warmup:
-                for _ in range(self.updates * len(states)):
-                    agent.update()
-            if self.settled(clock, accuracies):
+            if clock < self.warmup:
+                continue
+            for _ in range(self.updates * len(states)):
+                agent.update()
+            accuracies.append(accuracy)
+            if self.settled(accuracies):
                 break
         return self.solution(trials, agent)
 
@@ -128,8 +130,8 @@ class LayerwiseSearch(ActorCriticSearch):
             if t + 1 < len(steps):
                 states[t + 1, PREVIOUS] = bits[step] / step.bits[-1]
         values = [bits.get(choice, choice.bits[-1]) for choice in problem.space.choices]
-        return states, actions, self.fitted(problem, problem.space.decode(values), steps)
+        return states, actions, self.fitted(problem, agent, problem.space.decode(values))
 
-    def fitted(self, problem: Problem, wish: Policy, steps: Sequence[Choice]) -> Policy:
+    def fitted(self, problem: Problem, agent: DDPG, wish: Policy) -> Policy:
         """The policy within the budget that is measured for what the agent wishes."""
-        return action_wall(problem, wish, steps)
+        return action_wall(problem, wish, self.steps(problem))

@@ -11,9 +11,11 @@ The agent of ReLeQ (arXiv 1811.01704; released code ``releq_lenet.py``, ``releq_
 - loss (equation 9): -surrogate + c1 mean (V - target)^2 - c2 mean entropy, descended by Adam
   ``passes`` times over the episodes of an update.
 
-Where ``scaled``, A and V - target are in units of the root mean square of all advantages so far, so
-that rewards of any size stand in the same ratio to the entropy. An action that is not offered in a
-step has no probability.
+The first update only sets V to the mean return (`PPO._begin`), as there is nothing to compare with:
+with V near 0, the first advantages would be what all actions earn alike. Where ``scaled``, A and
+V - target are in units of the root mean square of all advantages so far, so that rewards of any
+size stand in the same ratio to the entropy. An action that is not offered in a step has no
+probability.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from torch import Tensor, nn
 from frameworks.core.agents.replay import Array
 from frameworks.core.randomness import seeded
 
+RESOLUTION = 1e-2
+"""Share of the first return that advantages are divided by at least, lest equal rewards blow up."""
 Memory = tuple[Tensor, Tensor]
 """The recurrent state between two steps."""
 
@@ -178,6 +182,7 @@ class PPO:
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), lr=self.settings.lr, eps=1e-5, fused=True
         )
+        self._least: float | None = None
         self._seen, self._squares = 0, 0.0
 
     def act(
@@ -243,7 +248,10 @@ class PPO:
         return loss
 
     def update(self, episodes: Sequence[Episode]) -> None:
-        """Descend the loss on finished episodes, their mean in each pass."""
+        """Descend the loss on finished episodes, their mean in each pass; at first, `_begin`."""
+        if self._least is None:
+            self._begin(episodes)
+            return
         gains = [self.gains(episode) for episode in episodes]
         scale = self._scale(gains)
         for _ in range(self.settings.passes):
@@ -252,6 +260,18 @@ class PPO:
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
 
+    def _begin(self, episodes: Sequence[Episode]) -> None:
+        """Raise V to the mean return of these episodes."""
+        gamma = self.settings.discount
+        returns = [advantages(e.rewards, [0.0] * len(e.rewards), gamma, 1.0) for e in episodes]
+        mean = float(np.concatenate(returns).mean())
+        self._least = RESOLUTION * abs(mean)
+        shift = mean - float(np.concatenate([e.values for e in episodes]).mean())
+        last = self.policy.value[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.add_(shift)
+
     def _scale(self, gains: Sequence[Sequence[float]]) -> float:
         """The root mean square of all advantages so far, these included."""
         if not self.settings.scaled:
@@ -259,4 +279,4 @@ class PPO:
         found = [gain for episode in gains for gain in episode]
         self._seen += len(found)
         self._squares += math.fsum(gain * gain for gain in found)
-        return math.sqrt(self._squares / self._seen) or 1.0
+        return max(math.sqrt(self._squares / self._seen), self._least or 0.0) or 1.0

@@ -10,7 +10,8 @@ paper has no budget may give it back (`refilled`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,19 +96,42 @@ def action_wall(problem: Problem, policy: Policy, choices: Sequence[Choice]) -> 
     return policy
 
 
-def refilled(problem: Problem, policy: Policy, wish: Policy) -> Policy:
+def refilled(
+    problem: Problem,
+    policy: Policy,
+    wish: Policy,
+    rng: np.random.Generator,
+    gain: Callable[[Choice, int], float] | None = None,
+) -> Policy:
     """A policy within the budget, raised by what it leaves of it; without bits per channel.
 
-    What lies furthest below a wish goes first, of equal ones the first decision, and each takes the
-    most bits that fit, be they above the wish, so that no single step is left.
+    Step by step, to the next width that fits: what lies furthest below the wish goes first, or,
+    once all have what they wish, what lies least above it, so that the wish keeps its effect.
+
+    Args:
+        problem: its budget is used until no single step fits.
+        policy: within the budget.
+        wish: what it was before it was lowered.
+        rng: draws the order of equal ones.
+        gain: of those equally far from their wish, what a decision at its bits gains by a step;
+            the greatest goes first.
     """
     space = problem.space
     bits, wished = list(space.encode(policy)), space.encode(wish)
-    for i in sorted(range(len(bits)), key=lambda i: bits[i] - wished[i]):
-        for more in (b for b in reversed(space.choices[i].bits) if b > bits[i]):
+
+    def turn(i: int) -> tuple[float, float, float, int]:
+        gained = gain(space.choices[i], bits[i]) if gain else 0.0
+        return bits[i] - wished[i], -gained, float(rng.random()), i
+
+    waiting = [turn(i) for i in range(len(bits))]
+    heapq.heapify(waiting)
+    while waiting:
+        i = heapq.heappop(waiting)[-1]
+        for more in (b for b in space.choices[i].bits if b > bits[i]):
             raised = space.decode([*bits[:i], more, *bits[i + 1 :]])
             if problem.within(raised):
                 bits[i], policy = more, raised
+                heapq.heappush(waiting, turn(i))
                 break
     return policy
 

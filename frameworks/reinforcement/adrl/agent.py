@@ -3,7 +3,8 @@
     actor      A = (a_1 ... a_k) = mu(s), each with exploration noise of its own
     refiner    the place i of the action that is executed, and stored: a = a_i
     critic     reads one action: y = r - B + gamma Q'(s', a'),  a' refined from mu'(s');
-    actor      loss -mean Q(s, a), a refined from mu(s): the gradient goes to the chosen output.
+    actor      loss -mean Q(s, a), a refined from mu(s): the gradient goes to the chosen output; or,
+               as a switch, -mean Q(s, a_i) over all k of mu(s).
 
 With k = 1 nothing is refined, and this is DDPG (`frameworks.core.agents.ddpg`).
 """
@@ -54,6 +55,11 @@ class Refiner:
         bits = [action_to_bits(float(action), step.bits) for action in proposals]
         return refined(self.score, step, bits, self.tolerance)
 
+    def gain(self, choice: Choice, bits: int) -> float:
+        """What the next width of a decision adds to its score; 0 at the most bits."""
+        wider = [more for more in choice.bits if more > bits]
+        return self.score(choice, wider[0]) - self.score(choice, bits) if wider else 0.0
+
     def score(self, choice: Choice, bits: int) -> float:
         """The indicator's, from memory where it is known."""
         if (choice, bits) not in self.known:
@@ -76,6 +82,7 @@ class Augmented(DDPG):
         settings: hyper-parameters.
         proposals: k.
         refiner: chooses; not asked where there is one.
+        all_learn: whether the actor's gradient goes to all proposals, not to the chosen one alone.
     """
 
     def __init__(
@@ -85,9 +92,10 @@ class Augmented(DDPG):
         settings: Settings | None,
         proposals: int,
         refiner: Refiner,
+        all_learn: bool = False,
     ) -> None:
         super().__init__(states, rng, settings, outputs=proposals)
-        self.proposals, self.refiner = proposals, refiner
+        self.proposals, self.refiner, self.all_learn = proposals, refiner, all_learn
 
     def proposed(self, state: Array, sigma: float | None) -> Array:
         """The action ``[1]`` refined from k proposals; uniform ones where sigma is None."""
@@ -105,3 +113,10 @@ class Augmented(DDPG):
         pairs = zip(state.numpy(), outputs.detach().numpy(), strict=True)
         places = torch.tensor([self.refiner(*pair) for pair in pairs])
         return outputs.gather(1, places[:, None])
+
+    def worth(self, state: Tensor) -> Tensor:
+        if not self.all_learn:
+            return super().worth(state)
+        each = self.actor(state).reshape(-1, 1)
+        mean: Tensor = self.critic(state.repeat_interleave(self.proposals, 0), each).mean()
+        return mean

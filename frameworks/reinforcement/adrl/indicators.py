@@ -9,6 +9,8 @@ decided elsewhere does not enter, so that each is computed once:
 
 The refiner takes, of several candidates, the fewest bits whose score lies within a tolerance of the
 best one's: with a tolerance of 0 it takes the best, which is nearly always the one of most bits.
+Each indicator has a tolerance of its own (`TOLERANCES`): a point of accuracy is much, one of a
+relative error is what separates 6 bits from 8.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ INDICATORS: Mapping[str, Callable[[Problem, int], Indicator]] = {
     "profiling": profiling,
     "distance": distance,
 }
+
+TOLERANCES: Mapping[str, float] = {"profiling": 0.5, "distance": 10.0}
+"""Percent points of each indicator's score that fewer bits may cost."""
 
 
 def refined(

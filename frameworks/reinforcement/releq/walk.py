@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from frameworks.core.agents.ppo import PPO, Episode
 from frameworks.core.agents.replay import Array
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
@@ -72,6 +73,17 @@ class Walk:
         self.place = (self.place + 1) % len(self.choices)
         return self.place == 0
 
+    def follow(self, agent: PPO, episode: Episode, *, single: bool, greedy: bool) -> None:
+        """Take an agent's decisions, a single one or up to the last layer, in an episode of its.
+
+        Steps that another one follows have a reward of 0; that of the last one is still to come.
+        """
+        while True:
+            action = agent.act(episode, self.state(), self.offered[self.place], greedy=greedy)
+            if self.take(action) or single:
+                return
+            episode.rewards.append(0.0)
+
     def policy(self, refill: bool) -> Policy:
         """The policy of the bits in force, lowered until it is within the budget (HAQ's wall).
 
@@ -80,17 +92,19 @@ class Walk:
         """
         wish = self.problem.space.decode(self.bits)
         policy = action_wall(self.problem, wish, self.choices)
-        return refilled(self.problem, policy, wish) if refill else policy
+        if not refill:
+            return policy
+        # One order for each wish, so that the same actions earn the same.
+        return refilled(self.problem, policy, wish, self.problem.rng(f"refill {self.bits}"))
 
     def excess(self) -> float:
         """By what share of the way from the budget to the most bits the bits in force exceed it."""
-        problem = self.problem
-        cost, most = (
-            problem.budget.load(problem.cost(policy))
-            for policy in (problem.space.decode(self.bits), problem.space.highest())
-        )
-        limit = problem.budget.limit
-        return max(cost - limit, 0.0) / (most - limit) if most > limit else 0.0
+        problem, wish = self.problem, self.problem.space.decode(self.bits)
+        if problem.within(wish):
+            return 0.0
+        load, limit = problem.budget.load, problem.budget.limit
+        most = load(problem.cost(problem.space.highest()))
+        return max(load(problem.cost(wish)) - limit, 0.0) / (most - limit) if most > limit else 0.0
 
 
 def static_facts(problem: Problem) -> Array:

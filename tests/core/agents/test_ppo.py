@@ -108,7 +108,8 @@ def test_what_is_not_offered_is_not_taken():
     assert taken == {0, 2}
     only = run(made, [[0, 0]], lambda _: 1.0, np.array([False, True, False]))
     assert only.actions == [1]
-    made.update([only])
+    for _ in range(2):
+        made.update([only])
     assert all(bool(torch.isfinite(p).all()) for p in made.policy.parameters())
 
 
@@ -119,6 +120,47 @@ def test_it_finds_the_best_arm_of_a_bandit():
         made.update([run(made, [[1, 0]], lambda actions: arms[actions[0]])])
     last = [run(made, [[1, 0]], lambda _: 0.0).actions[0] for _ in range(20)]
     assert np.mean([arms[a] for a in last]) > 0.85
+
+
+def trained_on(arms, updates, **settings):
+    """An agent that played a bandit so often, and its probabilities of the arms."""
+    made = agent(entropy_weight=0.0, **settings)
+    for _ in range(updates):
+        made.update([run(made, [[1, 0]], lambda actions: arms[actions[0]])])
+    with torch.no_grad():
+        return made.policy(*read([1.0, 0.0]))[0][0, 0].exp().numpy()
+
+
+def test_it_tells_arms_apart_that_earn_nearly_alike():
+    assert trained_on((0.80, 0.82, 0.84), 120, lr=5e-3)[2] > 0.9
+
+
+def test_what_all_actions_earn_alike_teaches_nothing():
+    low, high = (trained_on((b, b + 0.5, b + 1.0), 20, scaled=False) for b in (0.0, 10.0))
+    assert low == pytest.approx(high, abs=1e-3)
+    assert np.ptp(low) > 0.1
+
+
+def test_the_first_update_sets_the_values_to_the_mean_return_and_no_more():
+    made = agent(discount=1.0)
+    before = made.policy.logits.weight.detach().clone()
+    first = [run(made, [[0, 1], [1, 0]], lambda actions, r=r: r) for r in (0.6, 1.0)]
+    made.update(first)
+    assert torch.equal(before, made.policy.logits.weight)
+    later = run(made, [[0, 1], [1, 0]], lambda actions: 2.0)
+    assert np.mean(later.values) == pytest.approx(0.8)
+    made.update([later])
+    assert not torch.equal(before, made.policy.logits.weight)
+
+
+def test_a_reward_just_as_expected_does_not_blow_the_loss_up():
+    made = agent(entropy_weight=0.0)
+    for _ in range(2):
+        episode = run(made, [[1, 0]], lambda actions: 0.7)
+        made.update([episode])
+    scale = made._scale([[0.0]])
+    assert scale == pytest.approx(0.7e-2)
+    assert abs(float(made.loss(episode, made.gains(episode), scale).detach())) < 1
 
 
 def test_it_remembers_what_only_the_first_step_showed():

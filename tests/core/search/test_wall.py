@@ -153,11 +153,36 @@ def test_affordable_activations_are_candidates():
     assert not any(made.within(assign(made.space.lowest(), choice, b)) for b in higher)
 
 
-def test_what_is_left_goes_to_what_lies_furthest_below_the_wish_and_then_in_order():
-    made = problem(target=BitCount(), budget=BudgetSpec(limit=32 + 8 * 2 + 9))
-    low = made.space.lowest()
-    wish = assign(low, made.space.choices[3], 8)
-    found = made.space.encode(refilled(made, low, wish))
-    # 9 bits: 6 for the wish, 2 for the first decision, and 1 that no step can use.
-    assert found == (4, 2, 2, 8, 2, 2, 2, 2)
-    assert refilled(made, made.space.decode(found), low) == made.space.decode(found)
+def filled(left, wish, seed=0, gain=None):
+    """Bits of the eight decisions, from 2 each, where so many are left; a bit costs one."""
+    made = problem(target=BitCount(), budget=BudgetSpec(limit=32 + 8 * 2 + left))
+    space, rng = made.space, np.random.default_rng(seed)
+    return space.encode(refilled(made, space.lowest(), space.decode(wish), rng, gain))
+
+
+def test_what_is_left_goes_first_to_what_lies_furthest_below_the_wish():
+    # 9 bits: 6 for the wish, 2 for any other decision, and 1 that no step can use.
+    drawn = {filled(9, (2, 2, 2, 8, 2, 2, 2, 2), seed) for seed in range(30)}
+    assert {bits[3] for bits in drawn} == {8}
+    assert {bits.index(4) for bits in drawn} == {0, 1, 2, 4, 5, 6, 7}
+    assert all(sorted(bits) == [2] * 6 + [4, 8] for bits in drawn)
+
+
+def test_no_decision_takes_a_second_step_before_the_others_took_one():
+    assert filled(16, (2,) * 8) == (4,) * 8
+    assert sorted(filled(16 + 4, (2,) * 8)) == [4] * 7 + [8]
+    wish = (4, 2, 4, 2, 4, 2, 4, 2)
+    assert filled(8, wish) == wish
+
+
+def test_of_equal_ones_what_gains_most_goes_first():
+    places = {choice: i for i, choice in enumerate(problem().space.choices)}
+
+    def gain(choice, bits):
+        return {2: {5: 3.0, 1: 2.0}, 4: {5: 9.0}}[bits].get(places[choice], 0.0)
+
+    assert filled(4, (2,) * 8, gain=gain) == (2, 4, 2, 2, 2, 4, 2, 2)
+
+
+def test_where_no_step_fits_nothing_is_raised():
+    assert filled(1, (8,) * 8) == (2,) * 8
