@@ -18,6 +18,7 @@ from benchmarks.deploy.picture import picture
 from benchmarks.deploy.trying import Bench
 from benchmarks.deploy.wanted import Wanted
 from benchmarks.records.store import write_json, write_text
+from benchmarks.report.pictures.plot import namespaced
 from benchmarks.suite.assets import Progress
 from benchmarks.suite.cell import Run
 from benchmarks.suite.setting import setting_of
@@ -145,7 +146,7 @@ def _outcome(wanted: Wanted, runs: list[Run], asked: str, exported: Exported) ->
     # Records are known by their names: so `juxtabit table` and `export` read this one.
     beside = out.with_suffix(".svg"), out.with_name(f"{record.key}.json")
     title = f"{wanted.name}, {asked}: {network}"
-    write_text(beside[0], picture(best, title))
+    write_text(beside[0], namespaced(picture(best, title)))
     write_json(beside[1], record.sealed())
     lines = [
         *described(best, wanted.where, asked),

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from benchmarks.records.record import Record
 from benchmarks.records.store import write_json, write_text
-from benchmarks.report.pictures.plot import clipped, number, svg, text
+from benchmarks.report.pictures.plot import clipped, namespaced, number, svg, text
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.cell import Run
 from benchmarks.suite.setting import check, setting_of
@@ -189,7 +189,7 @@ def write(found: Sequence[Finding], title: str, folder: Path) -> None:
     """Write table, picture and data into a folder."""
     shown = f"{title}: one layer alone quantized\n{table(found)}\n"
     write_text(folder / "diagnosis.txt", shown)
-    write_text(folder / "diagnosis.svg", picture(found, title))
+    write_text(folder / "diagnosis.svg", namespaced(picture(found, title)))
     write_json(folder / "diagnosis.json", as_rows(found))
 
 

@@ -115,7 +115,8 @@ def test_the_command_writes_table_picture_and_data(tmp_path, capsys):
     rows = json.loads((tmp_path / "diagnosis.json").read_text())
     assert {row["kind"] for row in rows} == {"weight"}, "8 bit alone are no choice"
     assert (tmp_path / "diagnosis.txt").read_text() in shown
-    ElementTree.parse(tmp_path / "diagnosis.svg")
+    drawn = ElementTree.parse(tmp_path / "diagnosis.svg").getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg", "else no browser shows the file"
 
 
 def no_work(monkeypatch):
