@@ -101,13 +101,13 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
 
 def _factory(name: str) -> Callable[..., nn.Module]:
     """What makes a network, called with timm's keywords."""
-    if name in OWN and name not in models.names():
-        return OWN[name]
-    timm = with_timm()  # others' code may ask timm for one of ours
     if names_code(name):
         return build_of(name)
     if name in models.names():
         return models.get(name)
+    if name in OWN:
+        return OWN[name]
+    timm = with_timm()
     if timm.is_model(name):
         return partial(timm.create_model, name)
     refuse_broken(name)

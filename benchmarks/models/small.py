@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -151,15 +153,40 @@ OWN: dict[str, Callable[..., nn.Module]] = {
 """Factories by name, called with timm's keywords."""
 
 
-@cache
 def with_timm() -> ModuleType:
-    """timm, which from now on makes these networks, too."""
+    """timm, which makes these networks, too."""
+    return importlib.import_module("timm")
+
+
+def _register() -> None:
     from timm.models import register_model
 
     for factory in OWN.values():
         register_model(factory)
-    return importlib.import_module("timm")
+
+
+class _Registering(MetaPathFinder):
+    """Registers these networks with timm as soon as anyone imports it, whoever comes first."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "timm":
+            return None
+        sys.meta_path.remove(self)
+        found = find_spec(name)
+        if found is not None and found.loader is not None:
+            execute = found.loader.exec_module
+
+            def and_register(module: ModuleType) -> None:
+                execute(module)
+                _register()
+
+            found.loader.exec_module = and_register  # type: ignore[method-assign]
+        return found
 
 
 if "timm" in sys.modules:
-    with_timm()
+    _register()
+else:
+    sys.meta_path.insert(0, _Registering())
