@@ -69,7 +69,7 @@ def quantize(
         like, ratio, limit: the budget, see `frameworks.BudgetSpec`; ``like=4`` by default.
         max_drop: in place of a budget: the cheapest that loses at most so many points of agreement
             on the images to search with.
-        method: a framework's name; `METHOD` by default.
+        method: a framework's name; ``layer_kl`` by default.
         protocol: ``ptq``, ``controlled`` (fine-tunes on the images to calibrate on, by the float
             network's answers) or ``paper``.
         objective: what is maximised, ``kl`` or ``agreement``; the first tells policies apart with

@@ -24,7 +24,7 @@ class ModelConfig:
     """Which network.
 
     Attributes:
-        name: ``resnet8``, ``resnet20``, ``resnet56`` or ``mobilenetv2_small`` of `small`; any of
+        name: ``resnet8``, ``resnet20``, ``resnet56`` or ``mobilenetv2_small``; any of
             timm's names; a plugin's; or ``PATH.py:FUNCTION``, a factory of one's own,
             which gets ``num_classes`` and ``in_chans`` if it takes them.
         pretrained: start from timm's published weights (needs the network to be online).

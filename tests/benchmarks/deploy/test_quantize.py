@@ -121,7 +121,6 @@ REFUSED = {
     "--metric=energy --like=4": "metric: cpu has no 'energy'; choose from ['latency', 'size']",
     "--limit=-3": "budget.limit = -3",
     "--like=9": "budget.like = 9",
-    "--bits=4,9": "bits must lie within 1..8",
     "--weights=nowhere.pth": "nowhere.pth",
     "--images=nowhere": "nowhere",
     "--out=.": "is a folder",
@@ -140,6 +139,12 @@ def test_a_request_is_refused_before_latencies_are_measured(
     said = capsys.readouterr().err
     assert REFUSED[options] in said
     assert "measuring" not in said
+
+
+def test_bits_are_refused_by_the_command_s_own_reading(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["quantize", "--model", "m", "--images", "i", "--out", "o", "--bits=4,9"])
+    assert "give bits within 1 to 8, such as 2,3,4,8" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_not_exported")

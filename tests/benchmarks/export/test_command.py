@@ -189,7 +189,9 @@ class TestErrorsComeBeforeAnyLongWork:
     def refused(self, capsys, *arguments):
         code, _, error = ran(capsys, *arguments)
         assert code == 2
-        assert len(error.splitlines()) == 1
+        begun, *lines = error.splitlines()
+        assert begun == "... starting"
+        assert len(lines) == 1
         return error
 
     def test_unwritable_paths(self, records, tmp_path, capsys):

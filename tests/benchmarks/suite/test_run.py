@@ -260,7 +260,8 @@ def test_a_worker_that_sends_no_record_is_one_failed_cell(three):
     future = Future()
     future.set_exception(TypeError("cannot pickle"))
     place = SimpleNamespace(key="k", future=future)
-    record = Workers(None, None, None, None)._outcome(place, three[0])
+    agenda = SimpleNamespace(todo={"k": three[0]})
+    record = Workers(agenda, None, None, None)._outcome(place, three[0])
     assert (record.key, record.status) == ("k", "failed")
     assert "TypeError: cannot pickle" in record.error
 
