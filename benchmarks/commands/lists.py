@@ -98,8 +98,9 @@ def _frameworks(_: str) -> Iterator[Entry]:
 
 def _models(pattern: str) -> Iterator[Entry]:
     """The project's and plugins' by name; timm's where a pattern asks for them."""
+    import timm
+
     from benchmarks.models.build import models
-    from benchmarks.models.small import with_timm
     from benchmarks.suite.conf import conf_folder
 
     for path in sorted((conf_folder() / "model").glob("*.yaml")):
@@ -108,7 +109,6 @@ def _models(pattern: str) -> Iterator[Entry]:
     for name in models.names():
         origin = models.origin(name).distribution
         yield {"name": name, "of": origin, "text": f"[{origin}]"}
-    timm = with_timm()
     if pattern:
         published = set(timm.list_pretrained())
         for name in timm.list_models(pattern):

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.fingerprints.named_files import names_code
 from benchmarks.models.files import build_of
 from benchmarks.models.network_check import check_modules
-from benchmarks.models.small import OWN, with_timm
+from benchmarks.models.small import OWN
 from frameworks import Registry, UnknownName, seeded
 
 
@@ -54,7 +54,8 @@ def _known_to_timm(module: str) -> bool:
     """Whether a module, or one below it, has registered a network with timm."""
     if "timm" not in sys.modules:
         return False
-    timm = with_timm()
+    import timm
+
     homes = {timm.model_entrypoint(name).__module__ for name in timm.list_models()}
     return any(home == module or home.startswith(f"{module}.") for home in homes)
 
@@ -107,7 +108,8 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         return models.get(name)
     if name in OWN:
         return OWN[name]
-    timm = with_timm()
+    import timm
+
     if timm.is_model(name):
         return partial(timm.create_model, name)
     refuse_broken(name)
@@ -147,8 +149,10 @@ def _published(name: str) -> Any:
     """The facts in timm's registry; None for a model that is not there, or has none there."""
     if names_code(name) or name in OWN:
         return None
+    import timm
+
     try:
-        return with_timm().get_pretrained_cfg(name, allow_unregistered=True)
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError as error:
         raise UnknownName(f"model.name: {error}; timm.list_pretrained() lists the tags") from error
 

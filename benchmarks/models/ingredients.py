@@ -17,7 +17,7 @@ from benchmarks.fingerprints.named_files import by_content, names_code, split_co
 from benchmarks.fingerprints.numerics import library, numerics
 from benchmarks.fingerprints.sources import code_of_entry
 from benchmarks.models.build import ModelConfig, models, refuse_broken
-from benchmarks.models.small import OWN, with_timm
+from benchmarks.models.small import OWN
 from frameworks import (
     DatasetSplit,
     Recipe,
@@ -82,7 +82,8 @@ def model_code(name: str) -> dict[str, Any]:
     if name in OWN:
         return code_of_entry(OWN[name])
     refuse_broken(name)
-    timm = with_timm()
+    import timm
+
     return code_of_entry(timm.model_entrypoint(name)) if timm.is_model(name) else {}
 
 

@@ -5,7 +5,6 @@ timm takes seconds to load, with torchvision behind it, and a run of these does 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -151,11 +150,6 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     factory.__name__: factory for factory in (resnet8, resnet20, resnet56, mobilenetv2_small)
 }
 """Factories by name, called with timm's keywords."""
-
-
-def with_timm() -> ModuleType:
-    """timm, which makes these networks, too."""
-    return importlib.import_module("timm")
 
 
 def _register() -> None:
