@@ -1,0 +1,90 @@
+"""Whether a search by gradients learns from data: run with the loss's gradient, and without it.
+
+Without it the same search at the same settings is steered by its penalty alone. A search that
+learns finds other policies, and better ones, with it than without it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from types import ModuleType
+
+import pytest
+
+from benchmarks.records.record import Record
+from benchmarks.suite.cell import Run
+from benchmarks.suite.config import cell_of, composed, hydra
+from frameworks import Framework, Policy, Problem, registry, steer
+
+SEEDS = 0, 1, 2
+
+
+def problem(
+    name: str, seed: int, *changes: str, dataset: str = "digits", like: float = 2.4
+) -> Problem:
+    """ResNet-8 from its committed checkpoint as the suites set a framework before it.
+
+    Args:
+        name: the framework, whose card says which data it gets.
+        seed: of the cell.
+        changes: further overrides of the configuration (``hardware=size``, ...).
+        dataset: digits or fashion_mnist.
+        like: the budget.
+    """
+    named = [f"framework={name}", "model=resnet8", f"dataset={dataset}", f"budget.like={like}"]
+    given = any(change.startswith("hardware=") for change in changes)
+    fixed = [f"seed={seed}", "protocol=ptq", "protocol.calibration_images=256"]
+    with hydra():
+        cell = cell_of(composed([*named, *fixed, *([] if given else ["hardware=bops"]), *changes]))
+    run = Run(cell, Record(key="", cell=cell, status="failed"), lambda *_: None, None)
+    return run.problem(registry.get(name).card.needs)
+
+
+@contextmanager
+def penalty_alone(*modules: ModuleType):
+    """Within the context the task loss of these modules of a method has no gradient.
+
+    It is noted as ever. A module has its task loss under the name ``cross_entropy``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in modules:
+            loss = module.cross_entropy
+            patch.setattr(module, "cross_entropy", lambda *a, loss=loss: loss(*a).detach())
+        yield
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Policies and their accuracies (percent, on the search-validation images), by seed."""
+
+    with_loss: list[tuple[Policy, float]]
+    without: list[tuple[Policy, float]]
+
+    @property
+    def gain(self) -> float:
+        """Points of mean accuracy that the loss's gradient brings."""
+        return fmean(a for _, a in self.with_loss) - fmean(a for _, a in self.without)
+
+    @property
+    def differ(self) -> bool:
+        """Whether the policies differ for every seed."""
+        pairs = zip(self.with_loss, self.without, strict=True)
+        return all(a[0] != b[0] for a, b in pairs)
+
+
+def learned(
+    method: Framework, *modules: ModuleType, changes: tuple[str, ...] = (), **where: object
+) -> Learned:
+    """Search with and without the loss's gradient, each steered to the budget, over the seeds."""
+    found: tuple[list, list] = ([], [])
+    for seed in SEEDS:
+        for out, silenced in zip(found, ((), modules), strict=True):
+            with penalty_alone(*silenced):
+                policy = steer(method, problem(method.name, seed, *changes, **where)).policy
+            # Not by the search's own problem, which may not read the validation images.
+            judge = problem("haq", seed, *changes, **where)
+            assert judge.within(policy), "a policy over the budget tells nothing"
+            out.append((policy, judge.evaluate(policy).accuracy))
+    return Learned(*found)
