@@ -72,7 +72,7 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
         "## Regret",
         "",
         f"Points of search-validation accuracy that are missing to the best policy of the budget, "
-        f"by evaluations; means over {seeds} seeds with 95 % intervals. `test`: what the returned "
+        "by evaluations; means over seeds with 95 % intervals. `test`: what the returned "
         "policy lacks on the test images to the one that is best on the search-validation images.",
         "",
     ]
@@ -83,8 +83,9 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
     for length, facts in study.plan["searches"].items():
         if chosen.lengths and length not in chosen.lengths:
             continue
-        runs = study.regrets(length, seeds, say)
-        lines += [f"### {length}: {facts['what']}", ""]
+        own = min(seeds, facts.get("seeds", seeds))
+        runs = study.regrets(length, own, say)
+        lines += [f"### {length}: {facts['what']} ({own} seeds)", ""]
         lines += page.regret_lines(runs, study.truths, study.plan["places"], cheapest)
         for like in study.truths:
             name = f"regret-{length}-{like:g}.svg"

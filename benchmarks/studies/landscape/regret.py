@@ -10,7 +10,16 @@ import numpy as np
 
 from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.studies.landscape.shape import best_row
-from frameworks import Budget, Framework, Policy, Problem, seeded, steer
+from frameworks import (
+    Budget,
+    Framework,
+    Policy,
+    Problem,
+    Scores,
+    ScoringFramework,
+    seeded,
+    steer,
+)
 
 STEERED = 6
 """Runs that a method steered by a penalty has, as in the suites."""
@@ -43,9 +52,22 @@ def truth(table: OracleTable, problem: Problem, budget: Budget) -> Truth:
 
 
 def searched(
-    framework: Framework, problem: Problem, table: OracleTable, best: Truth, seed: int
+    framework: Framework,
+    problem: Problem,
+    table: OracleTable,
+    best: Truth,
+    seed: int,
+    scores: Scores | None = None,
 ) -> dict[str, Any]:
     """A search over the table: its regrets in percentage points.
+
+    Args:
+        framework: the method.
+        problem: the one that the table was made from.
+        table: the whole space.
+        best: the best of the budget to search within.
+        seed: of the search.
+        scores: of a scoring pass of the method; without any it searches as a whole.
 
     Returns:
         ``curve``: (evaluations, regret) whenever what the search would return changed; ``regret``
@@ -55,7 +77,11 @@ def searched(
     """
     cell = problem.at(seed=seed, budget=best.budget, known=table.scores("valid"))
     with seeded(seed, "global"):
-        solution = steer(framework, cell, STEERED)
+        if scores is not None and isinstance(framework, ScoringFramework):
+            solution = framework.solve(cell, scores)
+            cell.checkpoint(solution.policy)
+        else:
+            solution = steer(framework, cell, STEERED)
     spent = cell.meter.read().policies
     curve = [
         (point.spent.policies, best.valid - _accuracy(table, point.policy, "valid"))

@@ -15,7 +15,15 @@ from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
 from benchmarks.studies.landscape import ranks as ranking
 from benchmarks.studies.landscape.regret import Truth, searched, truth
-from frameworks import BudgetSpec, Problem, ScoringFramework, registry, targets
+from frameworks import (
+    BudgetSpec,
+    Framework,
+    Problem,
+    Scores,
+    ScoringFramework,
+    registry,
+    targets,
+)
 
 Say = Callable[[str], None]
 
@@ -68,22 +76,37 @@ class Study:
         }
 
     def regrets(self, length: str, seeds: int, say: Say) -> dict[str, list[dict[str, Any]]]:
-        """The searches of one length, by framework and budget (``NAME like=N``)."""
+        """The searches of one length, by framework and budget (``NAME like=N``).
+
+        A framework whose settings have changed is searched anew, the others are kept.
+        """
         path = self.folder / f"regret-{length}.json"
-        basis = {"table": self.table.fingerprint(), "plan": self.plan["searches"][length]}
         had = read_json(path) if path.exists() else {}
-        runs: dict[str, list[dict[str, Any]]] = had.get("runs", {})
-        if had.get("basis") != basis:
-            runs = {}
-        for name, options in self.plan["searches"][length]["frameworks"].items():
-            for like, best in self.truths.items():
-                found = runs.setdefault(f"{name} like={like:g}", [])
-                for seed in range(len(found), seeds):
-                    framework = registry.get(name)(**options)
-                    found.append(searched(framework, self.problem, self.table, best, seed))
-                    write_json(path, {"basis": basis, "runs": runs})
-                say(f"{length}: {name} like={like:g}")
-        return runs
+        kept = had.get("runs", {}) if had.get("table") == self.table.fingerprint() else {}
+        known = had.get("plan", {})
+        frameworks = self.plan["searches"][length]["frameworks"]
+        fresh = {name: o for name, o in frameworks.items() if known.get(name) == o}
+        runs = {name: found for name, found in kept.items() if name.split(" ")[0] in fresh}
+        facts = {"table": self.table.fingerprint(), "plan": frameworks, "runs": runs}
+        for name, options in frameworks.items():
+            for seed in range(seeds):
+                self._search(registry.get(name)(**options), seed, runs)
+                write_json(path, facts)
+            say(f"{length}: {name}")
+        return {f"{n} like={b:g}": runs[f"{n} like={b:g}"] for n in frameworks for b in self.truths}
+
+    def _search(
+        self, framework: Framework, seed: int, runs: dict[str, list[dict[str, Any]]]
+    ) -> None:
+        """The searches of one seed that are missing; a scoring pass serves all budgets."""
+        scores: Scores | None = None
+        for like, best in self.truths.items():
+            found = runs.setdefault(f"{framework.name} like={like:g}", [])
+            if len(found) > seed:
+                continue
+            if scores is None and isinstance(framework, ScoringFramework):
+                scores = framework.score(self.problem.at(seed=seed))
+            found.append(searched(framework, self.problem, self.table, best, seed, scores))
 
     def ranks(self, say: Say) -> dict[str, ranking.Ranks]:
         """The rank correlations of every sensitivity with the loss."""
