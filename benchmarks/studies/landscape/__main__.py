@@ -71,7 +71,7 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
         "",
         "## Regret",
         "",
-        f"Points of search-validation accuracy that are missing to the best policy of the budget, "
+        "Points of search-validation accuracy that are missing to the best policy of the budget, "
         "by evaluations; means over seeds with 95 % intervals. `test`: what the returned "
         "policy lacks on the test images to the one that is best on the search-validation images.",
         "",

@@ -1,5 +1,7 @@
 """Fronts, additivity, ranks and regrets on spaces whose answers are known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front
-from frameworks import BudgetSpec, targets
+from benchmarks.studies.landscape.study import Study
+from frameworks import BudgetSpec, Scores, ScoringFramework, Solution, targets
 from frameworks.baselines.exhaustive import Exhaustive
 from frameworks.baselines.random import Random
 
@@ -118,3 +121,52 @@ def test_regret_is_what_is_missing_to_the_best(make_table, problem):
 def test_a_curve_holds_until_its_next_point():
     curve = [(3, 2.0), (10, 0.5)]
     assert at(curve, [1, 3, 9, 10, 50], 7.0) == [7.0, 2.0, 2.0, 0.5, 0.5]
+
+
+class Counting(ScoringFramework):
+    """Gives the space's cheapest policy, and counts how often it is asked."""
+
+    name = "counting"
+    card = Exhaustive.card
+    scored = 0
+    solved = 0
+
+    def hyperparameters(self):
+        return {}
+
+    def score(self, problem):
+        type(self).scored += 1
+        return Scores({})
+
+    def solve(self, problem, scores):
+        type(self).solved += 1
+        return Solution(problem.cheapest())
+
+
+def test_a_scoring_pass_serves_all_budgets_and_what_is_there_is_kept(
+    problem, make_table, monkeypatch, tmp_path
+):
+    plan = {
+        "budgets": {"size": [3, 4]},
+        "searches": {"short": {"frameworks": {"counting": {}, "random": {"evaluations": 3}}}},
+    }
+    of = {"counting": Counting, "random": Random}
+    monkeypatch.setattr("benchmarks.studies.landscape.study.registry.get", of.get)
+    Counting.scored = Counting.solved = 0
+
+    def study(plan):
+        made = Study(make_table(ADDITIVE), plan, tmp_path)
+        made.__dict__.update(problem=problem, target="size")  # no cell stands behind this table
+        return made.regrets("short", 2, lambda text: None)
+
+    found = study(plan)
+    assert (Counting.scored, Counting.solved) == (2, 4)
+    assert all(len(runs) == 2 for runs in found.values())
+    assert len(found) == 4
+    # Another's settings leave what is there.
+    plan["searches"]["short"]["frameworks"]["random"] = {"evaluations": 4}
+    again = study(plan)
+    assert (Counting.scored, Counting.solved) == (2, 4)
+    kept = json.loads(json.dumps(found["counting like=3"]))
+    assert again["counting like=3"] == kept
+    assert {run["evaluations"] for run in again["random like=4"]} == {4}
