@@ -131,6 +131,9 @@ class Counting(ScoringFramework):
     scored = 0
     solved = 0
 
+    def __init__(self, anew=False):
+        self.anew = anew
+
     def hyperparameters(self):
         return {}
 
@@ -169,4 +172,6 @@ def test_a_scoring_pass_serves_all_budgets_and_what_is_there_is_kept(
     assert (Counting.scored, Counting.solved) == (2, 4)
     kept = json.loads(json.dumps(found["counting like=3"]))
     assert again["counting like=3"] == kept
-    assert {run["evaluations"] for run in again["random like=4"]} == {4}
+    plan["searches"]["short"]["frameworks"]["counting"] = {"anew": True}
+    study(plan)
+    assert (Counting.scored, Counting.solved) == (4, 8)
