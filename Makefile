@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 # Tests use one thread a process.
-WORKERS := --numprocesses auto --maxprocesses 4
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 LAUNCHERS := .venv-launchers
 

@@ -10,6 +10,14 @@ settings.register_profile("juxtabit", deadline=None)
 settings.load_profile("juxtabit")
 
 
+def pytest_collection_modifyitems(items):
+    """The contracts of a framework go to one worker, which searches once for many of them."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if item.path.name == "test_contracts.py" and "framework" in params:
+            item.add_marker(pytest.mark.xdist_group(f"contracts of {params['framework']}"))
+
+
 @pytest.fixture
 def make_problem():
     """Factory: a problem on a tiny trained net in milliseconds; see `toy.make_problem`.

@@ -30,6 +30,26 @@ from frameworks.testing.placement import pretended_gpu
 from frameworks.testing.state import check_plain, global_random_state, plain
 
 
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """A search and what it left behind.
+
+    Attributes:
+        problem: searched, with its meter and checkpoints.
+        solution: what was found.
+        drew: whether a global generator of random numbers has moved.
+        changed: names of what has changed in the float network.
+    """
+
+    problem: Problem
+    solution: Solution
+    drew: bool
+    changed: tuple[str, ...]
+
+
+_observed: dict[tuple[type, type, str], Observed] = {}
+
+
 class FrameworkContract:
     """What the suite relies on in every framework.
 
@@ -73,6 +93,18 @@ class FrameworkContract:
         cost = problem.cost(solution.policy)
         destroyed = self.framework.strength is not None and solution.notes.get("collapsed") is True
         assert destroyed or problem.within(solution.policy), f"{cost} is over {problem.budget}"
+
+    def observed(self) -> Observed:
+        """One search of the default problem and its traces, made once for the tests that look."""
+        key = type(self), type(self.framework), json.dumps(plain(self.framework.hyperparameters()))
+        if key not in _observed:
+            problem = self.problem()
+            before, drawn = _state(problem.network), global_random_state()
+            solution = self.search(problem)
+            after, drew = _state(problem.network), global_random_state() != drawn
+            changed = [n for n in before | after if not _same(before.get(n), after.get(n))]
+            _observed[key] = Observed(problem, solution, drew, tuple(changed))
+        return _observed[key]
 
     # --- facts -----------------------------------------------------------------------------
 
@@ -210,40 +242,28 @@ class FrameworkContract:
             assert places == {gpu}, f"finish returns a network on {places}, of a problem on {gpu}"
 
     def test_same_seed_gives_the_same_bytes(self) -> None:
-        outcomes = []
-        for _ in range(2):
-            problem = self.problem(seed=7)
-            solution = self.search(problem)
-            score = toy.make_problem(seed=7).evaluate(solution.policy)
-            outcomes.append(json.dumps([solution.policy.to_json(), solution.notes, vars(score)]))
-        assert outcomes[0] == outcomes[1], (
+        problem = self.problem()
+        first, again = (_told(x) for x in (self.observed().solution, self.search(problem)))
+        assert first == again, (
             "two searches of one seed differ: draw from problem.rng or problem.generator alone, "
-            f"and iterate over no sets: {outcomes[0]} and {outcomes[1]}"
+            f"and iterate over no sets: {first} and {again}"
         )
 
     def test_consumes_no_global_randomness(self) -> None:
-        problem = self.problem()
-        before = global_random_state()
-        self.search(problem)
-        assert global_random_state() == before, (
+        assert not self.observed().drew, (
             "the search drew from a global generator (random, numpy.random or torch): draw from "
             "problem.rng(axis) or problem.generator(axis)"
         )
 
     def test_leaves_the_float_network_as_it_was(self) -> None:
-        problem = self.problem()
-        before = _state(problem.network)
-        self.search(problem)
-        after = _state(problem.network)
-        changed = [n for n in before | after if not _same(before.get(n), after.get(n))]
+        changed = self.observed().changed
         assert not changed, (
             f"the search changed problem.network ({', '.join(changed)}): work on a copy, "
             "problem.float_model() or problem.quantized()"
         )
 
     def test_cost_is_metered_and_checkpoints_are_noted(self) -> None:
-        problem = self.problem()
-        self.search(problem)
+        problem = self.observed().problem
         spent = problem.meter.read()
         free = not self.framework.card.needs  # a rule that looks at no data and runs no network
         assert free or spent.policies + spent.images_forward + spent.images_backward > 0, (
@@ -265,7 +285,7 @@ class FrameworkContract:
             )
 
     def test_solution_is_plain_data(self) -> None:
-        solution = self.search(self.problem())
+        solution = self.observed().solution
         check_plain("solution.notes", dict(solution.notes))
         back = Policy.from_json(plain(solution.policy.to_json()))
         assert back == solution.policy, (
@@ -293,6 +313,11 @@ class FrameworkContract:
         assert method.solve(fresh, Scores(kept)).policy == method.search(problem).policy, (
             "solve finds another policy by scores that come back from JSON: use plain data"
         )
+
+
+def _told(solution: Solution) -> str:
+    score = toy.make_problem().evaluate(solution.policy)
+    return json.dumps([solution.policy.to_json(), solution.notes, vars(score)])
 
 
 def _subset(what: str, given: Collection[str], known: Set[str]) -> None:
