@@ -50,8 +50,9 @@ class HAWQV2(ScoringFramework):
 
     Attributes:
         images: training images behind the Hessian.
-        batch: images of one gradient graph.
-        probes: at most this many backward passes, and Hutchinson probes, per batch.
+        batch: images that share their probes' signs; how many go through the network together is
+            for the memory to say. Where the estimate is exact, no number depends on it.
+        probes: at most this many backward passes, and Hutchinson probes, of each image.
         tolerance: relative change of the running mean at which the estimate stops earlier.
         ordered: whether weight bits fall along the average traces, as in the paper; else the
             frontier is that of all policies.
@@ -87,6 +88,9 @@ class HAWQV2(ScoringFramework):
             "The estimate's settings (512 images, 50 probes) and the quantizer (the weights' whole "
             "range) are recalled, not read: neither code nor pseudocode was published.",
             "Of the fine-tuning no recipe was found: it is that of HAWQ-V3's code.",
+            "The scores are those of the network with BatchNorm's stored statistics; without "
+            "training these are corrected, which takes away more of the weights' error than of the "
+            "activations': weights get too many bits.",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(
@@ -127,7 +131,12 @@ class HAWQV2(ScoringFramework):
         found, kept = self._walk(problem, scores, order)
         policy = Policy(found.best.options)
         problem.checkpoint(policy)
-        negative = [n for n, trace in scores.values["weight_trace"].items() if trace < 0]
+        negative = [
+            f"{kind} {name}"
+            for kind in ("weight", "act")
+            for name, trace in scores.values[f"{kind}_trace"].items()
+            if trace < 0
+        ]
         return Solution(
             policy,
             front=found.front,

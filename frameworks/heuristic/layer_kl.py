@@ -33,7 +33,7 @@ from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import Pair, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
-from frameworks.core.search.alone import divergences
+from frameworks.core.search.alone import divergences, runs
 from frameworks.core.search.sensitivities import exact
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.space import Space
@@ -138,7 +138,7 @@ class LayerKLRefined(LayerKL):
         """A neighbour within the budget that is not known; None if draws find none."""
         for _ in range(DRAWS):
             moved = neighbour(problem.space, policy, rng)
-            if moved not in seen and problem.within(moved):
+            if moved not in seen and runs(problem, moved) and problem.within(moved):
                 return moved
         return None
 

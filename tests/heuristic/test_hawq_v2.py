@@ -279,6 +279,19 @@ def test_several_limits_are_met_with_least_omega(ordered):
     assert solution.notes["omega"] == pytest.approx(min(totals))
 
 
+@pytest.mark.parametrize("limits", [("bops",), ("size", "bops")])
+def test_every_reported_point_is_of_the_space(limits):
+    budget = BudgetSpec(metrics={metric: {"like": 4} for metric in limits})
+    problem = toy.make_problem("bops", budget=budget, bits=(2, 4, 8), groups=[FREE[:2]])
+    solution = HAWQV2(ordered=False, points=9).solve(problem, given(problem))
+    assert 2 < len(solution.front) <= 10
+    for point in solution.front:
+        problem.space.validate(point.policy)
+    ends = [solution.front[i].policy for i in (0, -1)]
+    assert ends == [problem.space.lowest(), problem.space.highest()]
+    assert solution.policy in [point.policy for point in solution.front]
+
+
 def test_where_no_policy_keeps_the_order_all_are_looked_at():
     problem = toy.make_problem("bops", bits=(2, 4, 8))
     space = problem.space
@@ -326,10 +339,33 @@ def test_one_scoring_pass_serves_all_budgets():
         assert other.meter.read().images_forward == other.meter.read().images_backward == 0
 
 
-def test_negative_traces_are_noted():
-    problem = toy.make_problem("size")
-    solution = FAST.solve(problem, given(problem, (1.0, -3.0, 2.0, 4.0)))
-    assert solution.notes["negative_traces"] == [FREE[1]]
+def test_negative_traces_weigh_errors_by_their_magnitude_and_are_noted():
+    problem = toy.make_problem("bops", bits=(2, 4, 8))
+    scores = given(problem, (1.0, -3.0, 2.0, 4.0), act=-1.0)
+    table = FAST.losses(problem, scores)
+    assert table == FAST.losses(problem, given(problem))
+    assert min(loss for row in table.values() for loss in row.values()) >= 0
+    solution = FAST.solve(problem, scores)
+    noted = solution.notes["negative_traces"]
+    assert noted == [f"weight {FREE[1]}", *(f"act {name}" for name in FREE)]
+    assert solution.policy == FAST.solve(problem, given(problem)).policy
+
+
+@pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT])
+def test_batches_only_draw_signs(kind):
+    """No number depends on them where the estimate is exact, else none by more than noise does."""
+    problem = toy.make_problem("bops", kind=kind)
+    whole, parts = (
+        HAWQV2(images=10, batch=batch, probes=24, tolerance=0.0).score(problem).values
+        for batch in (16, 4)  # the last one has two images
+    )
+    for name in ("weight_trace", "act_trace"):
+        noise = whole["relative_error"][name.split("_")[0]]
+        assert (max(noise.values()) < 1e-6) == (kind is toy.ToyConvNet)
+        for layer, value in whole[name].items():
+            assert parts[name][layer] == pytest.approx(value, rel=1e-4 + 6 * noise[layer])
+    assert parts["weight_error"] == whole["weight_error"]
+    assert parts["act_error"] == whole["act_error"]
 
 
 def test_nothing_free():

@@ -32,7 +32,7 @@ def test_losses_are_the_divergences_of_layers_quantized_alone():
     asked = problem()
     method = LayerKL(images=40)
     table = method.losses(asked, method.score(asked))
-    for names, pairs in decided(asked.space):
+    for names, pairs in decided(asked):
         for pair in pairs:
             want = by_hand(asked, alone(asked, names, pair), asked.images[:40])
             assert table[names[0]][pair] == pytest.approx(want, rel=1e-3, abs=1e-6)
@@ -40,7 +40,7 @@ def test_losses_are_the_divergences_of_layers_quantized_alone():
 
 def test_one_layer_is_quantized_and_nothing_else():
     asked = problem()
-    (name,), _ = next(decided(asked.space))
+    (name,), _ = next(decided(asked))
     policy = alone(asked, (name,), (4, 2))
     assert (policy[name].weight, policy[name].act) == (4, 2)
     others = {(entry.weight, entry.act) for n, entry in policy.items() if n != name}
@@ -79,7 +79,7 @@ def test_one_scoring_pass_serves_all_budgets():
     asked = problem()
     method = LayerKL(images=16)
     scores = method.score(asked)
-    passes = sum(len(pairs) for _, pairs in decided(asked.space))
+    passes = sum(len(pairs) for _, pairs in decided(asked))
     spent = asked.meter.read()
     assert spent.policies == 0
     assert spent.images_forward > 16 * passes

@@ -204,7 +204,7 @@ def test_weights_come_back_from_text():
 def test_cheap_pairs_by_hand():
     problem = toy.make_problem(bits=(2, 8))
     losses = divergences(problem, 16)
-    genes, y = data.cheap_pairs(problem.space, losses, 0.9, 40, np.random.default_rng(0))
+    genes, y = data.cheap_pairs(problem, losses, 0.9, 40, np.random.default_rng(0))
     totals = []
     for g in genes:
         policy = data.policy_of(problem.space, g)
@@ -218,7 +218,7 @@ def test_cheap_pairs_of_tied_and_paired_bits():
     problem = toy.make_problem(bits=(2, 8), paired=True, groups=[group])
     losses = divergences(problem, 16)
     assert set(losses) == {group[0], "blocks.1.depthwise", "blocks.1.pointwise"}
-    genes, y = data.cheap_pairs(problem.space, losses, 1.0, 30, np.random.default_rng(0))
+    genes, y = data.cheap_pairs(problem, losses, 1.0, 30, np.random.default_rng(0))
     order = {g: value for g, value in zip(genes, y.tolist(), strict=True)}
     assert min(order, key=order.get) == min(order)
     assert max(order, key=order.get) == max(order)

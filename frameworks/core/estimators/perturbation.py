@@ -54,8 +54,9 @@ def second_order_scores(
         weights: layers whose weights have a trace.
         inputs: layers whose input activations have one.
         images: training images behind the Hessian.
-        batch: images of one gradient graph.
-        probes: at most this many backward passes, and Hutchinson probes, per batch.
+        batch: images that share their probes' signs; how many go through the network together is
+            for the memory to say.
+        probes: at most this many backward passes, and Hutchinson probes, of each image.
         tolerance: relative change of the running mean at which the estimate stops earlier.
     """
     split = problem.train.subset(images, problem.generator("hessian"))
@@ -100,7 +101,10 @@ def _scores(problem: Problem, traces: Traces) -> dict[str, Any]:
 
 
 def sensitivity(scores: Mapping[str, Any], name: str, weight: int, act: int) -> float:
-    """Omega of a layer at a pair of bits; a layer or activation without scores has none."""
+    """Omega of a layer at a pair of bits, never negative.
+
+    A layer or activation without scores has none; of a negative trace the magnitude counts.
+    """
     total = 0.0
     for kind, bits in (("weight", weight), ("act", act)):
         trace = scores[f"{kind}_trace"].get(name)

@@ -48,8 +48,9 @@ class HAWQV3(ScoringFramework):
 
     Attributes:
         images: training images behind the Hessian.
-        batch: images of one gradient graph.
-        probes: at most this many backward passes, and Hutchinson probes, per batch.
+        batch: images that share their probes' signs; how many go through the network together is
+            for the memory to say. Where the estimate is exact, no number depends on it.
+        probes: at most this many backward passes, and Hutchinson probes, of each image.
         tolerance: relative change of the running mean at which the estimate stops earlier.
         tie_downsample: a shortcut's convolution takes the bits of its block's first convolution.
         bits: the candidates; empty for all that the protocol has. They give way to these where a

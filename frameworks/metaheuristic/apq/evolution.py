@@ -9,10 +9,11 @@ import torch
 
 from frameworks.core.evolution.genetic import Genes, Genetic, Settings
 from frameworks.core.problem import Problem
+from frameworks.core.search.alone import runs
 from frameworks.core.search.draws import Draws
 from frameworks.core.space import Space
 from frameworks.core.target import UnsupportedBits
-from frameworks.metaheuristic.apq.pairs import genes_of, policy_of, supported
+from frameworks.metaheuristic.apq.pairs import genes_of, policy_of
 from frameworks.metaheuristic.apq.predictor import Code, Predictor
 
 
@@ -33,7 +34,7 @@ def evolution(
 
     def feasible(genes: Genes) -> bool:
         policy = policy_of(space, genes)
-        return supported(problem, policy) and problem.within(policy)
+        return runs(problem, policy) and problem.within(policy)
 
     cheapest = genes_of(space, problem.cheapest())
 

@@ -189,7 +189,7 @@ class APQ(ScoringFramework):
             return Fit()
         losses = divergences(problem, self.images)
         best = problem.float_score().accuracy / 100
-        genes, y = data.cheap_pairs(problem.space, losses, best, self.cheap, problem.rng("cheap"))
+        genes, y = data.cheap_pairs(problem, losses, best, self.cheap, problem.rng("cheap"))
         x = Code(problem.space.choices).encode(genes, problem.device)
         return self.fit(predictor, (x, y.to(problem.device)), generator, self.cheap_epochs)
 

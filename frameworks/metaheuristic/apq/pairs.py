@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
+from frameworks.core.search.alone import runs
 from frameworks.core.space import Space
 
 Integers = NDArray[np.int64]
@@ -30,15 +32,6 @@ def genes_of(space: Space, policy: Policy) -> Genes:
     return tuple(choice.bits.index(value) for choice, value in values)
 
 
-def supported(problem: Problem, policy: Policy) -> bool:
-    """Whether the target runs all layers at their bits."""
-    return all(
-        problem.target.supports(layer, entry.weight, entry.act)
-        for layer in problem.layers
-        if isinstance((entry := policy[layer.name]).weight, int)
-    )
-
-
 def spread(space: Space, rng: np.random.Generator) -> Genes:
     """Genes at a level that is drawn uniformly between the fewest bits and the most.
 
@@ -55,13 +48,13 @@ def distinct(problem: Problem, count: int, rng: np.random.Generator) -> tuple[li
     while len(found) < count and draws < TRIES * count:
         draws += 1
         genes = spread(problem.space, rng)
-        if genes not in found and supported(problem, policy_of(problem.space, genes)):
+        if genes not in found and runs(problem, policy_of(problem.space, genes)):
             found[genes] = None
     return list(found), draws
 
 
 def cheap_pairs(
-    space: Space,
+    problem: Problem,
     divergences: Mapping[str, Mapping[str, float]],
     best: float,
     count: int,
@@ -69,20 +62,26 @@ def cheap_pairs(
 ) -> tuple[list[Genes], Tensor]:
     """Pairs that cost no evaluation: genes, and stand-ins ``[count]`` of accuracies in [0, 1].
 
+    What the target does not run has no divergence and is drawn again; where hardly anything is run,
+    there are fewer pairs.
+
     The stand-in is ``best exp(-D / m)`` with D the sum of the divergences of layers quantized alone
     and m its median over the pairs.
 
     Args:
+        problem: the space, and the target that runs it.
         divergences: as of `frameworks.core.search.alone.divergences`.
         best: the float network's accuracy.
     """
-    genes = [spread(space, rng) for _ in range(count)]
-    table = np.array(genes, np.int64)
-    total = np.zeros(count)
+    space = problem.space
+    draws = (spread(space, rng) for _ in range(TRIES * count))
+    genes = list(islice((g for g in draws if runs(problem, policy_of(space, g))), count))
+    table = np.array(genes, np.int64).reshape(-1, len(space.choices))
+    total = np.zeros(len(genes))
     for name, losses in divergences.items():
         rows = [_column(space, table, name, kind) for kind in ("weight", "act")]
         weights, acts = space.weight_bits[name], space.act_bits[name]
-        each = np.array([[losses.get(f"{w} {a}", 0.0) for a in acts] for w in weights])
+        each = np.array([[losses.get(f"{w} {a}", np.nan) for a in acts] for w in weights])
         total += each[rows[0], rows[1]]
     middle = max(float(np.median(total)), 1e-12)
     return genes, torch.tensor(best * np.exp(-total / middle), dtype=torch.float32)
