@@ -44,8 +44,8 @@ DRAWS = 50
 """So many draws are made for each policy that is new and within the budget, at most."""
 DEVIATIONS = (
     "no paper has this method as a whole: it is what three toolkits share (MCT, Model Optimizer, "
-    "AIMET); the arXiv number is that of AIMET's algorithm, which walks down a list by accuracy and "
-    "is `practical_ptq` here",
+    "AIMET); the arXiv number is that of AIMET's algorithm, which walks down a list by accuracy "
+    "and is `practical_ptq` here",
     "the divergence of the outputs stands for all three: MCT's default is the distance of "
     "activations of all layers, Model Optimizer's a gradient, AIMET's the SQNR of the outputs",
     "Model Optimizer and AIMET choose greedily or by programmes of their own; here it is exact",
