@@ -90,7 +90,7 @@ class HAWQV2(ScoringFramework):
             "Of the fine-tuning no recipe was found: it is that of HAWQ-V3's code.",
             "The scores are those of the network with BatchNorm's stored statistics; without "
             "training these are corrected, which takes away more of the weights' error than of the "
-            "activations': weights get too many bits.",
+            "activations' (as measured on `mpqco`'s card; not measured for these scores).",
         ),
     )
     recipe: ClassVar[Recipe | None] = Recipe(

@@ -1,8 +1,9 @@
 """What today's toolkits do: layers quantized one at a time, and an exact integer programme.
 
-Sony's Model Compression Toolkit, Nvidia's Model Optimizer and Qualcomm's AIMET
-(Pandey et al., "A Practical Mixed Precision Algorithm for Post-Training Quantization", arXiv
-2302.05397) share this scheme. For layer i with weights of w and inputs of a bits, all else float,
+No paper has it as a whole: Sony's Model Compression Toolkit, Nvidia's Model Optimizer and
+Qualcomm's AIMET (Pandey et al., "A Practical Mixed Precision Algorithm for Post-Training
+Quantization", arXiv 2302.05397) share this scheme. For layer i with weights of w and inputs of a
+bits, all else float,
 
     Omega_i(w, a) = mean over images of KL(softmax(f(x)) || softmax(f_{i, w, a}(x))),
 
@@ -42,6 +43,9 @@ MOST_MOVED = 3
 DRAWS = 50
 """So many draws are made for each policy that is new and within the budget, at most."""
 DEVIATIONS = (
+    "no paper has this method as a whole: it is what three toolkits share (MCT, Model Optimizer, "
+    "AIMET); the arXiv number is that of AIMET's algorithm, which walks down a list by accuracy "
+    "and is `practical_ptq` here",
     "the divergence of the outputs stands for all three: MCT's default is the distance of "
     "activations of all layers, Model Optimizer's a gradient, AIMET's the SQNR of the outputs",
     "Model Optimizer and AIMET choose greedily or by programmes of their own; here it is exact",
