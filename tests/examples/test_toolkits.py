@@ -2,9 +2,11 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.setting import check
@@ -33,6 +35,21 @@ def test_a_written_policy_is_one_that_the_suite_scores(task):
     cell = cell_of(composed(["framework=given", f"framework.policy={task.out}", "dataset=digits"]))
     check(cell)
     assert cell["framework"]["label"] == "mct"
+
+
+def test_a_policy_is_within_the_budget_or_not(task):
+    assert task.within({layer.name: (2, 8) for layer in task.layers})
+    assert not task.within({layer.name: (8, 8) for layer in task.layers})
+    with task.kept() as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_images_without_labels_have_the_networks_answers(task):
+    task = replace(task, protocol={"objective": "kl"})
+    split = task.labelled(7)
+    ((x, y),) = split.batches(7)
+    assert torch.equal(y, task.network(x).argmax(1))
 
 
 def test_the_task_is_the_suites(task):
