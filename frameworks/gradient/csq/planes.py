@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.quantizers.base import Codes, Quantizer
-from frameworks.core.quantizers.bitplanes import BitPlanes, from_planes
+from frameworks.core.quantizers.bitplanes import BitPlanes
 
 HALF = 0.5
 """First logits are the bits less this: those of the release, 0 and 1, moved to either side of 0.
@@ -116,14 +116,16 @@ class ContinuousPlanes(Quantizer):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:
-        """The bits as integers, in units of the least significant plane that is kept."""
+        """The bits as integers, in units of the least significant plane that is kept.
+
+        Where the temperature is finite, the step gives them the norm of the relaxed weight.
+        """
         kept = self.kept()
         first, _ = span(kept)
         bits = self.logits.gt(0).to(x.dtype)
-        mask = bits.new_tensor(kept).view(-1, *(1,) * (bits.dim() - 2))
-        code = from_planes((bits[0] - bits[1]) * mask) / 2**first
-        step = self.scale.detach() * (2**first / (2**self.count - 1))
-        return Codes(code, step, torch.zeros_like(step))
+        hard = self._shape(bits, bits.new_tensor(kept)) * ((2**self.count - 1) / 2**first)
+        step = self.scale.detach() * self.relaxed().norm() / hard.norm().clamp_min(TINY)
+        return Codes(hard.round(), step, torch.zeros_like(step))
 
 
 def span(kept: list[bool]) -> tuple[int, int]:

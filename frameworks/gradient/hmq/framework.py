@@ -124,8 +124,7 @@ class HMQ(Framework):
     )
     lowers_bits: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
-        **{"epochs": 20, "batch": 256, "optimizer": "adam", "lr": 1e-5, "schedule": "constant"},
-        augment=True,
+        epochs=20, batch=256, optimizer="adam", lr=1e-5, schedule="constant", augment=True
     )
 
     epochs: int = 30

@@ -47,8 +47,8 @@ def levels(bits: int, signed: bool) -> int:
 def power_of_two(threshold: float, bits: int, signed: bool, like: Tensor) -> UniformQuantizer:
     """The quantizer of a threshold at these bits, on the device of ``like``."""
     step = like.new_tensor(threshold / levels(bits, signed))
-    grid = symmetric_grid(bits) if signed else (0, 2**bits - 1, 0.0)
-    return UniformQuantizer(step, *grid, learned=False)
+    low, high, offset = symmetric_grid(bits) if signed else (0, 2**bits - 1, 0.0)
+    return UniformQuantizer(step, low, high, offset, learned=False)
 
 
 def fitting(values: Tensor, top: float, bits: int, signed: bool) -> UniformQuantizer:
