@@ -35,7 +35,8 @@ class Precision:
         problem: gives space, target and budget.
         acts: activation bits of every layer, which stay; weights' where bits are paired.
         prune: whether a layer without planes has 0 bits, and not its fewest.
-        weighted: whether a plane counts by its cost (c_l above), or each as 1.
+        weighted: whether a plane counts by its cost (c_l above), or each as 1; each does on targets
+            whose cost is not a sum over layers, where a plane has no cost of its own.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Precision:
         every = {row: [True] * len(m) for row, m in self.masks.items()}
         self.full = self._load(self._policy(every))
         self.target = problem.budget.limit / self.full
-        self.shares = self._shares(every) if weighted else dict.fromkeys(every, 1.0)
+        additive = problem.target.separable
+        self.shares = self._shares(every) if weighted and additive else dict.fromkeys(every, 1.0)
 
     def _shares(self, every: Mapping[int, list[bool]]) -> dict[int, float]:
         none = {row: [False] * len(kept) for row, kept in every.items()}

@@ -3,7 +3,7 @@
 Activation bits are not learned. With C_a the wanted compression of the largest activation tensor,
 the tensor i of s_i elements has (released code; clipped to 4 ... 8 there)
 
-    b_i = clip(floor(32 max_j s_j / (C_a s_i)), b_min, b_max).
+    b_i = clip(floor(32 max_j s_j / (C_a s_i)), b_min, 8).
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.relaxations import expected_cost
 from frameworks.gradient.hmq.block import HMQBlock
 
+MOST = 8
+"""Activation bits that the rule gives at most."""
+
 
 def sized_bits(space: Space, compression: float) -> dict[str, int]:
     """Activation bits of every layer by the rule above, at its nearest candidate."""
     sizes = {layer.name: layer.in_elements for layer in space.layers}
     largest = max(sizes.values())
-    wanted = {n: max(int(FLOAT * largest / (compression * size)), 1) for n, size in sizes.items()}
+    free = {n: int(FLOAT * largest / (compression * size)) for n, size in sizes.items()}
+    wanted = {name: min(max(bits, 1), MOST) for name, bits in free.items()}
     rule = Policy({n: LayerBits(space.weight_bits[n][0], b) for n, b in wanted.items()})
     return {name: bits.act for name, bits in space.nearest(rule).items()}
 
