@@ -25,7 +25,7 @@ from tests.gradient.learning import SEEDS, learned, steer
 from tests.gradient.learning import problem as suite_problem
 
 FAST = HMQ(epochs=4, cycle=1, images=128, batch=16, lr=1e-3, hmq_lr=0.5)
-SUITE = HMQ(epochs=8, cycle=2, images=352, batch=16, lr=1e-4, hmq_lr=0.25)
+SUITE = HMQ(epochs=8, cycle=2, images=352, batch=16, lr=1e-4, hmq_lr=0.6)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
 
 
@@ -326,7 +326,7 @@ def test_bits_decide_themselves():
         notes = steer(SUITE, suite_problem("hmq", seed)).notes
         entropy = notes["entropy"]
         assert max(entropy) > 0.4  # bits were undecided on the way
-        assert entropy[-1] < 0.7 * max(entropy)
+        assert entropy[-1] < 0.5 * max(entropy)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ class HMQ(Framework):
         net = PlacedNet(problem, blocks_of(problem, acts, generator))
         bits = BitChoices(problem, deciding(net), acts)
         final = bits.most / problem.budget.limit
-        objective = "cross-entropy + gamma * shortfall"
+        objective = "cross-entropy + gamma * shortfall of the budget"
         course = Course(objective, generator, self.batch, self.augment)
         blocks = [m for m in net.qmodel.modules() if isinstance(m, HMQBlock)]
         optimizers, entropy = self.optimizers(net.qmodel, blocks), [bits.entropy()]
@@ -158,9 +158,12 @@ class HMQ(Framework):
             epoch, step = divmod(len(course.losses), steps)
             for block in blocks:
                 block.tau = temperature(epoch % self.cycle * steps + step, steps)
-            task = cross_entropy(model, x, y)
-            target = target_compression(epoch, self.cycle, final)
-            return course.step(task, task + self.gamma * shortfall(bits.compression(), target))
+            task, found = cross_entropy(model, x, y), bits.compression()
+            # Noted with the last target, so that all steps are comparable.
+            course.step(task, task + self.gamma * shortfall(found, final))
+            return task + self.gamma * shortfall(
+                found, target_compression(epoch, self.cycle, final)
+            )
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"HMQ blocks, gamma {self.gamma:.3g}")
