@@ -394,13 +394,14 @@ def test_skips_where_weights_are_pinned():
 def test_masks_decide_themselves_and_the_budget_is_approached():
     for seed in SEEDS:
         of = suite_problem("csq", seed)
-        notes = steer(SUITE, of).notes
+        notes = steer(replace(SUITE, lam=0.06), of).notes
         undecided, shares = notes["undecided"], notes["share"]
         assert undecided[0] > 0.9
         assert undecided[-1] < 0.1
         assert undecided[-1] < undecided[-3] < undecided[-5]
         target = Precision(of, affordable_activations(of, 4), False, True).target
-        assert abs(shares[-1] - target) < 0.5 * abs(1 - target)
+        # From 1, where all masks are at 0.
+        assert abs(shares[-1] - target) < 0.3 * abs(1 - target)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ Xiao, Yang, Dong, Keutzer, Du and Zhang, DAC 2023, arXiv 2212.02770; released co
 
 Shorter searches (the released CIFAR example takes some 117,000 steps of 0.1): a mask has to move by
 a few hundredths from 0 for T = 200 to decide it, a bit by half: raise ``mask_lr`` and ``plane_lr``
-until they can. The notes have how undecided the masks were after each epoch, and r.
+until they can, and lambda until r ends near r_T. The notes have how undecided the masks were after
+each epoch, and r. From a pretrained start the objective need not fall, as growing T hardens bits.
 """
 
 from __future__ import annotations
@@ -99,11 +100,14 @@ class CSQ(Framework):
             "a layer's bits count the sign, and all planes from its lowest to its highest kept "
             "one: an integer with a hole in its mask has as many bits; the release counts masks",
             "at the end the masks are cut not at 0 but at the logit at which the budget is just "
-            "met; the release reports what the cut at 0 gives",
+            "met; the release reports what the cut at 0 gives. In short searches from a pretrained "
+            "network r ends above r_T (8 epochs of 352 images: by 35 to 46 % with lambda 0.01, by "
+            "16 to 30 % with 0.06, whose policies were a point worse)",
             "masks have no weight decay, which would pull them to undecided, as in the parent "
             "method (Continuous Sparsification); the release decays all with one rate",
             "activation bits, which the paper sets by hand, are where the target prices them the "
-            "most up to act_bits at which the uniform policy of equal bits is within the budget; "
+            "most up to act_bits at which the uniform policy of equal bits is within the budget "
+            "(2 on digits at like=2.4, where policies with 3 in some layers are a point better); "
             "where bits are paired they are the most in the search, and follow the weights' after",
             "a layer without planes gets its fewest bits and not 0 where the protocol does not "
             "train, or without prune; bits that are no candidate are raised to the next",
