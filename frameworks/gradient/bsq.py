@@ -100,6 +100,7 @@ class BSQ(Framework):
     strength: ClassVar[str | None] = "alpha"
     close: ClassVar[float] = 0.9
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=300, batch=128, lr=0.01, schedule="step", weight_decay=1e-4, augment=True
     )
@@ -117,11 +118,6 @@ class BSQ(Framework):
     range_lr: float = 0.1
     augment: bool = True
     prune: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
-            return f"{self.name} finds nothing to search: the space pins all weight bits"
-        return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts, net = self.activations(problem), problem.quantized()

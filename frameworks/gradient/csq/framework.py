@@ -121,6 +121,7 @@ class CSQ(Framework):
         ),
     )
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=200, batch=256, lr=0.1, range_lr=1.0, weight_decay=5e-4, augment=True
     )
@@ -139,11 +140,6 @@ class CSQ(Framework):
     range_lr: float = 0.1
     augment: bool = True
     prune: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
-            return f"{self.name} finds nothing to search: the space pins all weight bits"
-        return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts = affordable_activations(problem, self.act_bits)

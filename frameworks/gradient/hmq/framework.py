@@ -123,6 +123,7 @@ class HMQ(Framework):
         ),
     )
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=20, batch=256, optimizer="adam", lr=1e-5, schedule="constant", augment=True
     )
@@ -136,11 +137,6 @@ class HMQ(Framework):
     gamma: float = 32.0
     weight_decay: float = 1e-4
     augment: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        if all(choice.kind == "act" for choice in problem.space.choices):
-            return f"{self.name} finds nothing to search: the space pins all weight bits"
-        return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts, generator = activation_bits(problem), problem.generator(self.name)
