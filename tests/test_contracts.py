@@ -32,6 +32,8 @@ REDUCED = {
         **{"epochs": 8, "interval": 2, "step": 7, "images": 256, "batch": 32},
         **{"lr": 0.02, "plane_lr": 40.0, "alpha": 0.2},
     },
+    "csq": {"epochs": 4, "warmup": 1, "images": 128, "batch": 32, "lr": 0.02, "mask_lr": 20.0},
+    "hmq": {"epochs": 4, "cycle": 1, "images": 128, "batch": 32, "lr": 1e-3, "hmq_lr": 0.5},
     "bayesian_bits": {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},

@@ -65,6 +65,8 @@ class Framework(ABC):
             where more bits can cost less.
         searches_choices: whether its search cannot run where the space leaves no decision; it then
             skips such problems.
+        searches_weights: whether its search cannot run where the space pins all weight bits; it
+            then skips such problems.
         evaluates: the hyper-parameters, as far as it has them, that add up to the number of
             distinct policies that it evaluates.
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
@@ -78,6 +80,7 @@ class Framework(ABC):
     close: ClassVar[float] = 0.97
     lowers_bits: ClassVar[bool] = False
     searches_choices: ClassVar[bool] = False
+    searches_weights: ClassVar[bool] = False
     evaluates: ClassVar[tuple[str, ...]] = ("evaluations",)
     recipe: ClassVar[Recipe | None] = None
     rounding: ClassVar[str | None] = None
@@ -133,6 +136,8 @@ class Framework(ABC):
         needs = self.card.needs
         if self.searches_choices and not problem.space.choices:
             return f"{self.name} finds nothing to search: the space pins all of its decisions"
+        if self.searches_weights and all(c.kind == "act" for c in problem.space.choices):
+            return f"{self.name} finds nothing to search: the space pins all weight bits"
         if "separable_cost" in needs and not problem.target.separable:
             target = problem.target.name
             return f"{self.name} needs a cost that is a sum over layers; {target}'s is not"

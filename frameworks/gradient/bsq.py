@@ -38,6 +38,7 @@ from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
 from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
+from frameworks.core.supernets.activations import affordable_activations
 
 MOMENTUM = 0.9
 Planes = dict[str, BitPlanes]
@@ -99,6 +100,7 @@ class BSQ(Framework):
     strength: ClassVar[str | None] = "alpha"
     close: ClassVar[float] = 0.9
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=300, batch=128, lr=0.01, schedule="step", weight_decay=1e-4, augment=True
     )
@@ -116,11 +118,6 @@ class BSQ(Framework):
     range_lr: float = 0.1
     augment: bool = True
     prune: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
-            return f"{self.name} finds nothing to search: the space pins all weight bits"
-        return super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts, net = self.activations(problem), problem.quantized()
@@ -168,14 +165,7 @@ class BSQ(Framework):
 
     def activations(self, problem: Problem) -> dict[str, int]:
         """The activation bits of every layer during the search."""
-        space = problem.space
-        wanted = max(max(bits) for bits in space.act_bits.values())
-        if problem.target.prices_activations and not space.paired:
-            free = sorted({b for bits in space.act_bits.values() if len(bits) > 1 for b in bits})
-            fit = [b for b in free if problem.within(space.reference(b, b))]
-            wanted = max((b for b in fit if b <= self.act_bits), default=free[0] if free else 8)
-        uniform = space.nearest(space.reference(wanted, wanted))
-        return {name: bits.act for name, bits in uniform.items()}
+        return affordable_activations(problem, self.act_bits)
 
     def adjust(self, problem: Problem, net: QModel, planes: Planes, acts: dict[str, int]) -> Policy:
         """Re-quantize and strip all layers; the policy of the planes that are left."""

@@ -1,0 +1,5 @@
+"""HMQ: bits and power-of-two thresholds by one Gumbel-softmax a tensor."""
+
+from frameworks.gradient.hmq.framework import HMQ
+
+__all__ = ["HMQ"]
