@@ -18,6 +18,7 @@ from benchmarks.suite.identity import BadCell
 from benchmarks.suite.objective import DEFAULT, OBJECTIVES, objective_of
 from benchmarks.suite.options.budgets import budget_spec
 from benchmarks.suite.options.spaces import space_of
+from benchmarks.suite.source import source_of
 from frameworks import (
     Accounting,
     Framework,
@@ -135,6 +136,7 @@ def check(cell: Cell) -> None:
         _said.add(said)  # once, and not for each of the cells that share a network
         warnings.warn(f"model {said[0]}: {left}", stacklevel=2)
     layers = layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    source_of(cell)
     setting = setting_of(cell, layers)
     budget_spec(cell).resolve(setting.target, setting.space)
     recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))
