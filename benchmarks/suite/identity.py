@@ -72,6 +72,7 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     if (source := source_of(cell)) is not None:
         found["source"] = {
             "dataset": source["dataset"]["name"],
+            "code": codes_of(source)["dataset"],
             "data": _data(source),
             "checkpoint": _start(source),
         }

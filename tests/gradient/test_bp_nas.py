@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from benchmarks.suite.conf import conf_folder
 from frameworks import schemes
 from frameworks.core.quantizers.scale_clip import ScaleClipWeight, clipping_point, scale_clip_
 from frameworks.core.supernets.decisions import block_decisions
@@ -20,7 +22,6 @@ from tests.gradient.learning import learned
 FAST = BPNAS(
     epochs=3, images=128, batch=32, lr=0.01, theta_lr=0.2, mu=0.02, reshape=0.0, layerwise=True
 )
-SUITE = BPNAS()
 
 
 def cost_at(limit, expected, mu=1.0):
@@ -366,9 +367,14 @@ def test_prob1_decides_as_the_search_goes_on():
     assert free["entropy"][-1] > notes["entropy"][-1]
 
 
+def as_in_the_suite():
+    suite = OmegaConf.load(conf_folder() / "suite" / "quick.yaml")
+    return BPNAS(**OmegaConf.to_container(suite.overrides.framework.bp_nas))
+
+
 @pytest.mark.slow
 def test_it_learns_from_data():
-    found = learned(SUITE, module)
+    found = learned(as_in_the_suite(), module)
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 30

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.suite.conf import conf_folder
 from frameworks import steer
 from frameworks.core.quantizers.haq import LinearWeight
 from frameworks.core.quantizers.pact import Pact
@@ -324,7 +326,9 @@ learning_alone = learning.penalty_alone
 @pytest.mark.slow
 def test_it_learns_from_data(monkeypatch):
     monkeypatch.setattr(learning, "penalty_alone", neither_labels_nor_attributions)
-    found = learning.learned(GMPQ(), module)
+    suite = OmegaConf.load(conf_folder() / "suite" / "quick.yaml")
+    method = GMPQ(**OmegaConf.to_container(suite.overrides.framework.gmpq))
+    found = learning.learned(method, module)
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 30
