@@ -12,10 +12,11 @@ from frameworks.core.quantizers.scale_clip import ScaleClipWeight, clipping_poin
 from frameworks.core.supernets.decisions import block_decisions
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 from frameworks.gradient.bp_nas import BPNAS
-from frameworks.gradient.bp_nas import framework as module
+from frameworks.gradient.bp_nas import search as module
 from frameworks.gradient.bp_nas.barrier import Domain, barrier, mean_bits, prob1
-from frameworks.gradient.bp_nas.framework import PAIRS, _Search
+from frameworks.gradient.bp_nas.framework import PAIRS
 from frameworks.gradient.bp_nas.pairs import PairNet
+from frameworks.gradient.bp_nas.search import Search
 from frameworks.testing import toy
 from tests.gradient.learning import learned
 
@@ -190,7 +191,7 @@ def test_the_search_starts_inside(like):
 def test_no_step_leaves_the_valid_domain(like):
     """Whatever the loss asks for: here it wants the dearest candidates alone."""
     of = toy.make_problem("bops", like=like)
-    search = _Search(replace(FAST, theta_lr=0.5), of)
+    search = Search(replace(FAST, theta_lr=0.5), of)
     greedy = search.choices.logits.new_tensor(
         [[d.costs[min(k, len(d.costs) - 1)] for k in range(8)] for d in search.decisions]
     )
@@ -301,7 +302,7 @@ def test_tied_layers_and_paired_bits():
 
 def test_weights_and_theta_learn_from_halves_that_do_not_meet():
     of = toy.make_problem("bops")
-    search = _Search(replace(FAST, images=None), of)
+    search = Search(replace(FAST, images=None), of)
     assert len(search.for_weights) == len(search.for_theta) == len(of.train) / 2
     images = [
         {x.numpy().tobytes() for x in half.images()}
@@ -321,7 +322,7 @@ def test_weights_and_theta_learn_from_halves_that_do_not_meet():
 
 def test_weights_are_reshaped_after_every_update():
     of = toy.make_problem("bops", scheme="scale_clip")
-    search = _Search(replace(FAST, reshape=2.0), of)
+    search = Search(replace(FAST, reshape=2.0), of)
     search.train_weights()
     for weight in search.net.raw_weights():
         assert float(weight.abs().max()) <= 2.1 * float(weight.abs().mean())

@@ -26,6 +26,8 @@ def images(value, channels=1):
 @pytest.fixture
 def cell(monkeypatch):
     """Digits as the source of a target of four classes and larger images."""
+    for name in ("digits", "fashion_mnist"):
+        datasets.get(name)  # loads it
     monkeypatch.setitem(datasets._entries, "fashion_mnist", images(0))
     assets.forget()
     settings = ["dataset.pretrain.epochs=0", "protocol.calibration_images=8"]
