@@ -16,6 +16,7 @@ from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
 from benchmarks.suite.assets import Progress, forget
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.ground import Ground, ground_of
@@ -29,9 +30,9 @@ from benchmarks.suite.identity import (
 )
 from benchmarks.suite.objective import Objective, objective_of, shown
 from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.options.source import source_of
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import setting_of
-from benchmarks.suite.source import source_of
 from benchmarks.workers.isolation import unharmed
 from benchmarks.workers.process import Interrupts, contained
 from frameworks import (
@@ -162,7 +163,7 @@ class Run:
     def problem(self, needs: frozenset[str] | None = None) -> Problem:
         """The problem with the data that a card names (all for None)."""
         found = self._problem(self.ground, self.objective, self.setting.admitted, needs)
-        if (cell := source_of(self.cell)) is not None and needs is not None:
+        if (cell := source_of(self.cell, conf_folder())) is not None and needs is not None:
             found.source = self._source(cell, needs)
         return found
 

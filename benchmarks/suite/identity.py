@@ -22,9 +22,10 @@ from benchmarks.models.ingredients import codes_of
 from benchmarks.models.pretrain import Start
 from benchmarks.records.record import digest
 from benchmarks.suite.assets import data_identity, entry_text, start_from
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import Cell
 from benchmarks.suite.objective import DEFAULT
-from benchmarks.suite.source import source_of
+from benchmarks.suite.options.source import source_of
 from frameworks import kernels_in_force
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
@@ -69,7 +70,7 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
         "checkpoint": _start(cell),
         "numerics": numerics(threads),
     }
-    if (source := source_of(cell)) is not None:
+    if (source := source_of(cell, conf_folder())) is not None:
         found["source"] = {
             "dataset": source["dataset"]["name"],
             "code": codes_of(source)["dataset"],

@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 
 from benchmarks.suite.conf import conf_folder
 from frameworks import schemes
-from frameworks.core.quantizers.scale_clip import ScaleClipWeight, clipping_point, scale_clip_
 from frameworks.core.supernets.decisions import block_decisions
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 from frameworks.gradient.bp_nas import BPNAS
@@ -16,6 +15,7 @@ from frameworks.gradient.bp_nas import search as module
 from frameworks.gradient.bp_nas.barrier import Domain, barrier, mean_bits, prob1
 from frameworks.gradient.bp_nas.framework import PAIRS
 from frameworks.gradient.bp_nas.pairs import PairNet
+from frameworks.gradient.bp_nas.scale_clip import ScaleClipWeight, clipping_point, scale_clip_
 from frameworks.gradient.bp_nas.search import Search
 from frameworks.testing import toy
 from tests.gradient.learning import learned

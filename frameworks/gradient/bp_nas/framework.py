@@ -34,10 +34,10 @@ from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.bake import raw_weight
 from frameworks.core.problem import Problem
-from frameworks.core.quantizers.scale_clip import scale_clip_
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.decisions import block_decisions, decided
+from frameworks.gradient.bp_nas.scale_clip import scale_clip_
 from frameworks.gradient.bp_nas.search import Search
 
 PAIRS = [[2, 2], [2, 4], [3, 3], [4, 4], [4, 6], [6, 4], [8, 4], [8, 8]]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from frameworks.core.evaluation.train import Loss, cross_entropy
 from frameworks.core.problem import Problem
-from frameworks.core.quantizers.scale_clip import scale_clip_
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.split import Split
@@ -23,6 +22,7 @@ from frameworks.core.supernets.relaxations import Choices
 from frameworks.core.supernets.supernet import frozen
 from frameworks.gradient.bp_nas.barrier import Domain, prob1
 from frameworks.gradient.bp_nas.pairs import PairNet
+from frameworks.gradient.bp_nas.scale_clip import scale_clip_
 
 if TYPE_CHECKING:
     from frameworks.gradient.bp_nas.framework import BPNAS

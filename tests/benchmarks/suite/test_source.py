@@ -8,10 +8,11 @@ from benchmarks.data.load import Splits, datasets
 from benchmarks.records.record import Record
 from benchmarks.suite import assets
 from benchmarks.suite.cell import Run
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import BadCell, identity_of, key_of
+from benchmarks.suite.options import source
 from benchmarks.suite.setting import check
-from benchmarks.suite.source import source_of
 from frameworks import TensorSplit, UnknownName, describe, registry
 
 NEEDS = registry.get("gmpq").card.needs
@@ -36,6 +37,10 @@ def cell(monkeypatch):
     assets.forget()
 
 
+def source_of(cell):
+    return source.source_of(cell, conf_folder())
+
+
 def with_source(cell, name):
     other = copy.deepcopy(cell)
     other["framework"]["source"] = name
@@ -54,9 +59,9 @@ def test_no_framework_without_such_a_field_has_a_source(cell):
 
 
 def test_the_source_is_the_other_data_set_as_it_is_configured(cell):
-    source = source_of(cell)
-    assert source["dataset"] == cell_of(composed(["dataset=digits"]))["dataset"]
-    assert {k: v for k, v in source.items() if k != "dataset"} == {
+    other = source_of(cell)
+    assert other["dataset"] == cell_of(composed(["dataset=digits"]))["dataset"]
+    assert {k: v for k, v in other.items() if k != "dataset"} == {
         k: v for k, v in cell.items() if k != "dataset"
     }
 
@@ -86,17 +91,17 @@ def test_data_and_checkpoint_of_the_source_count(cell, monkeypatch):
 
 def test_the_problem_brings_the_source_along(cell):
     of = run(cell).problem(NEEDS)
-    source = of.source
-    assert source.input_shape == (1, 8, 8)
+    small = of.source
+    assert small.input_shape == (1, 8, 8)
     assert of.input_shape == (1, 12, 12)
-    assert source.space.names == of.space.names
-    assert source.space.weight_bits == of.space.weight_bits
-    assert [x.in_size for x in source.layers] != [x.in_size for x in of.layers]
-    assert source.data.valid is None, "only what the card names"
-    assert len(source.train) == 1078
+    assert small.space.names == of.space.names
+    assert small.space.weight_bits == of.space.weight_bits
+    assert [x.in_size for x in small.layers] != [x.in_size for x in of.layers]
+    assert small.data.valid is None, "only what the card names"
+    assert len(small.train) == 1078
     theirs = run(cell_of(composed(["dataset=digits"]))).problem()
     for name, value in theirs.network.state_dict().items():
-        assert torch.equal(value, source.network.state_dict()[name])
+        assert torch.equal(value, small.network.state_dict()[name])
     assert run(with_source(cell, "")).problem(NEEDS).source is None
     assert run(cell).problem().source is None, "judges do not search"
 

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from benchmarks.data.load import datasets
+from benchmarks.data.load import DatasetConfig, datasets
 from benchmarks.models.preprocessing import resolved
-from benchmarks.suite.config import Cell, composed
 
 FIELD = "source"
 
 
-def source_of(cell: Cell) -> Cell | None:
+def source_of(cell: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     """The same cell on the other data set; None where the framework names none.
 
     Weights that the configuration gives are the cell's own: the other network is trained, or one
     that comes with the project.
+
+    Args:
+        cell: the configuration.
+        folder: of the configuration groups (`benchmarks.suite.conf.conf_folder`).
 
     Raises:
         UnknownName: there is no such data set; the message lists the choices.
@@ -40,11 +44,15 @@ def source_of(cell: Cell) -> Cell | None:
             "none, to search on a part of it"
         )
     model = {**cell["model"], "checkpoint": None, "pretrained": False}
-    return resolved({**cell, "model": model, "dataset": json.loads(_entry(name))})
+    return resolved({**cell, "model": model, "dataset": json.loads(_entry(folder, name))})
 
 
 @lru_cache
-def _entry(name: str) -> str:
+def _entry(folder: Path, name: str) -> str:
     """The data set's entry of the configuration group, before a model is known."""
-    entry: Any = OmegaConf.to_container(composed([f"dataset={name}"]).dataset, resolve=True)
-    return json.dumps(entry)
+    entry = OmegaConf.structured(DatasetConfig(name=name))
+    if (file := folder / "dataset" / f"{name}.yaml").exists():
+        given = OmegaConf.load(file)
+        given.pop("defaults", None)
+        entry = OmegaConf.merge(entry, given)
+    return json.dumps(OmegaConf.to_container(entry, resolve=True))
