@@ -34,6 +34,14 @@ REDUCED = {
     },
     "csq": {"epochs": 4, "warmup": 1, "images": 128, "batch": 32, "lr": 0.02, "mask_lr": 20.0},
     "hmq": {"epochs": 4, "cycle": 1, "images": 128, "batch": 32, "lr": 1e-3, "hmq_lr": 0.5},
+    "bp_nas": {
+        **{"epochs": 3, "images": 128, "batch": 32, "lr": 0.01, "theta_lr": 0.2, "mu": 0.02},
+        **{"prob1": 0.3, "layerwise": True},
+    },
+    "gmpq": {
+        **{"epochs": 2, "images": 64, "batch": 32, "lr": 0.01, "alpha_lr": 1.0, "step": 1},
+        **{"eta": 0.01},
+    },
     "bayesian_bits": {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},

@@ -16,12 +16,21 @@ from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
 from benchmarks.records.store import finite
 from benchmarks.suite.assets import Progress, forget
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import Cell
 from benchmarks.suite.failures import explained, plugin_of, readable
 from benchmarks.suite.ground import Ground, ground_of
-from benchmarks.suite.identity import environment, git_state, identity_of, scores_key, verify
+from benchmarks.suite.identity import (
+    BadCell,
+    environment,
+    git_state,
+    identity_of,
+    scores_key,
+    verify,
+)
 from benchmarks.suite.objective import Objective, objective_of, shown
 from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.options.source import source_of
 from benchmarks.suite.scores import shared_scores
 from benchmarks.suite.setting import setting_of
 from benchmarks.workers.isolation import unharmed
@@ -36,6 +45,7 @@ from frameworks import (
     Scores,
     ScoringFramework,
     Solution,
+    Space,
     Spent,
     describe,
     finished,
@@ -152,9 +162,32 @@ class Run:
 
     def problem(self, needs: frozenset[str] | None = None) -> Problem:
         """The problem with the data that a card names (all for None)."""
+        found = self._problem(self.ground, self.objective, self.setting.admitted, needs)
+        if (cell := source_of(self.cell, conf_folder())) is not None and needs is not None:
+            found.source = self._source(cell, needs)
+        return found
+
+    def _source(self, cell: Cell, needs: frozenset[str]) -> Problem:
+        """The problem of the other data set that the framework searches on.
+
+        Raises:
+            BadCell: its network has other layers.
+        """
+        ground = ground_of(cell, self.progress)
+        layers = describe(ground.network, ground.splits.input_shape)
+        space, name = self.setting.admitted, cell["dataset"]["name"]
+        if tuple(layer.name for layer in layers) != space.names:
+            raise BadCell(f"framework.source = {name!r}: the network has other layers on it")
+        on_device = placed(copy.deepcopy(ground.network), place().device)
+        objective = Objective(objective_of(self.protocol), on_device, ground.splits)
+        return self._problem(ground, objective, replace(space, layers=layers), needs)
+
+    def _problem(
+        self, ground: Ground, objective: Objective, space: Space, needs: frozenset[str] | None
+    ) -> Problem:
         draw = torch_rng(self.seed, "data")
-        calibration = self.splits.train.subset(self.protocol["calibration_images"], draw)
-        valid = self.objective.valid(self.protocol["valid_images"], draw)
+        calibration = ground.splits.train.subset(self.protocol["calibration_images"], draw)
+        valid = objective.valid(self.protocol["valid_images"], draw)
         retrains = self.trains and (needs is None or "train" in needs)
 
         def granted(need: str, value: Any) -> Any:
@@ -162,14 +195,14 @@ class Run:
 
         return Problem(
             # A copy for each: what a plugin does to it must not reach the final networks.
-            network=placed(copy.deepcopy(self.network), place().device),
-            space=self.setting.admitted,
+            network=placed(copy.deepcopy(ground.network), place().device),
+            space=space,
             target=self.setting.target,
             budget=self.budget,
             scheme=self.setting.scheme,
             data=Data(
                 # A search that retrains as its paper does may read what the protocol trains on.
-                train=granted("train", self.objective.train),
+                train=granted("train", objective.train),
                 valid=granted("valid", valid),
                 calibration=granted("calibration", calibration.images()),
             ),
@@ -179,7 +212,7 @@ class Run:
             retrains=retrains,
             recipe=self.setting.recipe,
             progress=self._within,
-            input_shape=self.splits.input_shape,
+            input_shape=ground.splits.input_shape,
         )
 
     def go(self) -> None:

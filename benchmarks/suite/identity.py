@@ -22,8 +22,10 @@ from benchmarks.models.ingredients import codes_of
 from benchmarks.models.pretrain import Start
 from benchmarks.records.record import digest
 from benchmarks.suite.assets import data_identity, entry_text, start_from
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import Cell
 from benchmarks.suite.objective import DEFAULT
+from benchmarks.suite.options.source import source_of
 from frameworks import kernels_in_force
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
@@ -48,7 +50,8 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
 
     ``data``, ``code`` (of framework, model, dataset, hardware and quantizer), ``files`` (digests of
     those that entries name), ``checkpoint`` (where the float network comes from, and of a committed
-    one the digest of its weights, whatever machine made them) and ``numerics``.
+    one the digest of its weights, whatever machine made them) and ``numerics``; of frameworks that
+    search on another data set first, and of no other, ``source`` (its data and checkpoint).
 
     Args:
         cell: the configuration.
@@ -60,13 +63,21 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
         ValueError: where the float network comes from is not clear; see
             `benchmarks.models.pretrain.start_of`.
     """
-    return {
+    found = {
         "data": _data(cell),
         "code": codes_of(cell),
         "files": files_of(cell),
         "checkpoint": _start(cell),
         "numerics": numerics(threads),
     }
+    if (source := source_of(cell, conf_folder())) is not None:
+        found["source"] = {
+            "dataset": source["dataset"]["name"],
+            "code": codes_of(source)["dataset"],
+            "data": _data(source),
+            "checkpoint": _start(source),
+        }
+    return found
 
 
 def _start(cell: Cell) -> dict[str, str]:

@@ -13,10 +13,12 @@ from benchmarks.models.build import ModelConfig
 from benchmarks.models.preprocessing import UNLABELLED
 from benchmarks.models.pretrain import recipe_for
 from benchmarks.suite.assets import entry_text, layers_of, taken_of
+from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import PROTOCOLS, Cell, ProtocolConfig
 from benchmarks.suite.identity import BadCell
 from benchmarks.suite.objective import DEFAULT, OBJECTIVES, objective_of
 from benchmarks.suite.options.budgets import budget_spec
+from benchmarks.suite.options.source import source_of
 from benchmarks.suite.options.spaces import space_of
 from frameworks import (
     Accounting,
@@ -135,6 +137,7 @@ def check(cell: Cell) -> None:
         _said.add(said)  # once, and not for each of the cells that share a network
         warnings.warn(f"model {said[0]}: {left}", stacklevel=2)
     layers = layers_of(entry_text(cell["model"]), entry_text(cell["dataset"]))
+    source_of(cell, conf_folder())
     setting = setting_of(cell, layers)
     budget_spec(cell).resolve(setting.target, setting.space)
     recipe_for(ModelConfig(**cell["model"]), DatasetConfig(**cell["dataset"]))

@@ -96,6 +96,10 @@ class Problem:
         input_shape: shape of one image; by default what the first layer reads.
         known: scores of the policies of the space (an oracle's table), which evaluations without
             training then are looked up in; None evaluates.
+        source: the same architecture with its own checkpoint on another, smaller data set, for
+            methods that search there and carry the policy over: layers of the same names, in a
+            space of the same bits. Search it by ``source.at(meter=problem.meter)``, so that what it
+            costs is counted. None where the configuration names none.
     """
 
     network: nn.Module
@@ -114,6 +118,7 @@ class Problem:
     checkpoints: list[Checkpoint] = field(default_factory=list)
     input_shape: tuple[int, ...] = ()
     known: Mapping[Policy, Score] | None = None
+    source: Problem | None = None
 
     def __post_init__(self) -> None:
         self.network = taken(self.network, [layer.name for layer in self.layers if layer.read])
@@ -533,6 +538,7 @@ class Problem:
                 None if data.valid is None else data.valid.to(device),
                 None if data.calibration is None else data.calibration.to(device),
             ),
+            source=None if self.source is None else self.source.to(device),
         )
 
     def derive(self, *axes: str) -> int:

@@ -39,26 +39,11 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.core.supernets.relaxations import Choices, ExpectedCost, choice_rows, expected_cost
+from frameworks.core.supernets.composite_search import chosen, complexity, optimizers_of
+from frameworks.core.supernets.relaxations import Choices
 from frameworks.core.supernets.supernet import CompositeNet
 
 ALPHA_START = 0.01
-
-
-def complexity(problem: Problem) -> ExpectedCost:
-    """The expected cost in units of the first searched layer at one bit.
-
-    For BOPs the unit is the layer's MACs. For other metrics it is the layer's cost at its fewest
-    bits divided by the product of the bits that are searched.
-    """
-    space, costs = problem.space, problem.layer_costs()
-    weight, act = choice_rows(space)[space.free_layers[0].name]
-    table = costs[space.free_layers[0].name]
-    (w_bits, a_bits), cheapest = min(
-        ((bits, cost) for bits, cost in table.items() if cost > 0), key=lambda x: x[1]
-    )
-    unit = cheapest / ((w_bits if weight is not None else 1) * (a_bits if act is not None else 1))
-    return expected_cost(space, costs, unit)
 
 
 @register
@@ -154,19 +139,16 @@ class EdMIPS(Framework):
 
     def optimizers(self, net: CompositeNet, choices: Choices) -> list[torch.optim.Optimizer]:
         """SGD for the weights and SGD for the logits."""
-        weights, ranges = net.parts()
-        decay = self.weight_decay
-        of_weights = torch.optim.SGD(weights, self.lr, momentum=0.9, weight_decay=decay)
-        if ranges:
-            rate = self.lr * self.range_lr
-            of_weights.add_param_group({"params": ranges, "lr": rate, "weight_decay": 0.0})
-        of_logits = torch.optim.SGD(
-            choices.parameters(), self.alpha_lr, momentum=0.9, weight_decay=decay
+        return optimizers_of(
+            net,
+            choices,
+            lr=self.lr,
+            alpha_lr=self.alpha_lr,
+            weight_decay=self.weight_decay,
+            range_lr=self.range_lr,
         )
-        return [of_weights, of_logits]
 
     @staticmethod
     def extract(problem: Problem, choices: Choices) -> Policy:
         """The most probable bits of every choice."""
-        picks = zip(problem.space.choices, choices.best(), strict=True)
-        return problem.space.decode([choice.bits[best] for choice, best in picks])
+        return chosen(problem.space, choices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -48,17 +48,23 @@ def default_pairs(space: Space) -> list[tuple[int, int]]:
     return sorted({*((b, b) for b in bits), *itertools.pairwise(bits)})
 
 
-def block_decisions(problem: Problem, pairs: Sequence[Sequence[int]] = ()) -> list[Decision]:
+def block_decisions(
+    problem: Problem, pairs: Sequence[Sequence[int]] = (), layerwise: bool = False
+) -> list[Decision]:
     """The searched blocks with their distinct candidates; blocks with one candidate included.
 
     Args:
         problem: its target must be a sum over layers.
         pairs: (weight, activation) bits, moved to the nearest that a layer may take; without any,
             those of `default_pairs`.
+        layerwise: every layer is a block of its own.
 
     Raises:
         ValueError: the hardware supports none of the pairs for some block.
     """
+    if layerwise:
+        apart = tuple(replace(layer, block=layer.name) for layer in problem.layers)
+        problem = problem.at(space=replace(problem.space, layers=apart))
     space, table = problem.space, problem.layer_costs()
     policies = [space.nearest(space.reference(w, a)) for w, a in pairs or default_pairs(space)]
     free = {layer.name for layer in space.free_layers}
@@ -123,14 +129,41 @@ def decided(space: Space, decisions: Sequence[Decision], picks: Sequence[int]) -
     return Policy(bits)
 
 
-def decision_cost(problem: Problem, decisions: Sequence[Decision], least: float) -> ExpectedCost:
-    """The network's expected cost, in a unit such that the cheapest policy costs ``least``."""
-    searched = {name for decision in decisions for name in decision.options[0]}
-    pinned = problem.space.lowest()
-    rest = _cost({n: b for n, b in pinned.items() if n not in searched}, problem.layer_costs())
-    assert rest is not None, "the target supports the pinned layers"
-    cheapest = rest + sum(min(decision.costs) for decision in decisions)
-    columns = [torch.tensor(d.costs, dtype=torch.float64)[:, None] for d in decisions]
+def decision_cost(
+    problem: Problem, decisions: Sequence[Decision], least: float, metric: str | None = None
+) -> ExpectedCost:
+    """The network's expected cost, in a unit such that the cheapest policy costs ``least``.
+
+    Args:
+        problem: what the decisions are of.
+        decisions: from `block_decisions`.
+        least: see above.
+        metric: by default the budget's, with several limits their common price.
+    """
+    table = problem.layer_costs(metric)
+    rest, costs = decided_costs(problem, decisions, table)
+    cheapest = rest + sum(min(each) for each in costs)
+    columns = [torch.tensor(each, dtype=torch.float64)[:, None] for each in costs]
     terms: list[Term] = [(row, None, column) for row, column in enumerate(columns)]
     terms.append((None, None, torch.tensor([[rest]], dtype=torch.float64)))
     return ExpectedCost(terms, len(decisions), cheapest / least)
+
+
+def decided_costs(
+    problem: Problem,
+    decisions: Sequence[Decision],
+    table: Mapping[str, Mapping[tuple[int, int], float]],
+) -> tuple[float, list[list[float]]]:
+    """What all layers without a decision cost, and what each decision's candidates do.
+
+    Args:
+        problem: what the decisions are of.
+        decisions: from `block_decisions`.
+        table: costs as from `frameworks.Problem.layer_costs`, in any metric.
+    """
+    searched = {name for decision in decisions for name in decision.options[0]}
+    pinned = problem.space.lowest()
+    rest = _cost({n: b for n, b in pinned.items() if n not in searched}, table)
+    costs = [[_cost(bits, table) for bits in decision.options] for decision in decisions]
+    assert rest is not None, "the target supports the pinned layers"
+    return rest, [[cost for cost in each if cost is not None] for each in costs]

@@ -31,8 +31,8 @@ from frameworks.core.quantizers.mix import mixed
 from frameworks.core.supernets.relaxations import choice_rows
 
 
-def _release(problem: Problem, qlayer: QLayer, bits: LayerBits) -> None:
-    """As `QLayer.free`, with the problem's calibrated quantizers."""
+def release(problem: Problem, qlayer: QLayer, bits: LayerBits) -> None:
+    """Put a layer at bits for training, as `QLayer.free`, with the problem's own quantizers."""
     assert isinstance(bits.weight, int)
     name = qlayer.layer.name
     qlayer.bits = bits
@@ -54,7 +54,7 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def parts_of(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters: those outside quantizers, and those of quantizers."""
     quantizers = [m for m in model.modules() if isinstance(m, Quantizer | Composite)]
     ranges = {id(p): p for m in quantizers for p in m.parameters() if p.requires_grad}
@@ -110,7 +110,7 @@ class CompositeNet(nn.Module):
         for name, qlayer in list(self.qmodel.qlayers()):
             w_bits, a_bits = space.weight_bits[name], space.act_bits[name]
             if self.rows[name] == (None, None):
-                _release(problem, qlayer, LayerBits(w_bits[0], a_bits[0]))
+                release(problem, qlayer, LayerBits(w_bits[0], a_bits[0]))
                 continue
             self.mixed[name] = CompositeLayer(
                 qlayer.inner,
@@ -134,7 +134,7 @@ class CompositeNet(nn.Module):
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Trainable weights, and trainable quantization ranges."""
-        return _parts(self.qmodel)
+        return parts_of(self.qmodel)
 
 
 class StochasticBlock(StandIn):
@@ -185,7 +185,7 @@ class StochasticNet(nn.Module):
         for name, qlayer in self.qmodel.qlayers():
             entry = problem.space.lowest()[name]
             if qlayer.layer.block not in candidates:
-                _release(problem, qlayer, entry)
+                release(problem, qlayer, entry)
         for path, options in candidates.items():
             copies = [self._copy(problem, path, option) for option in options]
             self.blocks[path] = StochasticBlock(copies)
@@ -195,7 +195,7 @@ class StochasticNet(nn.Module):
         block = copy.deepcopy(self.qmodel.model.get_submodule(path))
         for module in block.modules():
             if isinstance(module, QLayer):
-                _release(problem, module, bits[module.layer.name])
+                release(problem, module, bits[module.layer.name])
         return block
 
     def mask(self, masks: Tensor) -> None:
@@ -210,4 +210,4 @@ class StochasticNet(nn.Module):
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Trainable weights, and trainable quantization ranges."""
-        return _parts(self.qmodel)
+        return parts_of(self.qmodel)

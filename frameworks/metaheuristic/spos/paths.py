@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -54,15 +53,11 @@ class Paths:
 
     def __init__(self, problem: Problem, pairs: Sequence[Sequence[int]], layerwise: bool) -> None:
         self.problem, space = problem, problem.space
-        asked = problem
-        if layerwise:
-            apart = tuple(replace(layer, block=layer.name) for layer in space.layers)
-            asked = problem.at(space=replace(space, layers=apart))
         if not (pairs := pairs or upward_pairs(space)):
             raise ValueError(
                 "no candidate pair has as few weight bits as activation bits: give `pairs`"
             )
-        self.decisions = block_decisions(asked, pairs)
+        self.decisions = block_decisions(problem, pairs, layerwise)
         self.counts = [len(decision.options) for decision in self.decisions]
         self.costs = [np.array(decision.costs) for decision in self.decisions]
         first = problem.budget.price(problem.cost(self.policy((0,) * len(self.counts))))
