@@ -44,7 +44,7 @@ from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.gradient.djpq.bottleneck import hold
 from frameworks.gradient.djpq.jointnet import JointNet, reachable
-from frameworks.gradient.djpq.power import PowerQuantizer
+from frameworks.gradient.djpq.power import PowerQuantizer, soft_bits
 
 
 @register
@@ -250,4 +250,5 @@ def learned(qmodel: QModel) -> dict[str, list[list[float] | None]]:
 
 
 def _bits(net: JointNet) -> list[float]:
-    return [float(quantizer.soft_bits().detach()) for _, quantizer in net.tensors()]
+    found: list[float] = soft_bits([quantizer for _, quantizer in net.tensors]).tolist()
+    return found

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
-from frameworks.core.supernets.fractional import fractional_rows
+from frameworks.core.supernets.fractional import fractional_rows, hats
 from frameworks.core.supernets.placed import PlacedNet, Spot, raised
 from frameworks.core.supernets.relaxations import expected_cost
 from frameworks.gradient.djpq.bottleneck import Bottleneck, fold, gated_layers
-from frameworks.gradient.djpq.power import DJPQScheme, PowerQuantizer
+from frameworks.gradient.djpq.power import DJPQScheme, PowerQuantizer, bits_of
 
 POWERS = (2, 4, 8, 16)
 START = 8
@@ -39,6 +39,12 @@ class JointNet:
         restrict: whether bits are powers of two.
         threshold: ratio of a gate below which its channel is pruned.
         prune: whether layers with a BatchNorm directly behind have gates.
+
+    Attributes:
+        qmodel: the network.
+        tensors: searched tensors with their quantizers, weights first; a shared weight once.
+        norms: by layer, the BatchNorm behind its gates.
+        gates: by layer.
     """
 
     def __init__(self, problem: Problem, restrict: bool, threshold: float, prune: bool) -> None:
@@ -46,6 +52,8 @@ class JointNet:
         self.own = isinstance(problem.scheme, DJPQScheme)
         self.placed = PlacedNet(problem, self._quantizer)
         self.qmodel = self.placed.qmodel
+        every = [*self.placed.placed("weight"), *self.placed.placed("act")]
+        self.tensors = [(spot, q) for spot, q in every if isinstance(q, PowerQuantizer)]
         generator = problem.generator("djpq gates")
         found = [spot.layer for spot, _ in self.placed.placed("weight")] if prune else []
         self.norms = gated_layers(problem, found)
@@ -69,6 +77,7 @@ class JointNet:
         restricted = bits if self.restrict else ()
         made = PowerQuantizer(data.abs().max(), bits[-1], spot.signed, bends, restricted, unit)
         made.keep_between(bits[0], max(START, bits[0]))
+        made.caps = False  # `keep_within` does it
         return made
 
     def _norm(self, layer: str) -> nn.Module:
@@ -81,11 +90,6 @@ class JointNet:
 
         return hook
 
-    def tensors(self) -> list[tuple[Spot, PowerQuantizer]]:
-        """Searched tensors with their quantizers, weights first."""
-        every = [*self.placed.placed("weight"), *self.placed.placed("act")]
-        return [(spot, q) for spot, q in every if isinstance(q, PowerQuantizer)]
-
     def quantizer_parameters(self) -> list[nn.Parameter]:
         """Steps, ranges and exponents, those of pinned tensors under the paper's scheme too."""
         return [p for p in self.qmodel.range_parameters() if p.requires_grad]
@@ -96,29 +100,34 @@ class JointNet:
 
     def keep_within(self) -> None:
         """Bring the bits of all tensors back between their fewest and their most candidates."""
-        for spot, quantizer in self.tensors():
+        for spot, quantizer in self.tensors:
             bits = reachable(spot.bits, spot.signed, self.restrict)
             quantizer.keep_between(bits[0], bits[-1])
 
-    def choice_bits(self) -> list[Tensor]:
-        """The bits of each of the space's choices, a scalar: the most of its tensors'."""
-        found: dict[int, list[Tensor]] = {}
-        for spot, quantizer in self.tensors():
-            found.setdefault(spot.row, []).append(quantizer.bits())
-        choices = self.problem.space.choices
-        fixed = [self._cost.table.new_tensor(float(choice.bits[-1])) for choice in choices]
-        return [torch.stack(found[i]).max() if i in found else b for i, b in enumerate(fixed)]
+    def bits(self) -> list[Tensor]:
+        """Of each of the space's choices: the most bits of its tensors, a scalar."""
+        found: list[list[Tensor]] = [[] for _ in self.problem.space.choices]
+        every = bits_of([quantizer for _, quantizer in self.tensors])
+        for (spot, _), bits in zip(self.tensors, every.unbind(), strict=True):
+            found[spot.row].append(bits)
+        return [each[0] if len(each) == 1 else torch.stack(each).max() for each in found]
 
     def cost(self) -> Tensor:
         """``sum_l r_l C_l(b_w, b_a)``: each layer's cost at soft bits times its share of channels.
 
         For bit operations C is MACs b_w b_a. A scalar.
         """
-        each = self._cost.each(fractional_rows(self.problem.space, self.choice_bits()))
-        one = torch.ones_like(each[0])
-        gates = [self.gates.get(name) for name in self.problem.space.names]
-        shares = [one if gate is None else gate.soft_share(self.threshold) for gate in gates]
-        return (each * torch.stack(shares)).sum()
+        bits, options = self.bits(), {choice.bits for choice in self.problem.space.choices}
+        if len(options) == 1:  # one call in the place of one a choice
+            rows = hats(options.pop(), torch.stack(bits))
+        else:
+            rows = fractional_rows(self.problem.space, bits)
+        each = self._cost.each(rows)
+        if self.gates:
+            kept = {name: gate.soft_share(self.threshold) for name, gate in self.gates.items()}
+            whole = torch.ones_like(each[0])
+            each = each * torch.stack([kept.get(n, whole) for n in self.problem.space.names])
+        return each.sum()
 
     def information(self) -> Tensor:
         """L_VIB, a scalar; 0 without gates."""

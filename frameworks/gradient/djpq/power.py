@@ -40,9 +40,11 @@ NEAR_ZERO = 1e-6
 
 
 def mapped(x: Tensor, reach: Tensor, power: Tensor | None, signed: bool) -> tuple[Tensor, Tensor]:
-    """``min(|x|, q_m)`` and its power ``v``; ``|x|`` is ``max(x, 0)`` where data are unsigned."""
-    base = torch.minimum(x.abs() if signed else x.clamp_min(0), reach)
-    return base, base if power is None else base.clamp_min(NEAR_ZERO) ** power
+    """``sign(x) min(|x|, q_m)`` and ``sign(x) v``; unsigned data are clipped at 0."""
+    clipped = torch.clamp(x, -reach if signed else torch.zeros_like(reach), reach)
+    if power is None:
+        return clipped, clipped
+    return clipped, clipped.abs().clamp_min(NEAR_ZERO) ** power * clipped.sign()
 
 
 class _PowerRound(torch.autograd.Function):
@@ -52,24 +54,25 @@ class _PowerRound(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, step: Tensor, reach: Tensor, power: Tensor | None, signed: bool
     ) -> Tensor:
-        ctx.save_for_backward(x, step, reach, power)
-        ctx.signed = signed
-        code = torch.round(mapped(x, reach, power, signed)[1] / step)
-        return (code * x.sign() if signed else code) * step
+        clipped, v = mapped(x, reach, power, signed)
+        ratio = v / step
+        code = torch.round(ratio)
+        bent, ctx.low = None if power is None else clipped, -1.0 if signed else 0.0
+        ctx.save_for_backward(x, clipped == x, code - ratio, bent, reach, power)
+        return code * step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,), (x, step, reach, power) = grads, ctx.saved_tensors
-        base, v = mapped(x, reach, power, ctx.signed)
-        outside = (x.abs() if ctx.signed else x) > reach
-        inside = ~outside if ctx.signed else ~outside & (x >= 0)
-        toward = grad * x.sign() if ctx.signed else grad
-        ratio = v / step
-        for_step = (toward * (torch.round(ratio) - ratio)).sum()
-        for_reach, for_power = (toward * outside).sum(), None
+        (grad,), (x, inside, rounding, bent, reach, power) = grads, ctx.saved_tensors
+        for_step = (grad * rounding).sum()
+        outside = ~inside
+        # Unsigned data are at 0, and not at the range, where they are negative.
+        ends = torch.where(x[outside] < 0, ctx.low, 1.0)
+        for_reach, for_power = (grad[outside] * ends).sum(), None
         if power is not None:
             for_reach = for_reach * power * reach ** (power - 1)
-            for_power = (toward * v * base.clamp_min(NEAR_ZERO).log()).sum()
+            base = bent.abs().clamp_min(NEAR_ZERO)
+            for_power = (grad * bent.sign() * base**power * base.log()).sum()
         return grad * inside, for_step, for_reach, for_power, None
 
 
@@ -88,6 +91,9 @@ def most_code(bits: int, signed: bool) -> int:
 
 class PowerQuantizer(Quantizer):
     """Learned step, range and exponent (see the module's formulas).
+
+    Codes end at the largest that the bits have, unless ``caps`` is False (for one whose step is
+    moved by `keep_between` after all that changes it).
 
     Args:
         reach: q_m, a positive scalar.
@@ -112,6 +118,7 @@ class PowerQuantizer(Quantizer):
         super().__init__()
         self.signed, self.restricted = signed, tuple(restricted)
         self.most = most_code(bits, signed)
+        self.caps = True
         log_reach = reach.detach().clone().view(()).clamp_min(SMALLEST_STEP).log()
         self.log_reach = nn.Parameter(log_reach, requires_grad=False)
         self.log_step = nn.Parameter(log_reach - math.log(self.most), requires_grad=False)
@@ -124,30 +131,24 @@ class PowerQuantizer(Quantizer):
         """The exponent t; None for 1."""
         return None if self.log_power is None else self.log_power.exp()
 
-    def _log_end(self) -> Tensor:
+    def log_end(self) -> Tensor:
+        """``log(q_m^t)``, a scalar."""
         return self.log_reach if self.power is None else self.power * self.log_reach
 
-    def soft_bits(self) -> Tensor:
-        """``b`` before any rounding, a scalar, differentiable in step, range and exponent."""
-        return torch.log2((self._log_end() - self.log_step).exp() + 1) + float(self.signed)
-
     def bits(self) -> Tensor:
-        """``b`` as it is paid for: rounded to a power of two where bits are restricted."""
-        soft = self.soft_bits()
-        if not self.restricted:
-            return soft
-        options = soft.detach().new_tensor(self.restricted)
-        nearest = (options.log2() - soft.detach().log2()).abs().argmin()
-        return straight_through(soft, options[nearest])
+        """``b`` of `bits_of`, a scalar."""
+        return bits_of([self])[0]
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The step and the range in force: codes end at the largest that the bits have."""
         step, reach, power = self.log_step.exp(), self.log_reach.exp(), self.power
         if self.restricted:
             levels = torch.exp2(self.bits().detach() - float(self.signed)) - 1
-            step = straight_through(step, (self._log_end() - levels.log()).exp())
+            step = straight_through(step, (self.log_end() - levels.log()).exp())
+        if not self.caps:
+            return step, reach
         last = self.most * step
-        fits = self._log_end().exp() <= last + 0.4 * step
+        fits = self.log_end().exp() <= last + 0.4 * step
         return step, torch.where(fits, reach, last if power is None else last ** (1 / power))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class PowerQuantizer(Quantizer):
         data = x if self.unit is None else x / self.unit
         code = torch.round(mapped(data, reach, self.power, self.signed)[1] / step)
         scale = step if self.unit is None else step * self.unit
-        return Codes(code * data.sign() if self.signed else code, scale, torch.zeros_like(step))
+        return Codes(code, scale, torch.zeros_like(step))
 
     def code_range(self) -> tuple[int, int]:
         return -self.most if self.signed else 0, self.most
@@ -179,8 +180,9 @@ class PowerQuantizer(Quantizer):
     def keep_between(self, fewest: int, most: int) -> None:
         """Move the step, in place, to where the bits are within these."""
         ends = [math.log(most_code(bits, self.signed)) for bits in (most, fewest)]
-        end = self._log_end()
-        self.log_step.copy_(torch.clamp(self.log_step, end - ends[0], end - ends[1]))
+        end = self.log_end()
+        # A little within: beyond the most bits nothing says that fewer would cost less.
+        self.log_step.copy_(torch.clamp(self.log_step, end - ends[0] + 1e-5, end - ends[1]))
 
     def learned(self) -> list[float]:
         """d, q_m and t as numbers."""
@@ -194,6 +196,26 @@ class PowerQuantizer(Quantizer):
         self.log_reach.fill_(math.log(reach))
         if self.log_power is not None:
             self.log_power.fill_(math.log(power))
+
+
+def soft_bits(quantizers: Sequence[PowerQuantizer]) -> Tensor:
+    """``b`` before any rounding ``[n]``, differentiable in steps, ranges and exponents."""
+    log_levels = torch.stack([q.log_end() for q in quantizers])
+    log_levels = log_levels - torch.stack([q.log_step for q in quantizers])
+    signs = log_levels.new_tensor([float(q.signed) for q in quantizers])
+    return torch.log2(log_levels.exp() + 1) + signs
+
+
+def bits_of(quantizers: Sequence[PowerQuantizer]) -> Tensor:
+    """``b`` as it is paid for ``[n]``: rounded to a power of two where bits are restricted."""
+    soft = soft_bits(quantizers)
+    if not any(q.restricted for q in quantizers):
+        return soft
+    rounded = []
+    for quantizer, bits in zip(quantizers, soft.tolist(), strict=True):
+        near = {abs(math.log2(each / bits)): float(each) for each in quantizer.restricted}
+        rounded.append(near[min(near)] if near else bits)
+    return straight_through(soft, soft.new_tensor(rounded))
 
 
 @register_scheme
