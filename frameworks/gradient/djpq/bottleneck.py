@@ -93,7 +93,7 @@ def norms_behind(problem: Problem) -> dict[str, str]:
     with torch.no_grad():
         network(torch.zeros(1, *problem.input_shape, dtype=like.dtype, device=like.device))
     pairs = [(a, b) for a, made in outputs for b, read in inputs if made is read]
-    once = _single(name for name, _ in outputs) & _single(name for name, _ in inputs)
+    once = _single(name for name, _ in outputs) | _single(name for name, _ in inputs)
     return {layer: norm for layer, norm in pairs if {layer, norm} <= once}
 
 

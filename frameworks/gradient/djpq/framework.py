@@ -87,7 +87,8 @@ class DJPQ(Framework):
             "schedule, weights' gradient 1 within the range, t = 1 for activations",
             "the threshold of 1e-3 on mu^2 / sigma^2 is quoted from memory; VIBNet's is 1",
             "beta is adjusted to meet the budget; the paper sweeps it",
-            "d, q_m and t are trained as logarithms by Adam, so that one rate fits all tensors",
+            "d and q_m are trained as logarithms by Adam, so that one rate fits all tensors, and t "
+            "within 1/2 to 2, as beyond the cost's gradient made it run away (to 25 in 24 steps)",
             "L_BOP has the cost of the budget's metric at bits between candidates where that is a "
             "sum over layers; for BOPs this is the same",
             "gates stand directly behind BatchNorm and before the activation function, where mu "
@@ -154,7 +155,7 @@ class DJPQ(Framework):
             task = cross_entropy(model, x, y)
             return course.step(task, task + penalty())
 
-        bits, moves, undecided = _bits(net), [], []
+        bits, moves, pruned = _bits(net), [], []
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"joint pruning and bits, beta {self.beta:.3g}")
             course.run(net.qmodel, problem.train, self.images, optimizers, loss, net.keep_within)
@@ -163,12 +164,12 @@ class DJPQ(Framework):
             problem.checkpoint(net.policy())
             before, bits = bits, _bits(net)
             moves.append(fmean(abs(a - b) for a, b in zip(before, bits, strict=True)))
-            undecided.append(net.undecided())
+            pruned.append(net.pruned())
         policy = net.policy()
         net.fold()
         notes = {
             **{"beta": self.beta, "gamma": self.gamma, "quantizers": learned(net.qmodel)},
-            **{"bits moved": moves, "undecided": undecided, "norms": net.norms},
+            **{"bits moved": moves, "pruned": pruned, "norms": net.norms},
             "learning": course.to_json(),
         }
         weights = net.qmodel.float_state()

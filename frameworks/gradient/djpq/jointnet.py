@@ -154,12 +154,10 @@ class JointNet:
         for name, gate in self.gates.items():
             fold(self._norm(name), gate, self.threshold)
 
-    def undecided(self) -> float:
-        """The share of gates whose noise neither drowns the signal nor is drowned by it."""
-        ratios = [gate.log_ratio().detach() for gate in self.gates.values()]
-        bound = -math.log(self.threshold)
-        open_ones = torch.cat(ratios).abs() < bound if ratios else torch.zeros(1)
-        return float(open_ones.float().mean())
+    def pruned(self) -> float:
+        """The share of the gated channels that are below the threshold."""
+        kept = [gate.kept(self.threshold) for gate in self.gates.values()]
+        return float((~torch.cat(kept)).float().mean()) if kept else 0.0
 
 
 def costs_of(problem: Problem) -> dict[str, dict[tuple[int, int], float]]:

@@ -19,7 +19,9 @@ The bit-restricted variant (DJPQ-restrict) takes the power of two that is neares
 logarithm, and the d that has so many bits, in every forward pass; b goes on to learn as if it had
 not.
 
-d, q_m and t are kept as logarithms, so that they stay positive and one learning rate fits all.
+d and q_m are kept as logarithms, so that they stay positive and one learning rate fits all, and t
+as 2^tanh(s), between 1/2 and 2: bits and costs fall with q_m^t, so that a free t runs away where
+q_m < 1, and the weights with it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from frameworks.core.registry import register_scheme
 
 NEAR_ZERO = 1e-6
 """What magnitudes below it count as under a power or a logarithm."""
+LAST = 0.999999
+"""The exponent's logarithm, to the base of 2, is at most this."""
 
 
 def mapped(x: Tensor, reach: Tensor, power: Tensor | None, signed: bool) -> tuple[Tensor, Tensor]:
@@ -123,13 +127,13 @@ class PowerQuantizer(Quantizer):
         self.log_reach = nn.Parameter(log_reach, requires_grad=False)
         self.log_step = nn.Parameter(log_reach - math.log(self.most), requires_grad=False)
         zero = torch.zeros_like(log_reach)
-        self.log_power = nn.Parameter(zero, requires_grad=False) if bends else None
+        self.bend = nn.Parameter(zero, requires_grad=False) if bends else None
         self.register_buffer("unit", unit)
 
     @property
     def power(self) -> Tensor | None:
         """The exponent t; None for 1."""
-        return None if self.log_power is None else self.log_power.exp()
+        return None if self.bend is None else torch.exp2(torch.tanh(self.bend))
 
     def log_end(self) -> Tensor:
         """``log(q_m^t)``, a scalar."""
@@ -170,7 +174,7 @@ class PowerQuantizer(Quantizer):
 
     @torch.no_grad()
     def uniform_grid(self) -> Grid | None:
-        if self.log_power is not None or self.unit is not None:
+        if self.bend is not None or self.unit is not None:
             return None
         step, reach = self._ends()
         high = int(torch.round(reach / step))
@@ -181,7 +185,7 @@ class PowerQuantizer(Quantizer):
         """Move the step, in place, to where the bits are within these."""
         ends = [math.log(most_code(bits, self.signed)) for bits in (most, fewest)]
         end = self.log_end()
-        # A little within: beyond the most bits nothing says that fewer would cost less.
+        # A little within: beyond the most bits no cost says that fewer would be cheaper.
         self.log_step.copy_(torch.clamp(self.log_step, end - ends[0] + 1e-5, end - ends[1]))
 
     def learned(self) -> list[float]:
@@ -194,8 +198,8 @@ class PowerQuantizer(Quantizer):
         """Put in d, q_m and t (the last where there is an exponent)."""
         self.log_step.fill_(math.log(step))
         self.log_reach.fill_(math.log(reach))
-        if self.log_power is not None:
-            self.log_power.fill_(math.log(power))
+        if self.bend is not None:
+            self.bend.fill_(math.atanh(min(max(math.log2(power), -LAST), LAST)))
 
 
 def soft_bits(quantizers: Sequence[PowerQuantizer]) -> Tensor:
