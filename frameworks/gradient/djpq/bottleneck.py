@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frameworks.core.layers import Layer
+from frameworks.core.networks.qmodel import QModel
+from frameworks.core.policy import PRUNED, Policy
 from frameworks.core.problem import Problem
 
 LOG_VARIANCE = -9.0
@@ -109,7 +111,21 @@ def _single(names: Iterable[str]) -> set[str]:
     return {name for name in every if every.count(name) == 1}
 
 
-def hold(norm: nn.Module, kept: Tensor) -> None:
+def hold_pruned(qmodel: QModel, policy: Policy, norms: Mapping[str, str]) -> None:
+    """Keep pruned channels at 0 behind their layers' BatchNorms while these are trained.
+
+    Args:
+        qmodel: the network.
+        policy: with 0 bits for pruned channels.
+        norms: by layer, the name of the BatchNorm behind it.
+    """
+    for name, norm in norms.items():
+        channels = policy[name].channels(qmodel.qlayer(name).layer.out_channels)
+        kept = torch.tensor([bits != PRUNED for bits in channels])
+        _hold(qmodel.model.get_submodule(norm), kept)
+
+
+def _hold(norm: nn.Module, kept: Tensor) -> None:
     """Keep a BatchNorm's pruned channels (False in ``kept [C]``) at 0 while it is trained."""
     for parameter in (norm.weight, norm.bias):
         assert isinstance(parameter, nn.Parameter)

@@ -25,7 +25,7 @@ channel is pruned. A search in which no tensor can lose a bit is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
@@ -37,12 +37,11 @@ from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.policy import PRUNED, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
-from frameworks.gradient.djpq.bottleneck import hold
+from frameworks.gradient.djpq.bottleneck import hold_pruned
 from frameworks.gradient.djpq.jointnet import JointNet, reachable
 from frameworks.gradient.djpq.power import PowerQuantizer, soft_bits
 
@@ -168,7 +167,7 @@ class DJPQ(Framework):
         policy = net.policy()
         net.fold()
         notes = {
-            **{"beta": self.beta, "gamma": self.gamma, "quantizers": learned(net.qmodel)},
+            **{"beta": self.beta, "gamma": self.gamma, "quantizers": net.learned()},
             **{"bits moved": moves, "pruned": pruned, "norms": net.norms},
             "learning": course.to_json(),
         }
@@ -229,25 +228,6 @@ class DJPQ(Framework):
             hold_pruned(qmodel, solution.policy, solution.notes["norms"])
 
         return problem.fine_tune(solution.policy, weights=solution.weights, prepare=keep)
-
-
-def hold_pruned(qmodel: QModel, policy: Policy, norms: Mapping[str, str]) -> None:
-    """Keep pruned channels at 0 behind the BatchNorms of their layers, which have gates' names."""
-    for name, norm in norms.items():
-        channels = policy[name].channels(qmodel.qlayer(name).layer.out_channels)
-        kept = torch.tensor([bits != PRUNED for bits in channels])
-        hold(qmodel.model.get_submodule(norm), kept)
-
-
-def learned(qmodel: QModel) -> dict[str, list[list[float] | None]]:
-    """d, q_m and t of each layer's weight and input, None for other quantizers."""
-    return {
-        name: [
-            part.learned() if isinstance(part, PowerQuantizer) else None
-            for part in (q.weight_quantizer, q.act_quantizer)
-        ]
-        for name, q in qmodel.qlayers()
-    }
 
 
 def _bits(net: JointNet) -> list[float]:

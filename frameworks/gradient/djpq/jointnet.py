@@ -154,6 +154,16 @@ class JointNet:
         for name, gate in self.gates.items():
             fold(self._norm(name), gate, self.threshold)
 
+    def learned(self) -> dict[str, list[list[float] | None]]:
+        """d, q_m and t of each layer's weight and input; None for other quantizers."""
+        return {
+            name: [
+                part.learned() if isinstance(part, PowerQuantizer) else None
+                for part in (q.weight_quantizer, q.act_quantizer)
+            ]
+            for name, q in self.qmodel.qlayers()
+        }
+
     def pruned(self) -> float:
         """The share of the gated channels that are below the threshold."""
         kept = [gate.kept(self.threshold) for gate in self.gates.values()]
