@@ -1,4 +1,4 @@
-"""What methods that prune and quantize take away is gone: from every target's costs, and from files.
+"""What methods that prune and quantize take away is gone from every target's costs and from files.
 
 The policies are those of DJPQ's and Bayesian Bits' own networks, with some channels shut.
 """

@@ -129,8 +129,9 @@ def _hold(norm: nn.Module, kept: Tensor) -> None:
     """Keep a BatchNorm's pruned channels (False in ``kept [C]``) at 0 while it is trained."""
     for parameter in (norm.weight, norm.bias):
         assert isinstance(parameter, nn.Parameter)
-        parameter.data.mul_(kept.to(parameter))
-        parameter.register_hook(lambda grad: grad * kept.to(grad))  # type: ignore[no-untyped-call]
+        mask = kept.to(parameter.device, parameter.dtype)
+        parameter.data.mul_(mask)
+        parameter.register_hook(lambda grad, mask=mask: grad * mask)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
