@@ -464,7 +464,7 @@ def test_a_search_too_short_to_lose_a_bit_is_refused():
         replace(FAST, beta=float("inf")).search(problem())
 
 
-SETTINGS = {"epochs": 8, "images": 352, "batch": 16, "quantizer_lr": 0.05, "beta": 0.7}
+SETTINGS = {"epochs": 8, "images": 352, "batch": 16, "quantizer_lr": 0.05, "beta": 0.8}
 """Those of the suite ``quick``."""
 
 
