@@ -46,6 +46,10 @@ REDUCED = {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
+    "djpq": {
+        **{"epochs": 3, "images": 128, "batch": 16, "lr": 0.01},
+        **{"quantizer_lr": 0.2, "gate_lr": 0.1, "beta": 0.5},
+    },
     "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},

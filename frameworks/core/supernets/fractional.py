@@ -29,7 +29,9 @@ def hats(candidates: Sequence[int], bits: Tensor) -> Tensor:
     At a candidate the derivative is that of the interval above it (below it at the last one).
     """
     at = torch.tensor(candidates, dtype=bits.dtype, device=bits.device)
-    inside = bits.clamp(float(at[0]), float(at[-1]))
+    # Not by clamp alone, which has no derivative at the first and the last candidate either.
+    within = (bits >= at[0]) & (bits <= at[-1])
+    inside = torch.where(within, bits, bits.detach().clamp(float(at[0]), float(at[-1])))
     low = (torch.bucketize(inside.detach(), at, right=True) - 1).clamp(0, len(candidates) - 2)
     share = (inside - at[low]) / (at[low + 1] - at[low])
     lower = functional.one_hot(low, len(candidates)).to(bits.dtype)

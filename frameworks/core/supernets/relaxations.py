@@ -117,9 +117,17 @@ class ExpectedCost(nn.Module):
 
     def forward(self, p: Tensor) -> Tensor:
         """The expected cost (a scalar) under probabilities or masks ``p [rows, K]``."""
-        p = nn.functional.pad(p, (0, self.certain.shape[1] - p.shape[1]))
-        p = torch.cat([p, self.certain])
+        p = self._with_certain(p)
         return torch.einsum("ti,tij,tj->", p[self.first], self.table, p[self.second])
+
+    def each(self, p: Tensor) -> Tensor:
+        """The expected cost of each term ``[terms]``, under the same."""
+        p = self._with_certain(p)
+        return torch.einsum("ti,tij,tj->t", p[self.first], self.table, p[self.second])
+
+    def _with_certain(self, p: Tensor) -> Tensor:
+        p = nn.functional.pad(p, (0, self.certain.shape[1] - p.shape[1]))
+        return torch.cat([p, self.certain])
 
 
 def choice_rows(space: Space) -> dict[str, tuple[int | None, int | None]]:

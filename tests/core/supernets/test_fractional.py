@@ -59,3 +59,9 @@ def test_channels_cost_their_mean():
     bits = [torch.tensor([2.0, 4.0, 3.0, 3.0]) for _ in space.choices]
     same = [torch.tensor(3.0) for _ in space.choices]
     assert torch.allclose(fractional_rows(space, bits), fractional_rows(space, same))
+
+
+def test_hats_have_a_derivative_at_the_first_and_the_last_candidate():
+    bits = torch.tensor([2.0, 8.0, 1.9, 8.1], requires_grad=True)
+    (hats((2, 4, 8), bits) @ torch.tensor([2.0, 4.0, 8.0])).sum().backward()
+    assert bits.grad.tolist() == [1, 1, 0, 0]
