@@ -36,6 +36,14 @@ REDUCED = {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
+    "waveq": {
+        **{"epochs": 4, "images": 256, "batch": 32, "lr": 0.02},
+        **{"beta_lr": 20.0, "lambda_w": 0.5, "lambda_beta": 0.1},
+    },
+    "sdq": {
+        **{"epochs": 4, "images": 256, "batch": 32, "lr": 0.002},
+        **{"beta_lr": 4.0, "lambda_q": 0.1},
+    },
     "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},

@@ -30,7 +30,7 @@ def number(value, **kind):
 def slopes(weight, beta, norm=1.0):
     weight, beta = number(weight, requires_grad=True), number(beta, requires_grad=True)
     value = wave(weight, beta, norm)
-    return value.item(), *(g.item() for g in torch.autograd.grad(value, (weight, beta)))
+    return value.item(), *(g.sum().item() for g in torch.autograd.grad(value, (weight, beta)))
 
 
 def test_defaults_are_the_released_ones():
@@ -253,3 +253,15 @@ def test_a_policy_is_read_from_the_periods():
     for period, beta in zip(periods.values(), (1.0, 1.2, 3.0, 6.9), strict=True):
         period.beta.data.fill_(beta)
     assert [policy_of(of, net, acts)[name].weight for name in FREE] == [2, 3, 4, 8]
+
+
+SHORT = {"epochs": 5, "images": 352, "batch": 16, "lr": 0.02, "beta_lr": 10.0}
+SHORT |= {"lambda_w": 0.5, "lambda_beta": 0.06}
+
+
+@pytest.mark.slow
+def test_bits_come_from_the_data():
+    found = learned(WaveQ(**SHORT), framework)
+    assert found.differ
+    assert found.gain > 0
+    assert min(accuracy for _, accuracy in found.with_loss) > 50

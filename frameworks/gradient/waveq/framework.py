@@ -143,10 +143,10 @@ class WaveQ(Framework):
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             t = len(course.losses) / steps
             of_waves, of_bits = profile(t, RISE, 1.0, WIDTH)
-            task = cross_entropy(model, x, y)
-            waves = self.lambda_w * of_waves * waves_of(net)
-            bits = torch.stack([each.beta for each in periods.values()]).sum()
-            return course.step(task, task + waves + self.lambda_beta * of_bits * bits)
+            task, waves = cross_entropy(model, x, y), self.lambda_w * waves_of(net)
+            bits = self.lambda_beta * torch.stack([each.beta for each in periods.values()]).sum()
+            course.step(task, task + waves + bits)  # at the plateaus, to compare steps by
+            return task + of_waves * waves + of_bits * bits
 
         def clamp() -> None:
             for each in periods.values():
