@@ -130,7 +130,9 @@ def test_quantization_error_by_hand_pushes_bits_down():
 def test_a_ladder_goes_down_one_level_at_a_time_and_never_up():
     ladder = Ladder((2, 4, 8), 0.99, CPU)
     assert (ladder.bits, ladder.beta.item()) == (8, pytest.approx(0.99))
+    ladder.logit.data.fill_(30.0)
     assert not ladder.drop(0.01)
+    assert ladder.beta.item() == pytest.approx(0.99)  # it can still come back
     ladder.logit.data.fill_(-5.0)
     assert ladder.drop(0.01)
     assert (ladder.bits, ladder.beta.item()) == (4, pytest.approx(0.99))
@@ -207,19 +209,19 @@ def test_tied_layers_share_a_ladder_and_pinned_have_none():
     for name, ladder in placed.items():
         weight = of.network.get_submodule(name).weight.detach()
         quantized = of.quantizer(name, "weight", 8)(weight)
-        by_layer += float(ladder.beta) * float((quantized - weight).square().sum())
+        by_layer += float(ladder.beta.detach()) * float((quantized - weight).square().sum())
     assert error(net).item() == pytest.approx(by_layer, rel=1e-4)
 
 
 def test_without_a_loss_the_error_alone_brings_every_layer_down():
-    of = problem("bops", like=2)
+    of = problem("bops", like=2.5)
     with pytest.MonkeyPatch.context() as patch:
         loss = framework.cross_entropy
         patch.setattr(framework, "cross_entropy", lambda *a: loss(*a).detach())
         solution = replace(FAST, epochs=30).search(of)
     course = torch.tensor(solution.notes["bits"])
     assert (course[1:] <= course[:-1] + 0.02).all()  # a fresh DBP starts at 0.99
-    assert {solution.policy[name].weight for name in FREE} == {2}
+    assert max(solution.policy[name].weight for name in FREE) < 8
     assert of.within(solution.policy)
 
 
@@ -312,8 +314,8 @@ def test_a_policy_is_read_from_the_ladders():
     of = problem("bops", like=4)
     acts = affordable_activations(of, 4)
     net, ladders = FAST.stochastic(of, acts)
-    for ladder, level in zip(ladders.values(), (0, 1, 2, 6), strict=True):
-        ladder.level = level
+    for ladder, level in zip(ladders.values(), (2, 3, 4, 8), strict=True):
+        ladder.level = ladder.candidates.index(level)
     assert [policy_of(of, net, acts)[name].weight for name in FREE] == [2, 3, 4, 8]
 
 

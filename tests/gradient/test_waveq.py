@@ -215,7 +215,7 @@ def test_other_spaces(fields):
 def test_finishing_settles_weights_at_their_levels():
     of = problem("bops", scheme="waveq", retrains=True)
     of = of.at(recipe=replace(WaveQ.recipe, epochs=8, batch=16, lr=0.05))
-    solution = replace(FAST, lambda_beta=0.1).search(of)
+    solution = replace(FAST, lambda_beta=50.0).search(of)  # 2 bits, a step of half the range
 
     def apart(method):
         """Mean distance of the weights from their levels, in steps."""
@@ -229,7 +229,7 @@ def test_finishing_settles_weights_at_their_levels():
         assert len(found) == len(FREE)
         return float(torch.stack(found).mean())
 
-    with_waves, without = apart(replace(FAST, lambda_w=300.0)), apart(replace(FAST, lambda_w=0.0))
+    with_waves, without = apart(replace(FAST, lambda_w=10.0)), apart(replace(FAST, lambda_w=0.0))
     assert with_waves < 0.5 * without
 
 

@@ -89,7 +89,8 @@ class SDQ(Framework):
             "one form found whose slope lowers bits, with the weights not pulled along; the bin "
             "regularizer has the variance of the population",
             "beta is the sigmoid of a trained logit, as the slope of a draw in beta itself is "
-            "without bound near 0 and 1; it starts at 0.99 and drops its layer below 0.01",
+            "without bound near 0 and 1; it starts at 0.99, does not rise above that, and drops its "
+            "layer below 0.01",
             "the search stops dropping where the policy meets the budget; the paper's target is an "
             "average of bits. Where it does not come that far, lambda_q is raised",
             "learning rates and optimizer (Adam) of the search, its temperature (constant) and one "

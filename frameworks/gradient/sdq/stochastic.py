@@ -79,7 +79,11 @@ class Ladder(nn.Module):
 
     @torch.no_grad()
     def drop(self, threshold: float) -> bool:
-        """Go down one level if beta is below the threshold; whether it did."""
+        """Go down one level if beta is below the threshold; whether it did.
+
+        Beta is kept from rising above its start, where it would have no slope to come back by.
+        """
+        self.logit.clamp_(max=self.start)
         if not self.level or float(self.beta) >= threshold:
             return False
         self.level, self.choice = self.level - 1, None
