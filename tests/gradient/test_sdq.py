@@ -325,7 +325,7 @@ def test_an_undecided_weight_has_no_codes():
     assert isinstance(ScaledWeight(2).codes(WEIGHT[:, None]), Codes)
 
 
-SHORT = {"epochs": 8, "images": 352, "batch": 16, "lr": 0.001, "beta_lr": 4.0, "lambda_q": 1e-3}
+SHORT = {"epochs": 8, "images": 352, "batch": 16, "lr": 0.001, "beta_lr": 1.5, "lambda_q": 0.02}
 
 
 @pytest.mark.slow

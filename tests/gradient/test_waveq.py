@@ -255,8 +255,8 @@ def test_a_policy_is_read_from_the_periods():
     assert [policy_of(of, net, acts)[name].weight for name in FREE] == [2, 3, 4, 8]
 
 
-SHORT = {"epochs": 5, "images": 352, "batch": 16, "lr": 0.02, "beta_lr": 10.0}
-SHORT |= {"lambda_w": 0.5, "lambda_beta": 0.06}
+SHORT = {"epochs": 6, "images": 352, "batch": 16, "lr": 0.02, "beta_lr": 80.0}
+SHORT |= {"lambda_w": 0.06, "lambda_beta": 0.007}
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ times 9.2 times their number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from statistics import fmean
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,8 @@ class SDQ(Framework):
             "one form found whose slope lowers bits, with the weights not pulled along; the bin "
             "regularizer has the variance of the population",
             "beta is the sigmoid of a trained logit, as the slope of a draw in beta itself is "
-            "without bound near 0 and 1; it starts at 0.99, does not rise above that, and drops its "
-            "layer below 0.01",
+            "without bound near 0 and 1; it starts at 0.99, does not rise above that, and drops "
+            "its layer below 0.01",
             "the search stops dropping where the policy meets the budget; the paper's target is an "
             "average of bits. Where it does not come that far, lambda_q is raised",
             "learning rates and optimizer (Adam) of the search, its temperature (constant) and one "
@@ -147,7 +148,7 @@ class SDQ(Framework):
     def search(self, problem: Problem) -> Solution:
         acts = affordable_activations(problem, self.act_bits)
         net, ladders = self.stochastic(problem, acts)
-        objective, generator = "cross-entropy + lambda_q * error", problem.generator(self.name)
+        objective, generator = "cross-entropy + mean expected bits", problem.generator(self.name)
         course = Course(objective, generator, self.batch, self.augment)
         draws = problem.generator(f"{self.name} bits")
         optimizer, history = self.optimizer(net, ladders), []
@@ -156,7 +157,9 @@ class SDQ(Framework):
             for each in ladders.values():
                 each.sample(draws, self.tau)
             task = cross_entropy(model, x, y)
-            return course.step(task, task + self.lambda_q * error(net))
+            # Not with the error, which grows as a layer drops, to compare steps by.
+            course.step(task, task + fmean(each.expected for each in ladders.values()))
+            return task + self.lambda_q * error(net)
 
         def drop() -> None:
             for each in ladders.values():
@@ -210,7 +213,7 @@ class SDQ(Framework):
         logits = [each.logit for each in ladders.values()]
         known = {id(p) for p in logits}
         ranges = [p for p in net.qmodel.range_parameters() if id(p) not in known]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": net.qmodel.weight_parameters()},
             {"params": logits, "lr": self.beta_lr},
             {"params": ranges, "lr": self.lr * self.range_lr},

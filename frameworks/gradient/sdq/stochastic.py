@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from frameworks.core.quantizers.base import Codes, Quantizer, Scheme, straight_through
 from frameworks.core.quantizers.pact import calibrated_pact
-from frameworks.core.quantizers.uniform import SMALLEST_STEP
+from frameworks.core.quantizers.uniform import SMALLEST_STEP, per_channel
 from frameworks.core.registry import register_scheme
 
 SMALLEST_DRAW = 1e-20
@@ -119,7 +119,8 @@ class StochasticWeight(Quantizer):
     @torch.no_grad()
     def error(self, x: Tensor) -> Tensor:
         """``||Q_{b_i}(W) - W||^2``, a scalar."""
-        return (self.levels[str(self.ladder.bits)](x) - x).square().sum()
+        quantized: Tensor = self.levels[str(self.ladder.bits)](x)
+        return (quantized - x).square().sum()
 
     def codes(self, x: Tensor) -> Codes:
         raise ValueError("a weight whose bits are drawn has integer codes once they are decided")
@@ -139,8 +140,8 @@ class ScaledWeight(Quantizer):
     def scale(self, x: Tensor) -> Tensor:
         """``c`` of the channels ``[C, 1, ...]``, without gradient."""
         mean = x.detach().flatten(1).abs().mean(1).clamp_min(SMALLEST_STEP)
-        wide = mean * ((2**self.bits - 1) / 2 ** (self.bits - 1))
-        return wide.view(-1, *(1,) * (x.dim() - 1))
+        wide: Tensor = mean * ((2**self.bits - 1) / 2 ** (self.bits - 1))
+        return per_channel(wide, x)
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.scale(x)
