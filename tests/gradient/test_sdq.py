@@ -325,6 +325,14 @@ def test_an_undecided_weight_has_no_codes():
     assert isinstance(ScaledWeight(2).codes(WEIGHT[:, None]), Codes)
 
 
+def test_expected_bits_fall_to_the_target():
+    of = problem("bops", like=3)
+    solution = replace(FAST, epochs=40).search(of)
+    course = torch.tensor(solution.notes["bits"]).mean(1)
+    assert course[-1] < 5.5 < course[0]
+    assert solution.notes["learning"]["improved"]
+
+
 SHORT = {"epochs": 8, "images": 352, "batch": 16, "lr": 0.001, "beta_lr": 1.5, "lambda_q": 0.02}
 
 

@@ -12,7 +12,6 @@ from frameworks.gradient.waveq import framework, sinusoid
 from frameworks.gradient.waveq.framework import policy_of, reach_of, waved, waves_of
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 from frameworks.testing import toy
-from tests.gradient.learning import learned
 
 WaveQ = waveq.WaveQ
 FAST = WaveQ(epochs=4, images=256, batch=32, lr=0.02, beta_lr=10.0, lambda_beta=0.3)
@@ -255,13 +254,11 @@ def test_a_policy_is_read_from_the_periods():
     assert [policy_of(of, net, acts)[name].weight for name in FREE] == [2, 3, 4, 8]
 
 
-SHORT = {"epochs": 6, "images": 352, "batch": 16, "lr": 0.02, "beta_lr": 80.0}
-SHORT |= {"lambda_w": 0.06, "lambda_beta": 0.007}
-
-
-@pytest.mark.slow
-def test_bits_come_from_the_data():
-    found = learned(WaveQ(**SHORT), framework)
-    assert found.differ
-    assert found.gain > 0
-    assert min(accuracy for _, accuracy in found.with_loss) > 50
+def test_periods_come_to_rest():
+    # At a strength that the sinusoid can hold, the change of the periods in an epoch dies down.
+    of = problem("bops")
+    solution = replace(FAST, epochs=12, lambda_w=1.0, lambda_beta=0.05).search(of)
+    course = torch.tensor(solution.notes["periods"])
+    moved = (course[1:] - course[:-1]).abs().mean(1)
+    assert moved[-3:].mean() < 0.3 * moved.max()
+    assert solution.notes["learning"]["improved"]
