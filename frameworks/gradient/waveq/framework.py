@@ -50,6 +50,7 @@ from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet, Spot, raised
+from frameworks.core.supernets.weights_alone import weights_pinned
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 
 MOMENTUM = 0.9
@@ -135,9 +136,7 @@ class WaveQ(Framework):
     augment: bool = True
 
     def skip(self, problem: Problem) -> str | None:
-        if all(len(bits) == 1 for bits in problem.space.weight_bits.values()):
-            return f"{self.name} finds nothing to search: the space pins all weight bits"
-        return super().skip(problem)
+        return weights_pinned(self.name, problem) or super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts = affordable_activations(problem, self.act_bits)
