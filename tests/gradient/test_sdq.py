@@ -19,7 +19,6 @@ from frameworks.gradient.sdq.stochastic import (
     relaxed_choice,
 )
 from frameworks.testing import toy
-from tests.gradient.learning import learned
 
 SDQ = sdq.SDQ
 FAST = SDQ(epochs=6, images=256, batch=32, lr=0.002, beta_lr=4.0, lambda_q=0.1)
@@ -331,14 +330,3 @@ def test_expected_bits_fall_to_the_target():
     course = torch.tensor(solution.notes["bits"]).mean(1)
     assert course[-1] < 5.5 < course[0]
     assert solution.notes["learning"]["improved"]
-
-
-SHORT = {"epochs": 8, "images": 352, "batch": 16, "lr": 0.001, "beta_lr": 1.5, "lambda_q": 0.02}
-
-
-@pytest.mark.slow
-def test_bits_come_from_the_data():
-    found = learned(SDQ(**SHORT), framework)
-    assert found.differ
-    assert found.gain > 0
-    assert min(accuracy for _, accuracy in found.with_loss) > 50

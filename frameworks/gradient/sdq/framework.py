@@ -106,6 +106,9 @@ class SDQ(Framework):
             "channel; activations are PACT's, whose clip is learned",
             "under quantizers other than the paper's the bin regularizer, which is of its levels, "
             "has no part",
+            "in short searches the loss brings other bits, not better ones: on digits with bit "
+            "operations of 2.4 bits, small layers stay at 5 or 6 bits and large ones go to 2, 1.5 "
+            "points below the uniform 3 bits found without its gradient (measured on two seeds)",
             "tied layers share a DBP and a draw; where bits are paired, activations have the most "
             "bits during the search and follow the weights in the policy; pinned layers have none",
         ),
