@@ -36,6 +36,8 @@ REDUCED = {
         **{"epochs": 3, "images": 256, "batch": 32, "step": 2},
         **{"gate_lr": 0.3, "start": 2.0, "mu": 0.05},
     },
+    "fracbits": {"epochs": 2, "images": 128, "batch": 32, "bits_lr": 4.0},
+    "fracbits_kernel": {"epochs": 2, "images": 128, "batch": 32, "bits_lr": 40.0},
     "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},
