@@ -38,6 +38,7 @@ REDUCED = {
     },
     "fracbits": {"epochs": 2, "images": 128, "batch": 32, "bits_lr": 4.0},
     "fracbits_kernel": {"epochs": 2, "images": 128, "batch": 32, "bits_lr": 40.0},
+    "mixed_dnn": {"epochs": 3, "images": 128, "batch": 16, "lr": 0.02},
     "adaquant_ip": {"images": 16, "iterations": 1},
     "hawq": {"images": 32, "batch": 32, "iterations": 8},
     "layer_kl": {"images": 32},

@@ -44,10 +44,11 @@ from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.search.draws import kernels_of
 from frameworks.core.solution import Solution
+from frameworks.core.supernets.fractional import FractionalCost
 from frameworks.core.supernets.placed import PlacedNet
 from frameworks.gradient.fracbits.fractional import interpolated, learned_clips
 from frameworks.gradient.fracbits.quantizer import CalibratedClip
-from frameworks.gradient.fracbits.rounding import Consumption, hardened
+from frameworks.gradient.fracbits.rounding import hardened
 
 SEARCHED = 121 / 150
 """Share of the whole training, and of its cosine, after which bits are rounded."""
@@ -129,8 +130,8 @@ class FracBits(Framework):
     augment: bool = True
 
     def search(self, problem: Problem) -> Solution:
-        consumption = Consumption(problem)
-        bits = self.start(problem, consumption.uniform() + self.extra)
+        cost = FractionalCost(problem)
+        bits = self.start(problem, cost.uniform() + self.extra)
         net = PlacedNet(problem, partial(interpolated, problem, bits))
         optimizer, schedule = self.optimizer(problem, net, bits)
         objective, generator = (
@@ -138,12 +139,12 @@ class FracBits(Framework):
             problem.generator("fracbits"),
         )
         course = Course(objective, generator, self.batch, self.augment)
-        gap = [consumption.gap(bits)]
+        gap = [distance(cost, bits)]
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             task = cross_entropy(model, x, y)
             weight = self.kappa if course.passes > self.warmup else 0.0
-            return course.step(task, task + weight * (consumption(bits) - 1).abs())
+            return course.step(task, task + weight * (cost(bits).max() - 1).abs())
 
         def after_step() -> None:
             schedule.step()
@@ -155,7 +156,7 @@ class FracBits(Framework):
             course.run(net.qmodel, problem.train, self.images, [optimizer], loss, after_step)
             policy, offset = hardened(problem, bits)
             problem.checkpoint(policy)
-            gap.append(consumption.gap(bits))
+            gap.append(distance(cost, bits))
         notes = {
             "offset": offset,
             "gap": gap,
@@ -226,3 +227,9 @@ class FracBitsKernel(FracBits):
 
     def kernels(self, problem: Problem, row: int) -> int:
         return kernels_of(problem.layers, problem.space.choices[row])
+
+
+@torch.no_grad()
+def distance(cost: FractionalCost, bits: Sequence[Tensor]) -> float:
+    """``|C / C_T - 1|``."""
+    return abs(float(cost(bits).max()) - 1)
