@@ -200,9 +200,19 @@ def test_rounding_never_goes_over_the_limit_however_far_the_bits_are_above():
             draw = torch.rand(8, generator=torch.Generator().manual_seed(seed)) * 6 + 2
             policy, offset = hardened(of, list(draw.unbind()))
             assert of.within(policy)
-            assert offset <= 0
-    of = problem(like=8)
-    assert hardened(of, [torch.tensor(2.6)] * 8)[1] == 0  # too cheap, and never rounded up further
+            assert offset <= 1
+
+
+def test_what_rounding_leaves_of_the_budget_is_used():
+    of = problem(like=3)
+    bits = [torch.tensor(v) for v in (2.45, 3.4, 2.4, 3.3, 2.49, 3.45, 2.48, 3.41)]
+    assert of.space.encode(rounded(of.space, bits, 0.0)) == (2, 3) * 4
+    policy, offset = hardened(of, bits)
+    assert 0 < offset < 1
+    assert of.budget.load(of.cost(policy)) > 1.05 * of.budget.load(
+        of.cost(rounded(of.space, bits, 0))
+    )
+    assert hardened(problem(like=8), bits)[1] == 1  # no more than a bit
 
 
 def test_decay_is_for_weights_of_several_inputs_and_rates_follow_the_cosine():

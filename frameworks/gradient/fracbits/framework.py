@@ -92,7 +92,8 @@ class FracBits(Framework):
             "34.7 in its configurations, of which the default is ResNet-18's at 3 bits",
             "no rounding over the limit is taken, where the released code ends up to 1 % above it "
             "or at the last offset unchecked; where an offset of -1 is not enough, the range is "
-            "doubled",
+            "doubled, and where 0 leaves more than 1 % of the budget, offsets up to 1 are tried: "
+            "in a network of few layers the errors of rounding do not cancel",
             "candidates with gaps between them (4, 8) are interpolated between neighbours",
             "bits are put back into their range after each step; the released code clamps them in "
             "use, and a number outside has no gradient any more. At a candidate the slope is that "

@@ -2,7 +2,7 @@
 
 Yang and Jin, "FracBits", arXiv 2007.02017, as released: in the end every lambda takes the candidate
 next to lambda + offset, and the one offset of the network, in [-1, 0], is bisected such that the
-cost meets the target.
+cost meets the target (see `hardened` for what is added here).
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def rounded(space: Space, bits: Sequence[Tensor], offset: float) -> Policy:
 def hardened(problem: Problem, bits: Sequence[Tensor]) -> tuple[Policy, float]:
     """The policy of the rounded bits that uses the most of the budget, and its offset.
 
-    Bisection as released: from offset 0, which is kept if it is cheap enough, down to -1. Other
-    than there, no policy over the limit is taken, and where -1 is not enough, the range is doubled.
+    Bisection as released, from offset 0 down to -1. Other than there, no policy over the limit is
+    taken; where -1 is not enough, the range is doubled; and where 0 leaves more than 1 % of the
+    budget, it goes up to 1: of few layers the errors of rounding do not cancel.
     """
     space = problem.space
 
@@ -50,11 +51,12 @@ def hardened(problem: Problem, bits: Sequence[Tensor]) -> tuple[Policy, float]:
     def within(offset: float) -> bool:
         return problem.within(rounded(space, bits, offset))
 
-    over, fits = 0.0, 0.0
-    if not within(0.0):
-        fits = -1.0
-        while not within(fits) and fits > -max(_spans(space)):
-            over, fits = fits, 2 * fits
+    over, fits = (1.0, 0.0) if within(0.0) else (0.0, -1.0)
+    if within(over):
+        over = fits = 1.0
+    while not within(fits) and fits > -max(_spans(space)):
+        over, fits = fits, 2 * fits
+    if share(fits) < 1 - TOLERANCE or fits < 0:
         for _ in range(TRIALS):
             middle = (over + fits) / 2
             over, fits = (over, middle) if within(middle) else (middle, fits)

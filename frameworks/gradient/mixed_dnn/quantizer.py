@@ -23,6 +23,7 @@ whose rounding passes the gradient on. Learned bits are rounded as well.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -60,7 +61,8 @@ class _Bounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, top: Tensor, signed: bool) -> Tensor:
-        levels = round(float(top / step))
+        count = float(top / step)
+        levels = round(count) if math.isfinite(count) else 1  # of a search that diverges
         out = on_grid(x, step, -levels if signed else 0, levels)
         ctx.save_for_backward(x, step, top, out)
         ctx.signed = signed
