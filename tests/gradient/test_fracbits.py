@@ -1,7 +1,9 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional
 
 import frameworks.gradient.fracbits.framework as module
@@ -15,11 +17,15 @@ from frameworks.gradient.fracbits.framework import FracBits, FracBitsKernel
 from frameworks.gradient.fracbits.quantizer import CalibratedClip, FracBitsScheme
 from frameworks.gradient.fracbits.rounding import hardened, rounded
 from frameworks.testing import toy
+from tests.gradient import learning
 
 SHORT = {"epochs": 3, "images": 128, "batch": 32, "lr": 0.01}
 FAST = FracBits(**SHORT, bits_lr=50.0, kappa=5.0)
 KERNEL = FracBitsKernel(**SHORT, bits_lr=500.0, kappa=5.0)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
+
+SUITE = yaml.safe_load((Path(__file__).parents[2] / "conf" / "suite" / "quick.yaml").read_text())
+QUICK = FracBits(**SUITE["overrides"]["framework"]["fracbits"])
 
 
 def problem(target="bops", **fields):
@@ -323,3 +329,20 @@ def test_skips():
 def test_divergence_is_reported():
     with pytest.raises(FloatingPointError, match="diverged in pass"):
         replace(FAST, kappa=float("inf")).search(problem())
+
+
+@pytest.mark.slow
+def test_learns_from_data():
+    """By the suite's settings, with the loss's gradient and without it, over three seeds."""
+    found = learning.learned(QUICK, module)
+    assert found.differ
+    assert found.gain > 0
+    assert min(accuracy for _, accuracy in found.with_loss) > 50
+
+
+@pytest.mark.slow
+def test_the_cost_converges_to_the_target():
+    solution = QUICK.search(learning.problem("fracbits", 0))
+    gap = solution.notes["gap"]
+    assert gap[0] > 0.3
+    assert max(gap[-3:]) < 0.05

@@ -1,8 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import frameworks.gradient.mixed_dnn.framework as module
 from frameworks import BudgetSpec, steer
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
@@ -16,9 +19,13 @@ from frameworks.gradient.mixed_dnn.quantizer import (
     first_step,
 )
 from frameworks.testing import toy
+from tests.gradient import learning
 
 FAST = MixedDNN(epochs=3, images=128, batch=16, lr=0.02)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
+
+SUITE = yaml.safe_load((Path(__file__).parents[2] / "conf" / "suite" / "quick.yaml").read_text())
+QUICK = MixedDNN(**SUITE["overrides"]["framework"]["mixed_dnn"])
 
 
 def problem(target="bops", **fields):
@@ -327,3 +334,22 @@ def test_refuses_what_it_does_not_know():
 def test_divergence_is_reported():
     with pytest.raises(FloatingPointError, match="diverged in pass"):
         replace(FAST, lr=1e20).search(problem())
+
+
+@pytest.mark.slow
+def test_learns_from_data():
+    """By the suite's settings, with the loss's gradient and without it, over three seeds."""
+    found = learning.learned(QUICK, module)
+    assert found.differ
+    assert found.gain > 0
+    assert min(accuracy for _, accuracy in found.with_loss) > 50
+
+
+@pytest.mark.slow
+def test_bits_converge_within_the_run():
+    """Most bits change before the learning rate first falls, at half of the epochs."""
+    solution = replace(QUICK, epochs=12).search(learning.problem("mixed_dnn", 0))
+    changed, shares = solution.notes["changed"], solution.notes["shares"]
+    assert sum(changed[:6]) > 3 * sum(changed[6:])
+    assert shares[0] > 1.2
+    assert shares[-1] < 1.1
