@@ -52,7 +52,6 @@ def _entry(folder: Path, name: str) -> str:
     """The data set's entry of the configuration group, before a model is known."""
     entry = OmegaConf.structured(DatasetConfig(name=name))
     if (file := folder / "dataset" / f"{name}.yaml").exists():
-        given = OmegaConf.load(file)
-        given.pop("defaults", None)
-        entry = OmegaConf.merge(entry, given)
+        given: Any = OmegaConf.to_container(OmegaConf.load(file))
+        entry = OmegaConf.merge(entry, {k: v for k, v in given.items() if k != "defaults"})
     return json.dumps(OmegaConf.to_container(entry, resolve=True))

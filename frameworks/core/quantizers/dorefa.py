@@ -34,17 +34,20 @@ class DoReFaWeight(Quantizer):
     Args:
         bits: bit width.
         scale: constant factor on the result for more than one bit; a scalar, 1 as published.
+        mean_sign: whether one bit is w_1 above; if not, it is the case b = 1 of the first formula,
+            with the levels -scale and scale.
     """
 
     scale: Tensor
 
-    def __init__(self, bits: int, scale: Tensor | float = 1.0) -> None:
+    def __init__(self, bits: int, scale: Tensor | float = 1.0, *, mean_sign: bool = True) -> None:
         super().__init__()
         self.bits = bits
+        self.sign = mean_sign and bits == 1
         self.register_buffer("scale", torch.as_tensor(scale).detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bits == 1:
+        if self.sign:
             return straight_through(x, self.codes(x).dequantize())
         unit = torch.tanh(x)
         unit = unit / unit.abs().max().clamp_min(SMALLEST_STEP) * self.scale
@@ -52,7 +55,7 @@ class DoReFaWeight(Quantizer):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:
-        if self.bits == 1:
+        if self.sign:
             return Codes((x >= 0).to(x.dtype), 2 * x.abs().mean(), x.new_tensor(-0.5))
         levels = 2**self.bits - 1
         unit = torch.tanh(x)

@@ -28,6 +28,12 @@ def test_slope_is_that_of_the_gap_and_none_outside():
     assert bits.grad.tolist() == pytest.approx([0, 0.25, 0, 0, 0.25])
 
 
+def test_ends_of_the_range_have_the_slope_of_the_interval_inside():
+    bits = torch.tensor([2.0, 8.0], requires_grad=True)
+    hats((2, 4, 8), bits).square().sum().backward()
+    assert bits.grad.tolist() == pytest.approx([-1, 0.5])
+
+
 def test_gradient_agrees_with_finite_differences():
     bits = torch.tensor([2.3, 3.9, 6.1], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda b: hats((2, 4, 8), b), bits)
