@@ -49,6 +49,7 @@ REDUCED = {
     "djpq": {
         **{"epochs": 3, "images": 128, "batch": 16, "lr": 0.01},
         **{"quantizer_lr": 0.2, "gate_lr": 0.1, "beta": 0.5},
+    },
     "waveq": {
         **{"epochs": 4, "images": 256, "batch": 32, "lr": 0.02},
         **{"beta_lr": 20.0, "lambda_w": 0.5, "lambda_beta": 0.1},
