@@ -42,7 +42,8 @@ def hats(candidates: Sequence[int], bits: Tensor) -> Tensor:
 
 
 def fractional_rows(space: Space, bits: Sequence[Tensor]) -> Tensor:
-    """The hats ``[choices, K]`` of every choice of a space, for its `ExpectedCost`.
+    """The hats ``[choices, K]`` of every choice of a space, for its
+    `frameworks.core.supernets.relaxations.ExpectedCost`.
 
     Args:
         space: with the choices and their candidates.

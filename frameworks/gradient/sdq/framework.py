@@ -43,7 +43,6 @@ from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet, Spot, raised
-from frameworks.core.supernets.weights_alone import weights_pinned
 from frameworks.gradient.sdq.stochastic import (
     Ladder,
     ScaledWeight,
@@ -116,6 +115,7 @@ class SDQ(Framework):
     strength: ClassVar[str | None] = "lambda_q"
     close: ClassVar[float] = 0.8
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=120, batch=256, optimizer="adam", lr=5e-4, weight_decay=0.0, augment=True
     )
@@ -143,9 +143,6 @@ class SDQ(Framework):
             )
         if not self.tau > 0:
             raise ValueError(f"tau = {self.tau}: must be positive")
-
-    def skip(self, problem: Problem) -> str | None:
-        return weights_pinned(self.name, problem) or super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts = affordable_activations(problem, self.act_bits)

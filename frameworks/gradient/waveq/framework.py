@@ -50,7 +50,6 @@ from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet, Spot, raised
-from frameworks.core.supernets.weights_alone import weights_pinned
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 
 MOMENTUM = 0.9
@@ -119,6 +118,7 @@ class WaveQ(Framework):
     strength: ClassVar[str | None] = "lambda_beta"
     close: ClassVar[float] = 0.9
     lowers_bits: ClassVar[bool] = True
+    searches_weights: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=200, batch=128, lr=0.005, schedule="constant", weight_decay=1e-4, augment=True
     )
@@ -134,9 +134,6 @@ class WaveQ(Framework):
     weight_decay: float = 1e-4
     range_lr: float = 0.1
     augment: bool = True
-
-    def skip(self, problem: Problem) -> str | None:
-        return weights_pinned(self.name, problem) or super().skip(problem)
 
     def search(self, problem: Problem) -> Solution:
         acts = affordable_activations(problem, self.act_bits)
