@@ -29,6 +29,8 @@ BITS = (8, 6, 5, 4, 3, 2)
 IMAGES = 128
 TRIES = 5
 """Limits of bit operations, each lower by what the policy of the one before was over the budget."""
+MARGIN = 0.98
+"""And by this, as a limit is met by steps of bits."""
 KERNEL = "kernel_attr"
 ACTIVATIONS = ("Add", "ReLU", "ReLU6")
 """Operators whose outputs layers read, but for layers themselves."""
@@ -107,7 +109,7 @@ def lowered(asked: Task) -> dict[str, tuple[int, int]]:
         print(f"at {limit:.6g} bops the policy takes {asked.budget.load(cost):.6g}")
         if asked.within(bits):
             return bits
-        limit *= asked.budget.limit / asked.budget.load(cost)
+        limit *= MARGIN * asked.budget.limit / asked.budget.load(cost)
     raise ValueError(f"no policy of MCT's is within {asked.budget.label}")
 
 

@@ -18,6 +18,9 @@ BETWEEN = {"t4": (4, 8), "diana": (2, 8)}
 """Targets of two uniform policies, of which the cheaper one leaves nothing to choose and the dearer
 one everything: their budgets lie between, and uniform bits fit without using all."""
 
+LOOSE = {"toolkits": {"size like=2.5", "bops like=2.5"}}
+"""Budgets between uniform bits, as other toolkits are asked for them: uniform bits leave a part."""
+
 
 @cache
 def cells_of(suite):
@@ -67,6 +70,9 @@ def test_uniform_bits_fit_every_budget_of_a_suite_exactly(suite, monkeypatch):
             min(cost[metric] / limit for metric, limit in budget.limits.items())
             for cost in fitting.values()
         )
+        if label in LOOSE.get(suite, ()):
+            assert share < 0.999, f"{suite}, {label}: uniform bits fit exactly"
+            continue
         assert share > 0.999, f"{suite}, {label}: uniform bits use {share:.2%}"
 
 
