@@ -27,7 +27,7 @@ def test_the_readme_says_what_the_records_give(readme):
 def test_there_is_something_to_compare(readme):
     numbers = [shown for statement in readme.statements for _, _, shown in statement.numbers()]
     assert len(numbers) > 30
-    assert len(readme.tables) == 2
+    assert len(readme.tables) == 3
     assert all(why.strip() for _, why in readme.untied)
 
 

@@ -123,21 +123,19 @@ class MPQCO(ScoringFramework):
         model, space = problem.float_model(), problem.space
         problem.progress(0, 1, "gradients of single images")
         free = [layer for layer in space.free_layers if len(space.weight_bits[layer.name]) > 1]
-        taylor = Taylor(
-            model,
-            # A weight that is stored once has the gradient of all its uses.
-            {x.name: moves(problem, x.name) for x in free if not x.shared},
-            {
-                x.name: quantizers(problem, x.name)
-                for x in space.free_layers
-                if len(space.act_bits[x.name]) > 1
-            },
-            self.form,
-            problem.generator("signs"),
-        )
-        # What is calibrated above needs no derivatives, whose watch makes each operation slow.
         with twice_differentiable(model):
-            weights, inputs = taylor(list(split.batches(self.batch)))
+            weights, inputs = Taylor(
+                model,
+                # A weight that is stored once has the gradient of all its uses.
+                {x.name: moves(problem, x.name) for x in free if not x.shared},
+                {
+                    x.name: quantizers(problem, x.name)
+                    for x in space.free_layers
+                    if len(space.act_bits[x.name]) > 1
+                },
+                self.form,
+                problem.generator("signs"),
+            )(list(split.batches(self.batch)))
         found = (("weight", weights), ("act", inputs))
         return Scores(
             {k: {n: {str(b): v for b, v in row.items()} for n, row in t.items()} for k, t in found}
