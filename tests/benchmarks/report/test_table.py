@@ -627,6 +627,8 @@ def test_committed_reported_numbers_are_verified_and_complete():
     known = {"haq", "hawq", "hawq_v2", "hawq_v3", "dnas", "edmips", "autoq", "mpqco"}
     known |= {"limpq", "ompq", "practical_ptq", "adq", "apq", "memory_driven", "adaquant_ip"}
     known |= {"releq", "adrl", "bsq", "bayesian_bits", "zeroq", "mohaq", "bmpq"}
+    known |= {"bp_nas", "gmpq", "fracbits", "fracbits_kernel", "mixed_dnn", "waveq", "sdq"}
+    known |= {"csq", "hmq", "djpq"}
     assert {n.framework for n in numbers} == known
     assert {n.mark for n in numbers} <= {"verified", "verified-2nd"}
     top1 = {
