@@ -1,5 +1,6 @@
 """Levels of verification: read, held against the files, and shown."""
 
+import gzip
 import json
 
 import pytest
@@ -86,4 +87,6 @@ def test_the_level_is_on_the_board_and_in_the_downloads(records):
     levels = {r.key: level("checked", "2026-11-20") for r in field}
     site = records.site_of(field, levels=levels)
     assert b"Verification: checked 2026-11-20: strong" in site["index.html"]
-    assert set(json.loads(site["downloads/juxtabit.json"])["verification"]) == {"checked"}
+    assert set(json.loads(gzip.decompress(site["downloads/juxtabit.json.gz"]))["verification"]) == {
+        "checked"
+    }
