@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.quantizers.base import Codes, Quantizer, Scheme, straight_through
+from frameworks.core.quantizers.base import Codes, Grid, Quantizer, Scheme, straight_through
 from frameworks.core.quantizers.grid import on_grid
 from frameworks.core.quantizers.uniform import SMALLEST_STEP, UniformQuantizer
 from frameworks.core.registry import register_scheme
@@ -158,6 +158,12 @@ class ParametricQuantizer(Quantizer):
             step, _ = self.grid()
             self.reach.clamp_(max=most * step)
             self.reach.clamp_(min=self.step)
+
+    @torch.no_grad()
+    def uniform_grid(self) -> Grid:
+        step, top = self.grid()
+        levels = int(torch.round(top / step))
+        return Grid(float(step), -levels if self.signed else 0, levels, 0.0)
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:

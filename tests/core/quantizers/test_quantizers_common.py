@@ -17,13 +17,18 @@ LEARNED = (
     "autoq",
     "bayesian_bits",
     "bmpq",
+    "djpq",
     "dorefa_pact",
+    "fracbits",
     "haq_linear",
     "lsq",
     "minmax",
+    "mixed_dnn",
     "mse",
     "percentile",
     "rusci",
+    "sdq",
+    "waveq",
 )
 
 
