@@ -9,11 +9,11 @@ quantizers, and their ranges are trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from frameworks.core.layers import Layer
 from frameworks.core.networks.qlayer import QLayer
@@ -103,6 +103,22 @@ class PlacedNet:
         if kind == "weight":
             return raw_weight(qlayer.inner).detach()
         return self.problem.observe().samples[qlayer.layer.name].detach()
+
+    def ranges_beside(self, learned: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """The trained parameters of all quantizers but those that a method has learn by itself."""
+        known = {id(p) for p in learned}
+        return [p for p in self.qmodel.range_parameters() if id(p) not in known]
+
+    def weights_at(self, bits: Callable[[Quantizer], int], acts: Mapping[str, int]) -> Policy:
+        """The policy of the weight bits that the placed quantizers stand at, as by `raised`.
+
+        Args:
+            bits: of a weight's quantizer.
+            acts: activation bits by layer; where bits are paired, they follow the weights.
+        """
+        weights = {spot.layer.name: bits(quantizer) for spot, quantizer in self.placed("weight")}
+        space = self.problem.space
+        return raised(space, weights, {} if space.paired else acts)
 
     def placed(self, kind: TensorKind) -> Iterator[tuple[Spot, Quantizer]]:
         """The spots of a kind with their quantizers, in execution order; a shared weight once."""

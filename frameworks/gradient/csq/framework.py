@@ -206,8 +206,7 @@ class CSQ(Framework):
         planes = planes_of(net.qmodel).values()
         bits = [each.logits for each in planes]
         masks, scales = list(precision.masks.values()), [each.scale for each in planes]
-        known = {id(p) for p in (*bits, *masks, *scales)}
-        ranges = [p for p in net.qmodel.range_parameters() if id(p) not in known]
+        ranges = net.ranges_beside((*bits, *masks, *scales))
         groups = [
             {"params": bits, "weight_decay": self.weight_decay, "share": self.plane_lr},
             {"params": masks, "weight_decay": 0.0, "share": self.mask_lr},

@@ -49,7 +49,7 @@ from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
-from frameworks.core.supernets.placed import PlacedNet, Spot, raised
+from frameworks.core.supernets.placed import PlacedNet, Spot
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 
 MOMENTUM = 0.9
@@ -112,7 +112,7 @@ class WaveQ(Framework):
             "levels: weights are rounded by the protocol's",
             "weights start from the pretrained network; pinned layers have no period",
             "in short searches bits do not come from the data: on digits the same policy, of "
-            "uniform bits, was found without the loss's gradient (measured on two seeds)",
+            "uniform bits, was found without the loss's gradient",
         ),
     )
     strength: ClassVar[str | None] = "lambda_beta"
@@ -159,13 +159,13 @@ class WaveQ(Framework):
             problem.progress(epoch, self.epochs, f"periods, lambda_beta {self.lambda_beta:.3g}")
             course.run(net.qmodel, problem.train, self.images, [optimizer], loss, clamp)
             history.append([float(each.beta.detach()) for each in periods.values()])
-            problem.checkpoint(policy_of(problem, net, acts))
+            problem.checkpoint(policy_of(net, acts))
         notes = {
             "lambda_beta": self.lambda_beta,
             "periods": history,
             "learning": course.to_json(),
         }
-        policy, weights = policy_of(problem, net, acts), net.qmodel.float_state()
+        policy, weights = policy_of(net, acts), net.qmodel.float_state()
         return Solution(policy, weights, notes=notes, cross_entropy=course.last)
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
@@ -193,12 +193,10 @@ class WaveQ(Framework):
     def optimizer(self, net: PlacedNet, periods: dict[int, Period]) -> torch.optim.Optimizer:
         """SGD over weights, periods and learned ranges."""
         betas = [each.beta for each in periods.values()]
-        known = {id(p) for p in betas}
-        ranges = [p for p in net.qmodel.range_parameters() if id(p) not in known]
         groups = [
             {"params": net.qmodel.weight_parameters(), "weight_decay": self.weight_decay},
             {"params": betas, "lr": self.lr * self.beta_lr},
-            {"params": ranges, "lr": self.lr * self.range_lr},
+            {"params": net.ranges_beside(betas), "lr": self.lr * self.range_lr},
         ]
         return torch.optim.SGD(groups, lr=self.lr, momentum=MOMENTUM)
 
@@ -232,10 +230,11 @@ def waves_of(net: PlacedNet) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def policy_of(problem: Problem, net: PlacedNet, acts: dict[str, int]) -> Policy:
+def policy_of(net: PlacedNet, acts: dict[str, int]) -> Policy:
     """The bits of the periods, with the activation bits of the search."""
-    weights = {}
-    for spot, quantizer in net.placed("weight"):
+
+    def bits(quantizer: Quantizer) -> int:
         assert isinstance(quantizer, WaveWeight)
-        weights[spot.layer.name] = quantizer.period.bits
-    return raised(problem.space, weights, {} if problem.space.paired else acts)
+        return quantizer.period.bits
+
+    return net.weights_at(bits, acts)
