@@ -189,12 +189,6 @@ def _add_quantize(commands: Any, action: Action) -> None:
     add("--bits", type=bits, help="candidate bits, such as 2,3,4,8")
     add("--classes", type=positive, help="of the network, where its weights do not say it")
     add("--seed", type=int, default=0)
-    add(
-        "--float-bias",
-        action="store_true",
-        help="keep biases exact, in place of int32, with which ONNX Runtime runs 8-bit "
-        "convolutions in integers",
-    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     quantize.set_defaults(action=action)
 

@@ -10,7 +10,7 @@ from benchmarks.records import escape
 
 SAME = (
     *("weights", "target", "table", "metric", "like", "ratio", "limit", "max_drop", "method"),
-    *("protocol", "objective", "bits", "classes", "seed", "device", "float_bias"),
+    *("protocol", "objective", "bits", "classes", "seed", "device"),
 )
 """Options that are arguments of `benchmarks.quantize` by the same names."""
 

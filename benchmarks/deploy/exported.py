@@ -24,14 +24,14 @@ from benchmarks.suite.cell import Run
 from frameworks import Split
 
 
-def request_of(out: Path, float_bias: bool = False) -> Request:
-    """A request for an ONNX file, with int32 biases where they serve unless they are to be float.
+def request_of(out: Path) -> Request:
+    """A request for an ONNX file.
 
     Raises:
         ValueError: an extra is missing.
         OSError: the file cannot be written.
     """
-    request = Request(record=Path(), to="onnx", out=out, integer_bias=not float_bias)
+    request = Request(record=Path(), to="onnx", out=out)
     check_request(request)
     return request
 

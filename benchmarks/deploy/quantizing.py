@@ -44,7 +44,6 @@ def quantize(
     bits: Sequence[int] | None = None,
     classes: int | None = None,
     seed: int = 0,
-    float_bias: bool = False,
     device: str = "auto",
     progress: Progress = lambda done, total, text: None,
 ) -> Quantized:
@@ -78,8 +77,6 @@ def quantize(
         bits: candidate bits of weights and inputs.
         classes: how many the network tells apart, where its weights do not say it.
         seed: of every random draw.
-        float_bias: keep biases exact, in place of int32 in units of both scales, with which ONNX
-            Runtime runs 8-bit convolutions whose outputs are quantized in integers.
         device: see `benchmarks.search`.
         progress: called with (done, total, text).
 
@@ -100,7 +97,7 @@ def quantize(
         None if table is None else str(table),
         metric, like, ratio, limit, max_drop, method, protocol, objective, bits, classes, seed,
     )  # fmt: skip
-    request = request_of(wanted.out, float_bias)
+    request = request_of(wanted.out)
     with computing_on(device, "off"), tempfile.TemporaryDirectory() as scores:
         wanted = priced(wanted, progress)
         runs, asked = _tried(wanted, progress, Path(scores))
