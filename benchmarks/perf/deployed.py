@@ -76,12 +76,13 @@ class Bench:
             RuntimeError: it failed; its last output is in the message.
         """
         log = self.folder / "log"
+        own = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # as users have it
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         begun = time.perf_counter()
         with log.open("w") as said:
             process = subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, stdout=said, stderr=said,
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**own, "PYTHONPATH": paths},
             )  # fmt: skip
             _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -114,14 +115,14 @@ class Bench:
             f"model={MODEL}", "dataset=unlabelled", f"hardware={TARGET}", f"budget.like={LIKE}",
             *self.keys,
         )  # fmt: skip
-        return self.read(next(results.glob("records/*.json")))
+        return self.read(next(results.glob("**/records/*.json")))
 
     def read(self, path: Path) -> Worth:
         """The worth that a record says."""
         record = json.loads(path.read_text())
         budget, accuracy = record["budget"], record["accuracy"]
         used = record["costs"][budget["metric"]] / budget["limit"]
-        return Worth(accuracy["kl"], accuracy["test"], used)
+        return Worth(accuracy["kl"], accuracy["final"], used)
 
     @property
     def own(self) -> Worth:
