@@ -365,7 +365,7 @@ class Run:
 
     def untrained(self, solution: Solution, judge: Problem) -> QModel:
         """The network at the found policy without training."""
-        ptq = judge.correct(judge.quantized(solution.policy))
+        ptq = judge.quantized(solution.policy)
         framework = self.setting.framework
         rounding = framework.rounding or self.protocol.get("rounding", "nearest")
         options = framework.rounding_options if framework.rounding else {}

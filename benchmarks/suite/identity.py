@@ -26,7 +26,7 @@ from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import Cell
 from benchmarks.suite.objective import DEFAULT
 from benchmarks.suite.options.source import source_of
-from frameworks import kernels_in_force
+from frameworks import kernels_in_force, registry, rounding
 
 _NOT_IDENTITY = {"dataset": ("root", "workers", "memory", "download")}
 _LATER: dict[str, dict[str, Any]] = {
@@ -51,7 +51,8 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
     ``data``, ``code`` (of framework, model, dataset, hardware and quantizer), ``files`` (digests of
     those that entries name), ``checkpoint`` (where the float network comes from, and of a committed
     one the digest of its weights, whatever machine made them) and ``numerics``; of frameworks that
-    search on another data set first, and of no other, ``source`` (its data and checkpoint).
+    search on another data set first, and of no other, ``source`` (its data and checkpoint); of
+    those whose final weights are not the nearest, and of no other, the revision of ``rounding``.
 
     Args:
         cell: the configuration.
@@ -63,13 +64,15 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
         ValueError: where the float network comes from is not clear; see
             `benchmarks.models.pretrain.start_of`.
     """
-    found = {
+    found: dict[str, Any] = {
         "data": _data(cell),
         "code": codes_of(cell),
         "files": files_of(cell),
         "checkpoint": _start(cell),
         "numerics": numerics(threads),
     }
+    if _rounds(cell):
+        found["rounding"] = rounding.REVISION
     if (source := source_of(cell, conf_folder())) is not None:
         found["source"] = {
             "dataset": source["dataset"]["name"],
@@ -78,6 +81,12 @@ def identity_of(cell: Cell, threads: int | None = None) -> dict[str, Any]:
             "checkpoint": _start(source),
         }
     return found
+
+
+def _rounds(cell: Cell) -> bool:
+    """Whether the final weights may be others than the nearest."""
+    way = registry.get(cell["framework"]["name"]).rounding or cell["protocol"].get("rounding")
+    return way not in (None, rounding.NEAREST)
 
 
 def _start(cell: Cell) -> dict[str, str]:

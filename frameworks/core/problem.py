@@ -34,7 +34,7 @@ from frameworks.core.networks.taking.take import load_state, taken
 from frameworks.core.policy import Policy
 from frameworks.core.quantizers.base import Quantizer, Scheme
 from frameworks.core.randomness import derive, numpy_rng, torch_rng
-from frameworks.core.rounding.apply import NEAREST, round_weights
+from frameworks.core.rounding.apply import round_weights
 from frameworks.core.space import Space
 from frameworks.core.split import Split
 from frameworks.core.target import Target
@@ -321,12 +321,14 @@ class Problem:
         steps: int | None = None,
         factors: Sequence[float] = (),
     ) -> tuple[str, ...]:
-        """Round a corrected network's weights by what its layers compute, in place.
+        """Round a network's weights by what its layers compute, in place, and correct BatchNorm.
 
-        BatchNorm is corrected again afterwards.
+        While layers are rounded one after the other, BatchNorm's statistics are the float ones:
+        those that are right for the nearest levels are wrong behind layers that err less, and what
+        is fitted to inputs of such a network misses those of the final one.
 
         Args:
-            qmodel: from `quantized`, at its bits, corrected by `correct`.
+            qmodel: from `quantized`, at its bits, not corrected yet.
             method: one of `frameworks.rounding.ROUNDINGS`.
             steps, factors: of ``adaquant`` (`frameworks.core.rounding.apply.round_weights`).
 
@@ -335,8 +337,7 @@ class Problem:
         """
         network = self.float_model()
         left = round_weights(qmodel, network, self.images, method, steps, factors)
-        if method != NEAREST:
-            self.correct(qmodel)
+        self.correct(qmodel)
         return left
 
     def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from frameworks.baselines.random import Random
-from frameworks.core.budget import BudgetSpec
+from frameworks.core.budget import Budget, BudgetSpec
 from frameworks.core.evaluation.evaluate import Score
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
@@ -30,6 +30,7 @@ from frameworks.metaheuristic.apq.predictor import (
     rank_correlation,
     unpack,
 )
+from frameworks.metaheuristic.spos.framework import SPOS
 from frameworks.testing import toy
 from tests.metaheuristic.landscapes import BITS, losses, problems
 
@@ -368,6 +369,12 @@ def test_every_candidate_is_within_all_limits():
         genomes = search.ask()
         assert all(problem.within(data.policy_of(problem.space, g)) for g in genomes)
         search.tell([(g, (float(sum(g)),)) for g in genomes])
+
+
+@pytest.mark.parametrize("method", [FAST, SPOS(epochs=1, images=64, batch=32, evaluations=4)])
+def test_where_nothing_is_within_the_budget_the_cheapest_policy_comes_back(method):
+    problem = toy.make_problem().at(budget=Budget("bops", 1.0))
+    assert method.search(problem).policy == problem.cheapest()
 
 
 def test_notes_have_ranks_on_held_out_pairs():

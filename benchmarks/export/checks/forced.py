@@ -142,9 +142,9 @@ class Forced:
         """Compare an input before its quantizer, as far as that leaves it."""
         grid = layer.act_quantizer.uniform_grid()
         if grid is not None:
-            low, high = (grid.step * (code + grid.offset) for code in (grid.low, grid.high))
             # What the grid clips anyway the file need not have clipped before.
-            inside, other = np.clip(ours, low, high), np.clip(theirs, low, high)
+            inside = np.clip(ours, *ends_of(grid))
+            other = np.clip(theirs, *shared_ends(ours, grid))
             self._real(name, inside, other, self.allowed.clipped(ours, inside, grid.step))
         elif layer.bits.act != PRUNED:
             self._real(name, ours, theirs)
@@ -172,6 +172,28 @@ class Forced:
 
     def _fault(self, name: str, what: str) -> None:
         self.faults.setdefault(name, what)
+
+
+def ends_of(grid: Grid) -> tuple[float, float]:
+    """The least and the largest value of a grid."""
+    low, high = (grid.step * (code + grid.offset) for code in (grid.low, grid.high))
+    return float(low), float(high)
+
+
+def shared_ends(values: Array, grid: Grid) -> tuple[float, float]:
+    """Between which values of another network count as other than these.
+
+    A ReLU6 may end within the outermost code (at 6 where the grid ends at 6.006): beyond it there
+    is no other code, so that a file whose quantizer clips has none before it.
+    """
+    low, high = ends_of(grid)
+    least = max(low, float(values.min(initial=np.inf)))
+    most = min(high, float(values.max(initial=-np.inf)))
+    if most / grid.step - grid.offset < grid.high - 0.5:
+        most = high
+    if least / grid.step - grid.offset > grid.low + 0.5:
+        least = low
+    return least, most
 
 
 def exposed(exported: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:

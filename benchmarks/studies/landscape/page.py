@@ -46,7 +46,7 @@ def regret_lines(
     lines: list[str] = []
     for like, best in truths.items():
         mine = {k.split(" ")[0]: v for k, v in runs.items() if k.endswith(f" like={like:g}")}
-        most = max(run["evaluations"] for found in mine.values() for run in found)
+        most = max(1, *(run["evaluations"] for found in mine.values() for run in found))
         shown = [place for place in places if place <= most]
         test = "" if best.test is None else f", {best.test:.2f} % on the test images"
         lines += [
@@ -127,7 +127,7 @@ def landscape_picture(table: OracleTable, cost: str, value: str) -> str:
 def regret_picture(runs: Runs, like: float, start: float) -> str:
     """Mean regret against evaluations, by framework."""
     mine = {k.split(" ")[0]: v for k, v in runs.items() if k.endswith(f" like={like:g}")}
-    most = max(run["evaluations"] for found in mine.values() for run in found)
+    most = max(1, *(run["evaluations"] for found in mine.values() for run in found))
     shown = sorted({1, 2, 3, *range(5, min(most, 100), 5), *range(100, most, 20), most})
     lines = {name: curve(found, shown, start) for name, found in mine.items()}
     highest = sorted(e.mean for line in lines.values() for e in line)[-1]
@@ -144,7 +144,7 @@ def regret_picture(runs: Runs, like: float, start: float) -> str:
         spent = max(run["evaluations"] for run in mine[name])
         points = [
             (axes.x(x), axes.y(e.mean)) for x, e in zip(shown, line, strict=True) if x <= spent
-        ]
+        ] or [(axes.x(shown[0]), axes.y(line[0].mean))]  # no policy was evaluated
         axes.parts.append(f'<g class="{style.colour}">')
         axes.parts.append(f'<path d="{path(points)}" style="fill:none"/>')
         axes.parts.append(marker(style.marker, *points[-1], 4) + "</g>")

@@ -28,6 +28,8 @@ from frameworks.core.rounding.ranges import TRIED, scaled, trial
 
 NEAREST = "nearest"
 ROUNDINGS = (NEAREST, "gptq", "adaround", "adaquant")
+REVISION = 2
+"""Of the others' numbers: part of the identity of a cell that has one of them."""
 IMAGES = 64
 """That go through the networks at a time."""
 
@@ -43,11 +45,11 @@ def round_weights(
     """Round the weights of a quantized network in place, at the bits in force.
 
     Each layer's inputs are those in the network whose earlier layers are rounded already; the
-    outputs that it ought to give are the float network's. BatchNorm should be corrected before, and
-    again afterwards.
+    outputs that it ought to give are the float network's. BatchNorm's statistics should be the
+    float ones, and be corrected afterwards.
 
     Args:
-        qmodel: at a policy (`frameworks.QModel.fix`), corrected.
+        qmodel: at a policy (`frameworks.QModel.fix`), not corrected yet.
         network: the float network.
         images: ``[N, C, H, W]``.
         method: one of `ROUNDINGS`.

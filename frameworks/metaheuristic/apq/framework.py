@@ -218,6 +218,7 @@ class APQ(ScoringFramework):
         predictor = Predictor(code.length, self.hidden, problem.seed).to(problem.device)
         unpack(predictor, scores.values["weights"])
         search = evolution(problem, self.settings(), problem.rng(self.name), self.layerwise)
+        policy, accuracy = problem.cheapest(), None  # where no candidate is within the budget
         for generation in range(self.generations + 1):
             problem.progress(generation, self.generations + 1, "generations")
             if not (genomes := search.ask()):
@@ -226,11 +227,12 @@ class APQ(ScoringFramework):
                 list(zip(genomes, predicted(predictor, code, genomes, problem), strict=True))
             )
             best, (accuracy,) = search.parents[0]
-            problem.checkpoint(data.policy_of(space, best), 100 * accuracy)
+            policy = data.policy_of(space, best)
+            problem.checkpoint(policy, 100 * accuracy)
         kept = {name: scores.values[name] for name in ("draws", "cheap", "tuned", "learning")}
         counts = {"distinct": len(scores.values["pairs"]), "candidates": search.draws}
-        notes = {"predicted": 100 * accuracy, **counts, **kept}
-        return Solution(data.policy_of(space, best), notes=notes)
+        known = {} if accuracy is None else {"predicted": 100 * accuracy}
+        return Solution(policy, notes={**known, **counts, **kept})
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The final training, with smoothed labels."""

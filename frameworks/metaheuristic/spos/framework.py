@@ -231,7 +231,7 @@ class SPOS(Framework):
             paths.counts, rng, self.settings(), feasible=paths.fits,
             repair=lambda genes: paths.cheaper(genes, rng), start=[paths.cheapest],
         )  # fmt: skip
-        done = 0
+        done, chosen, accuracy = 0, problem.cheapest(), None  # where no path is within the budget
         while done < self.evaluations and (genomes := search.ask()):
             scored = []
             for genes in genomes[: self.evaluations - done]:
@@ -241,9 +241,10 @@ class SPOS(Framework):
                 done += 1
             search.tell(scored)
             best, (accuracy, _) = search.parents[0]
-            problem.checkpoint(paths.policy(best), accuracy)
+            chosen = paths.policy(best)
+            problem.checkpoint(chosen, accuracy)
         notes |= {"accuracy": accuracy, "distinct": done, "draws": search.draws}
-        return paths.policy(best)
+        return chosen
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The final training, with smoothed labels."""

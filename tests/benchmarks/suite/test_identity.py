@@ -174,6 +174,15 @@ def test_code_and_numerics_count(base, monkeypatch, place, value):
     assert key_of(base) != key
 
 
+def test_the_revision_of_rounding_counts_where_something_is_rounded(base, monkeypatch):
+    rounded = {**base, "protocol": {**base["protocol"], "rounding": "gptq"}}
+    own = {**base, "framework": {"name": "adaquant_ip"}}
+    keys = [key_of(cell) for cell in (base, rounded, own)]
+    monkeypatch.setattr("frameworks.core.rounding.apply.REVISION", 99)
+    changed = [key_of(cell) for cell in (base, rounded, own)]
+    assert [a == b for a, b in zip(keys, changed, strict=True)] == [True, False, False]
+
+
 def test_what_does_not_change_numbers_does_not_count(base, monkeypatch):
     key = key_of(base)
     monkeypatch.setattr("torch.__version__", torch.__version__.split("+")[0] + "+cu999")

@@ -3,13 +3,17 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.export.checks.forced import shared_ends
+from benchmarks.export.formats.qdq import to_qdq
+from benchmarks.export.graphs.codes import exported_layers
 from benchmarks.export.verify import verify
-from frameworks import seeded
+from frameworks import Grid, seeded
 from frameworks.testing import toy
 
 VALID = toy.split("valid", 64)
@@ -77,3 +81,48 @@ def test_a_transposed_convolution_is_right_or_found_out(make_case):
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         faults = verify(model, wrong, VALID).faults
         assert [line for line in faults if line.startswith("layer last")]
+
+
+class Clipped(nn.Module):
+    """A ReLU6 that much of what goes into it exceeds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = functional.relu6(20 * self.first(x))
+        return self.fc(functional.relu(self.second(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("top", [5.9, 6.0, 6.006])
+def test_a_relu6_within_the_last_code_needs_no_clip_in_the_file(top, make_case):
+    """At 6.006 it is below the grid's end, and the file's value is not: both are the last code."""
+    with seeded(0, "net"):
+        case = make_case(Clipped().eval())
+    model = case.at(case.uniform(8), "minmax")
+    model.qlayer("second").act_quantizer.step.fill_(top / 255)
+    made = to_qdq(copy.deepcopy(case.graph), exported_layers(model))
+    assert not [n for n in made.graph.node if n.op_type == "Clip" and n.output[0] == "hardtanh"]
+    verdict = verify(model, made, VALID)
+    assert verdict.ok, verdict
+    wrong = copy.deepcopy(made)
+    tensor = next(t for t in wrong.graph.initializer if t.name == "first.scale")
+    value = numpy_helper.to_array(tensor) * np.float32(1.01)
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    assert not verify(model, wrong, VALID).ok
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([0.0, 2.0], (0.0, 3.0)),  # nothing reaches the last code, so that all of it counts
+        ([0.0, 2.7], (0.0, 2.7)),  # 2.7 is the last code, and what is beyond it is it, too
+        ([-4.0, 9.0], (0.0, 3.0)),
+        ([0.4, 2.0], (0.4, 3.0)),
+        ([0.6, 2.0], (0.0, 3.0)),
+    ],
+)
+def test_beyond_a_value_of_the_last_code_nothing_counts(values, ends):
+    assert shared_ends(np.array(values), Grid(1.0, 0, 3, 0.0)) == pytest.approx(ends)

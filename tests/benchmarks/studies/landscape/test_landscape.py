@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.oracle.oracle_table import OracleTable
+from benchmarks.studies.landscape.page import regret_picture
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front
@@ -175,3 +176,16 @@ def test_a_scoring_pass_serves_all_budgets_and_what_is_there_is_kept(
     plan["searches"]["short"]["frameworks"]["counting"] = {"anew": True}
     study(plan)
     assert (Counting.scored, Counting.solved) == (4, 8)
+
+
+def _run(curve, evaluations):
+    end = curve[-1][1]
+    return {"curve": curve, "evaluations": evaluations, "regret": end, "test": None, "over": False}
+
+
+@pytest.mark.parametrize("others", [{}, {"random like=3": [_run([(1, 4.0), (9, 0.5)], 9)]}])
+def test_a_method_that_evaluates_nothing_has_a_mark_in_the_picture(others):
+    drawn = regret_picture({"hawq_v3 like=3": [_run([(0, 1.5)], 0)], **others}, 3.0, 4.0)
+    assert "hawq_v3" in drawn
+    assert "nan" not in drawn
+    assert drawn.count("<path") >= 1 + len(others)
