@@ -24,8 +24,12 @@ from modelopt.torch.quantization.nn import QuantLinearConvBase, QuantModuleRegis
 from timm.layers import Conv2dSame
 from torch import nn
 
+from frameworks import Policy
+
 BITS = (2, 3, 4, 5, 6, 8)
 IMAGES, BATCH = 512, 32
+TRIES, MARGIN = 5, 0.99
+"""Means tried, each lower by what the policy of the one before was over the budget, and by this."""
 STEPS = 10
 """Of the bisection: within 0.01 bits."""
 
@@ -81,6 +85,24 @@ def mean_of(asked: Task) -> float:
     return (left + 16 * pinned) / (pinned + sum(layer.stored for layer in searched))
 
 
+def lowered(asked: Task, scores: Path) -> tuple[dict[str, tuple[int, int]], float]:
+    """The bits at the mean that the budget allows, or at the next one whose policy is within it.
+
+    On EfficientNet-Lite0 the policy of the first mean is 2.5 % over the budget.
+
+    Raises:
+        ValueError: after `TRIES` means it still is not.
+    """
+    mean = mean_of(asked)
+    for _ in range(TRIES):
+        bits = search(asked, mean, False, scores)
+        if asked.within(bits):
+            return bits, mean
+        cost = asked.setting.target.cost(asked.layers, Policy(bits))
+        mean *= MARGIN / asked.budget.load(cost) * asked.budget.limit
+    raise ValueError(f"no policy tried is within {asked.budget.label}")
+
+
 def bisected(asked: Task, scores: Path) -> tuple[dict[str, tuple[int, int]], float]:
     """The bits at the most mean weight bits whose policy is within the budget, and these.
 
@@ -110,8 +132,7 @@ def main() -> None:
         if asked.setting.target.prices_activations:
             bits, mean = bisected(asked, scores)
         else:
-            mean = mean_of(asked)
-            bits = search(asked, mean, False, scores)
+            bits, mean = lowered(asked, scores)
     seconds = round(time.perf_counter() - began, 1)
     notes = {"effective_bits": round(mean, 3), "seconds": seconds}
     asked.write("nvidia-modelopt", bits, budget=asked.budget.label, **notes)
