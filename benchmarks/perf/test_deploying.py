@@ -54,8 +54,8 @@ def test_quantizing_lite0_over_the_search_of(benchmark, request, bench, toolkit)
             f"{MODEL} with its ImageNet weights, 32 photos without labels, weights' size of "
             f"uniform {LIKE} bit; ours searches, writes the file, checks and times it, theirs "
             f"({version}) searches; clock {ours[0].seconds:.0f} and {theirs[0].seconds:.0f} s, "
-            f"peak {peaks[0]:.0f} and {peaks[1]:.0f} MiB; KL from the float network on 8 photos held "
-            f"out, by our quantizer, {own.kl:.4f} and {worth.kl:.4f}, agreement "
+            f"peak {peaks[0]:.0f} and {peaks[1]:.0f} MiB; KL from the float network on 8 photos "
+            f"held out, by our quantizer, {own.kl:.4f} and {worth.kl:.4f}, agreement "
             f"{own.agreement:.1f} and {worth.agreement:.1f} %, {own.used:.1%} and "
             f"{worth.used:.1%} of the budget"
         ),
