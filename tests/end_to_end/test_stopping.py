@@ -173,17 +173,15 @@ def test_commands_that_take_long_say_so_before_they_import_torch():
 def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_path):
     shown = terminal(
         *RUN, "framework=uniform", "baselines=false", "retrain=true", "dataset.pretrain.epochs=500",
-        columns=80,
+        columns=60,
     )  # fmt: skip
-    shown.until(r"cell 1 of 1: pretraining, loss [\d.]+ \d+/500")
-    assert 40 < widest(shown.text) <= 80
-    # A pretraining's whole line is longer than 40 columns and shorter than 80.
-    for columns, least in ((200, 40), (40, 30)):
-        shown.resize(columns)
-        seen = len(shown.text)
-        seen = shown.until(r"pretraining", after=shown.until("pretraining", after=seen))
-        shown.until(r"0 of 1 cells", after=shown.until(r"0 of 1 cells", after=seen))
-        assert least < widest(shown.text[seen:]) <= columns
+    seen = shown.until(r"cell 1 of 1: pretraining, loss [\d.]+ \d+/500")
+    assert widest(shown.text) <= 60
+    shown.resize(40)
+    seen = shown.until(r"pretraining", after=shown.until("pretraining", after=seen))
+    narrow = len(shown.text)
+    shown.until(r"0 of 1 cells", after=shown.until(r"0 of 1 cells", after=narrow))
+    assert 30 < widest(shown.text[narrow:]) <= 40
     workers = below(shown.process)
     assert len(workers) >= 2
     told(shown, signal.SIGTERM)
