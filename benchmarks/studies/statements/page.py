@@ -193,7 +193,7 @@ def _summary(folder: str, said: list[str]) -> list[str]:
         if len(cells) == len(heading) and all(map(str.endswith, cells, heading)):
             rows = "\n".join(lines[place:])
             return [said[0], *_rows(rows, line)[1:]]
-    return []
+    raise LookupError(f"{folder}: its summary has not the columns of {heading}")
 
 
 def read(path: Path = FILE) -> Pages:
