@@ -1,11 +1,15 @@
 """What the README and the guides say of results is what the records give, and nothing else."""
 
+import math
 from pathlib import Path
+from statistics import fmean, variance
 
 import pytest
+from scipy import stats
 
 from benchmarks.cli import main as juxtabit
 from benchmarks.records.store import find_records
+from benchmarks.report.numbers.moderation import prior
 from benchmarks.studies.statements import measures
 from benchmarks.studies.statements.__main__ import main
 from benchmarks.studies.statements.expressions import BadExpression, evaluate
@@ -227,15 +231,25 @@ def test_means_and_differences_are_those_of_the_records(tight, finals):
 
 
 def test_who_is_told_apart_is_corrected_for_the_number_of_comparisons(tight, finals):
-    from scipy.stats import ttest_rel
-
-    rival = "uniform"
-    p = {k: ttest_rel(v, finals[rival]).pvalue for k, v in finals.items() if k != rival}
-    p = {k: 1.0 if v != v else v for k, v in p.items()}  # equal in every pair
-    # Variances are moderated by those of all, so that a plain test orders alike but is no bound.
-    told = {name for name in p if measures.told_apart(name, rival, tight)}
-    alone = {name for name in p if p[name] < 0.05}
-    assert told < alone, "the correction matters here"
+    rival, count = "uniform", 3
+    differences = {
+        name: [a - b for a, b in zip(values, finals[rival], strict=True)]
+        for name, values in finals.items()
+        if name != rival
+    }
+    spread = {name: variance(each) for name, each in differences.items()}
+    known = prior(list(spread.values()), [count - 1] * len(spread))
+    p = {}
+    for name, each in differences.items():
+        moderated, freedom = known.moderated(spread[name], count - 1)
+        p[name] = 2 * stats.t.sf(abs(fmean(each)) / math.sqrt(moderated / count), freedom)
+    order, told = sorted(p, key=p.get), set()
+    for place, name in enumerate(order):
+        if p[name] > 0.05 / (len(p) - place):
+            break
+        told.add(name)
+    assert {name for name in p if measures.told_apart(name, rival, tight)} == told
+    assert {name for name in p if p[name] < 0.05} - told, "the correction matters here"
 
 
 def test_numbers_of_pages_are_found_by_row_and_column():
@@ -266,3 +280,36 @@ def test_cells_are_counted_by_status():
     assert measures.cells("results/architectures", "over") == len(over) > 0
     assert measures.searched("random", "policies", measures.group(
         "results/architectures", model="test_vit")) == 100  # fmt: skip
+
+
+TABLE = "| framework | ptq, size, like=4 | ptq, bops, like=3 |"
+
+
+def pages_with(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    return page, Pages((page,), (), ((TABLE, "results/fashion_mnist"),), (), ())
+
+
+def test_a_table_has_the_columns_that_the_page_names(tmp_path):
+    page, pages = pages_with(tmp_path, f"{TABLE}\n|:--|--:|--:|\n| old | 1 | 2 |\n")
+    assert pages.faults()
+    made = pages.written()[page]
+    assert made.splitlines()[:2] == [TABLE, "|:--|--:|--:|"]
+    (row,) = (line for line in made.splitlines() if line.startswith("| haq |"))
+    ours = measures.group("results/fashion_mnist", protocol="ptq", hardware="size", budget="like=4")
+    assert f"{measures.mean('haq', ours):.2f}" in row.split("|")[2]
+    assert "random\\_retrained" not in made  # it is of the columns left out
+    assert pages_with(tmp_path, made)[1].faults() == []
+
+
+def test_a_table_that_is_gone_is_a_fault(tmp_path):
+    _, pages = pages_with(tmp_path, "Nothing.\n")
+    assert pages.faults() == [f"no page has the table {TABLE!r}"]
+
+
+def test_columns_that_a_summary_has_not_are_an_error(tmp_path):
+    head = TABLE + " ptq, size, like=99 |"
+    _, pages = pages_with(tmp_path, f"{head}\n|:--|--:|--:|--:|\n")
+    with pytest.raises(LookupError, match="its summary has not the columns"):
+        pages.written()

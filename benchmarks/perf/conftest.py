@@ -1,11 +1,11 @@
 """What all benchmarks share: one thread, and two things timed in turns."""
 
-import statistics
 import time
 
 import pytest
 import torch
 
+from benchmarks.perf.ratios import spread
 from benchmarks.workers.memory import keep_freed_memory
 from frameworks import kernels_in_force
 
@@ -52,9 +52,7 @@ def compare(benchmark, request):
 
         benchmark.pedantic(timed, setup=other_first, rounds=rounds, warmup_rounds=0)
         benchmark.extra_info.update(
-            ratio=round(statistics.median(ratios), 4),
-            range=[round(min(ratios), 4), round(max(ratios), 4)],
-            rounds=rounds,
+            **spread(ratios, 4),
             threads=torch.get_num_threads(),
             kernels=kernels_in_force(),
             **facts,

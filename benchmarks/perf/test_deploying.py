@@ -9,11 +9,11 @@ wheels (`benchmarks.studies.real_weights`):
 """
 
 import importlib.metadata
-import statistics
 
 import pytest
 
 from benchmarks.perf.deployed import LIKE, MODEL, SCRIPTS, Bench
+from benchmarks.perf.ratios import spread
 from benchmarks.studies.real_weights import NotInstalled
 
 ROUNDS = 1
@@ -47,9 +47,7 @@ def test_quantizing_lite0_over_the_search_of(benchmark, request, bench, toolkit)
     benchmark.extra_info.update(
         title=f"`juxtabit quantize` over the search of {PACKAGES[toolkit]}: seconds of processor",
         goal="below 600 s and 4096 MiB",
-        ratio=round(statistics.median(ratios), 3),
-        range=[round(min(ratios), 3), round(max(ratios), 3)],
-        rounds=rounds,
+        **spread(ratios),
         note=(
             f"{MODEL} with its ImageNet weights, 32 photos without labels, weights' size of "
             f"uniform {LIKE} bit; ours searches, writes the file, checks and times it, theirs "

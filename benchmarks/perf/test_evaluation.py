@@ -8,7 +8,6 @@ of one CPU, which other processes disturb less than the clock. The ratio is that
 """
 
 import copy
-import statistics
 import time
 
 import pytest
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.perf.plain import Plain
+from benchmarks.perf.ratios import spread
 from frameworks import (
     BudgetSpec,
     Data,
@@ -170,10 +170,8 @@ def test_float_convolutions_alone_over_the_plain_way(benchmark, problem):
     benchmark.pedantic(convolutions, setup=other_first, rounds=15, warmup_rounds=0)
     plain.close()
     benchmark.extra_info |= {
-        "ratio": round(statistics.median(ratios), 3),
-        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        **spread(ratios),
         "title": "the convolutions of one float pass alone over the plain way to score a policy",
-        "rounds": len(ratios),
         "note": "ResNet-8, 2,256 images; one over this bounds every ratio below whose search "
         "changes all layers",
     }
@@ -212,10 +210,8 @@ def test_a_search_with_resumed_passes_over_one_without(benchmark, request, probl
     assert {policy for _, policy, _ in whole} == {policy for _, policy, _ in resumed}
     ratios = [a / b for (a, _, _), (b, _, _) in zip(resumed, whole, strict=True)]
     benchmark.extra_info |= {
-        "ratio": round(statistics.median(ratios), 3),
-        "range": [round(min(ratios), 3), round(max(ratios), 3)],
+        **spread(ratios),
         "title": f"a search of {name} with resumed passes over one without",
-        "rounds": rounds,
         "note": f"ResNet-8, 2,000 images; {100 * (1 - resumed[0][2]):.0f} % of the layers are "
         "passed by; the same policy",
     }

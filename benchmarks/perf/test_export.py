@@ -4,6 +4,8 @@ import statistics
 import subprocess
 import sys
 
+from benchmarks.perf.ratios import spread
+
 ROUNDS = 3
 NOTE = (
     "ResNet-18, 224 x 224, W4 A8: traced, written, and checked layer by layer on 8 images; torch: "
@@ -31,9 +33,7 @@ def compare(benchmark, request, index, **facts):
     ratios = [mine[index] / other[index] for other, mine in pairs]
     peaks = [statistics.median(pair[side][1] for pair in pairs) for side in (1, 0)]
     benchmark.extra_info.update(
-        ratio=round(statistics.median(ratios), 3),
-        range=[round(min(ratios), 3), round(max(ratios), 3)],
-        rounds=rounds,
+        **spread(ratios),
         note=f"{NOTE}; peak {peaks[0]:.0f} MiB, torch {peaks[1]:.0f}; seconds with imports",
         **facts,
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.models.build import ModelConfig, create
+from benchmarks.perf.ratios import spread
 from frameworks import describe, layer_traces, torch_rng, twice_differentiable
 
 SHAPE, CLASSES, IMAGES, PROBES = (1, 28, 28), 10, 32, 50
@@ -84,9 +85,7 @@ def test_memory_of_traces_at_224_px_over_pyhessian(benchmark, request, model):
     benchmark.extra_info.update(
         title=f"memory that traces of all layers add at 224 px, over PyHessian, {model}",
         goal="below 1",
-        ratio=round(statistics.median(ratios), 3),
-        range=[round(min(ratios), 3), round(max(ratios), 3)],
-        rounds=rounds,
+        **spread(ratios),
         note=(
             f"8 images at once for PyHessian, portions of at most 1 GiB for us; {memory[0]:.0f} "
             f"MiB, PyHessian {memory[1]:.0f}; {seconds[0]:.0f} s for exact traces, PyHessian "

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from benchmarks.perf.ratios import spread
+
 ROUNDS, COUNT, PASSES = 3, 384, 3
 FITTING, THIRD = 0.25, 0.0718
 """GiB: more than the decoded images, and a third of them."""
@@ -39,9 +41,7 @@ def compare(benchmark, request, folder, index, **facts):
     ratios = [mine[index] / other[index] for other, mine in pairs]
     peaks = [statistics.median(one[1] for one in side) for side in (kept, streamed)]
     benchmark.extra_info.update(
-        ratio=round(statistics.median(ratios), 3),
-        range=[round(min(ratios), 3), round(max(ratios), 3)],
-        rounds=rounds,
+        **spread(ratios),
         note=f"{COUNT} JPEG at 224 px, read in the process itself, {kept[0][2]:.0f} MiB decoded, "
         f"{PASSES} passes; streamed with a third of that as dataset.memory; added at the peak: "
         f"{peaks[0]:.0f} MiB kept, {peaks[1]:.0f} MiB streamed",

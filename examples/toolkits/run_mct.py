@@ -99,24 +99,24 @@ def plain(network: nn.Module, images: Tensor) -> nn.Module:
     with torch.no_grad():
         made(images)
     for name, module in list(made.named_modules()):
-        parts: dict[str, nn.Module] = {}
         if isinstance(module, Conv2dSame):
             facts = zip(
                 sizes[name], module.kernel_size, module.stride, module.dilation, strict=True
             )
             rows, columns = (get_same_padding(*of) for of in facts)
             around = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-            conv = nn.Conv2d(
+            known: nn.Module = nn.Conv2d(
                 module.in_channels, module.out_channels, module.kernel_size, module.stride, 0,
                 module.dilation, module.groups, module.bias is not None,
             )  # fmt: skip
-            parts = {"pad": nn.ZeroPad2d(around), CONV: conv}
+            parts = {"pad": nn.ZeroPad2d(around), CONV: known}
         elif isinstance(module, BatchNormAct2d):
-            norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
-            parts = {"norm": norm, "drop": module.drop, "act": module.act}
-        if parts:
-            parts.get(CONV, parts.get("norm")).load_state_dict(module.state_dict())  # type: ignore[union-attr]
-            made.set_submodule(name, nn.Sequential(OrderedDict(parts)))
+            known = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
+            parts = {"norm": known, "drop": module.drop, "act": module.act}
+        else:
+            continue
+        known.load_state_dict(module.state_dict())
+        made.set_submodule(name, nn.Sequential(OrderedDict(parts)))
     return made.eval()
 
 

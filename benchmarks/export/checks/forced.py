@@ -143,8 +143,7 @@ class Forced:
         grid = layer.act_quantizer.uniform_grid()
         if grid is not None:
             # What the grid clips anyway the file need not have clipped before.
-            inside = np.clip(ours, *ends_of(grid))
-            other = np.clip(theirs, *shared_ends(ours, grid))
+            inside, other = (np.clip(x, *shared_ends(ours, grid)) for x in (ours, theirs))
             self._real(name, inside, other, self.allowed.clipped(ours, inside, grid.step))
         elif layer.bits.act != PRUNED:
             self._real(name, ours, theirs)
@@ -174,26 +173,19 @@ class Forced:
         self.faults.setdefault(name, what)
 
 
-def ends_of(grid: Grid) -> tuple[float, float]:
-    """The least and the largest value of a grid."""
-    low, high = (grid.step * (code + grid.offset) for code in (grid.low, grid.high))
-    return float(low), float(high)
-
-
 def shared_ends(values: Array, grid: Grid) -> tuple[float, float]:
     """Between which values of another network count as other than these.
 
     A ReLU6 may end within the outermost code (at 6 where the grid ends at 6.006): beyond it there
     is no other code, so that a file whose quantizer clips has none before it.
     """
-    low, high = ends_of(grid)
-    least = max(low, float(values.min(initial=np.inf)))
-    most = min(high, float(values.max(initial=-np.inf)))
-    if most / grid.step - grid.offset < grid.high - 0.5:
-        most = high
-    if least / grid.step - grid.offset > grid.low + 0.5:
-        least = low
-    return least, most
+    low, high = (float(grid.step * (code + grid.offset)) for code in (grid.low, grid.high))
+    half = grid.step / 2
+    least, most = float(values.min()), float(values.max())
+    return (
+        least if low < least <= low + half else low,
+        most if high - half <= most < high else high,
+    )
 
 
 def exposed(exported: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:

@@ -29,6 +29,8 @@ from benchmarks.studies.statements.measures import FUNCTIONS, ROOT, group, table
 
 FILE = ROOT / "docs" / "statements.yaml"
 BREAK = "\f"
+UNTRIED = "-"
+"""In a summary, where a framework has no number."""
 """Between two pages in their common text."""
 _CODE = re.compile(r"```.*?```|`[^`\n]*(?:\n[^`\n]*)?`", re.S)
 _HIDDEN = re.compile(r"<[^>]*>|\]\([^)]*\)|\b\d{4}\.\d{5}\b")
@@ -115,7 +117,9 @@ class Pages:
             if statement.text not in flat:
                 found.append(f"no page says: {statement.text}")
         for first, folder in self.tables:
-            said = _rows(self.text, first)
+            if not (said := _rows(self.text, first)):
+                found.append(f"no page has the table {first!r}")
+                continue
             found += [
                 f"the table {first!r} is not that of {folder}: {ours!r} in place of {theirs!r}"
                 for ours, theirs in zip_longest(said, _summary(folder, said))
@@ -182,18 +186,29 @@ def _rows(text: str, first: str) -> list[str]:
 
 
 def _summary(folder: str, said: list[str]) -> list[str]:
-    """The table of a folder's summary under the headings that a page gives it.
+    """A folder's summary in the columns that a page has, of the frameworks with a number there.
 
     A heading may leave out how the summary's begins, such as a protocol that all columns share.
+
+    Raises:
+        LookupError: the summary has not these columns.
     """
-    heading = [cell.strip() for cell in said[0].split("|")] if said else []
+    headings = _cells(said[0])
     lines = table(folder).summary().splitlines()
     for place, line in enumerate(lines):
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) == len(heading) and all(map(str.endswith, cells, heading)):
-            rows = "\n".join(lines[place:])
-            return [said[0], *_rows(rows, line)[1:]]
-    raise LookupError(f"{folder}: its summary has not the columns of {heading}")
+        ends = [[i for i, c in enumerate(_cells(line)) if c.endswith(h)] for h in headings]
+        if all(len(found) == 1 for found in ends):
+            chosen = [found[0] for found in ends]
+            rows = [_cells(row) for row in _rows("\n".join(lines[place:]), line)[2:]]
+            kept = [[row[i] for i in chosen] for row in rows]
+            shown = [row for row in kept if set(row[1:]) != {UNTRIED}]
+            return [*said[:2], *(f"| {' | '.join(row)} |" for row in shown)]
+    raise LookupError(f"{folder}: its summary has not the columns of {said[0]}")
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line of a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def read(path: Path = FILE) -> Pages:

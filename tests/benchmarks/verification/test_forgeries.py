@@ -159,6 +159,18 @@ def test_a_careful_forgery_is_caught(name, forged):
     caught(forged.root, forged.keys[framework], field.format(last=last), words)
 
 
+def test_a_rounded_network_may_be_better_than_the_curve_of_its_search(forged):
+    """The curve has the nearest levels; AdaQuant gained up to a point over them."""
+
+    def edit(data):
+        data["curve"][-1].update(objective=data["curve"][-1]["objective"] - 1)
+        data["curve"] = data["curve"][-1:]
+        data["identity"].update(rounding=1)
+
+    forged.change("random", edit)
+    assert not [f.text for f in faults(forged.root) if f.field.startswith("curve")]
+
+
 @pytest.mark.parametrize("name", ["accuracy edited twice", "cost edited", "a quick search"])
 def test_a_clumsy_edit_breaks_the_digest(name, forged):
     framework, edit, _, _ = FORGERIES[name]
