@@ -13,7 +13,7 @@ import pytest
 from benchmarks.records.record import Record
 from benchmarks.suite.cell import Run
 from benchmarks.suite.config import composed, suite_cells
-from frameworks import Score, Solution, steer
+from frameworks import Score, Solution, registry, steer
 
 METHODS = ("bayesian_bits", "bsq", "dnas", "edmips")
 LIKE = 2.4
@@ -23,7 +23,7 @@ BLIND_RUNS = 3
 
 def blind(monkeypatch, name):
     """Zero gradient of the data's loss, which keeps its value; and no word of a collapse."""
-    module = importlib.import_module(f"frameworks.gradient.{name}")
+    module = importlib.import_module(registry.get(name).__module__)
     loss = module.cross_entropy
 
     def constant(model, x, y):
