@@ -12,8 +12,8 @@ import importlib.metadata
 
 import pytest
 
-from benchmarks.perf.deployed import LIKE, MODEL, SCRIPTS, Bench
 from benchmarks.perf.ratios import spread
+from benchmarks.perf.sides.deployed import LIKE, MODEL, SCRIPTS, Bench
 from benchmarks.studies.real_weights import NotInstalled
 
 ROUNDS = 1

@@ -15,7 +15,7 @@ NOTE = (
 
 def run(side):
     """Seconds and MiB of one export."""
-    command = [sys.executable, "-m", "benchmarks.perf.exported", side]
+    command = [sys.executable, "-m", "benchmarks.perf.sides.exported", side]
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(x) for x in ended.stdout.splitlines()[-1].split()]
 

@@ -57,7 +57,7 @@ def test_traces_over_a_loop_with_pyhessian(compare, name):
 
 def added(side, model):
     """MiB of resident memory that an estimate adds to its process, and its seconds."""
-    command = [sys.executable, "-m", "benchmarks.perf.traced", side, model]
+    command = [sys.executable, "-m", "benchmarks.perf.sides.traced", side, model]
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds, peak, before = map(float, ended.stdout.splitlines()[-1].split())
     return peak - before, seconds

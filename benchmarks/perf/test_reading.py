@@ -16,14 +16,14 @@ FITTING, THIRD = 0.25, 0.0718
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("images")
-    command = [sys.executable, "-m", "benchmarks.perf.read", "--make", str(made), str(COUNT)]
+    command = [sys.executable, "-m", "benchmarks.perf.sides.read", "--make", str(made), str(COUNT)]
     subprocess.run(command, check=True)
     return made
 
 
 def run(folder, memory):
     """Seconds, MiB added at the peak, MiB of all images."""
-    command = [sys.executable, "-m", "benchmarks.perf.read", folder, memory, PASSES, 0]
+    command = [sys.executable, "-m", "benchmarks.perf.sides.read", folder, memory, PASSES, 0]
     ended = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     return [float(x) for x in ended.stdout.splitlines()[-1].split()]
 

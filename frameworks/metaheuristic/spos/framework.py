@@ -240,8 +240,7 @@ class SPOS(Framework):
                 scored.append((genes, (found.accuracy, -found.loss)))
                 done += 1
             search.tell(scored)
-            best, (accuracy, _) = search.parents[0]
-            chosen = paths.policy(best)
+            chosen, accuracy = paths.policy(search.parents[0][0]), search.parents[0][1][0]
             problem.checkpoint(chosen, accuracy)
         notes |= {"accuracy": accuracy, "distinct": done, "draws": search.draws}
         return chosen

@@ -1,4 +1,4 @@
-"""An export at 224 px in a process of its own: ``python -m benchmarks.perf.exported ours|torch``.
+"""An export at 224 px, in its own process: ``python -m benchmarks.perf.sides.exported ours|torch``.
 
 ``ours`` writes a quantized ResNet-18 as ONNX and checks it on eight images; ``torch`` is torch's
 own export of the float network to ONNX, run on the same images. Prints the seconds (without imports

@@ -1,4 +1,4 @@
-"""Traces at 224 px in a process of its own: ``python -m benchmarks.perf.traced SIDE [MODEL]``.
+"""Traces at 224 px, in their own process: ``python -m benchmarks.perf.sides.traced SIDE [MODEL]``.
 
 ``ours`` estimates the traces of all layers' weights on eight images; ``pyhessian`` probes all
 weights at once, twice, with PyHessian. Prints the seconds, the peak of resident memory in MiB, and

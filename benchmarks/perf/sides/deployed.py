@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from benchmarks.studies.real_weights import lite0, thirty_two
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL, TARGET, LIKE = "tf_efficientnet_lite0", "size", 6
 SCRIPTS = {"model_compression_toolkit": "run_mct.py", "modelopt": "run_modelopt.py"}
 

@@ -1,10 +1,10 @@
-"""Passes over a folder of images: ``python -m benchmarks.perf.read FOLDER MEMORY PASSES WORKERS``.
+"""Passes over an image folder: ``python -m benchmarks.perf.sides.read FOLDER MEMORY PASSES WORKERS``.
 
 Loads the folder as ``dataset=imagefolder`` at 224 px with ``dataset.memory=MEMORY`` GiB and goes
 through its training images so often, doing nothing with them. Prints the seconds of all passes, the
 resident memory that was added to what the imports take, at its peak, and what all images would take
-decoded, both in MiB. ``python -m benchmarks.perf.read --make FOLDER COUNT`` writes such a folder of
-two classes, JPEG of 320 by 240.
+decoded, both in MiB. ``python -m benchmarks.perf.sides.read --make FOLDER COUNT`` writes such a
+folder of two classes, JPEG of 320 by 240.
 """
 
 import resource
