@@ -1,4 +1,4 @@
-"""Passes over an image folder: ``python -m benchmarks.perf.sides.read FOLDER MEMORY PASSES WORKERS``.
+"""Passes over a folder: ``python -m benchmarks.perf.sides.read FOLDER MEMORY PASSES WORKERS``.
 
 Loads the folder as ``dataset=imagefolder`` at 224 px with ``dataset.memory=MEMORY`` GiB and goes
 through its training images so often, doing nothing with them. Prints the seconds of all passes, the
