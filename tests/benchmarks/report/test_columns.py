@@ -25,6 +25,7 @@ MEANT = {
         ("groups_tried", "groups_judged", "the same of those tried"),
         ("gain_uniform_n", "groups", "with a pair of uniform's, and with a result"),
         ("gain_uniform_n", "groups_judged", "the same of those with a verdict"),
+        ("gain_uniform_n", "groups_tried", "the same of those tried"),
         ("groups", "best in", "with a result, and best or not told apart"),
         (
             *(
