@@ -191,6 +191,16 @@ def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_p
     assert not list(tmp_path.glob("results/runs/records/*"))
 
 
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_progress_and_lines_of_cells_keep_to_the_terminals_width(columns, terminal):
+    shown = terminal(*RUN, suite("uniform", "noisy"), columns=columns)
+    ended = shown.until(r"\[2/2\]")
+    assert shown.ended() == 0
+    text = shown.text[:ended]
+    assert re.search(r"\d of 2 cells", plain(text))
+    assert 30 < widest(text) <= columns
+
+
 def test_what_plugins_print_is_in_the_log_and_not_between_the_progress(terminal, tmp_path):
     shown = terminal(*RUN, suite("noisy", "uniform", fail=True), columns=200)
     assert shown.ended() == 1
