@@ -31,10 +31,11 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
 
-# Launchers of Hydra's, in an environment of their own: Ray's needs cloudpickle below 3.
+# Launchers of Hydra's, in an environment of their own: Ray's needs cloudpickle below 3, which joblib 1.6
+# does not take.
 $(LAUNCHERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LAUNCHERS)
-	grep -v '^cloudpickle==' constraints.txt > $(LAUNCHERS)/constraints.txt
+	grep -v -e '^cloudpickle==' -e '^joblib==' constraints.txt > $(LAUNCHERS)/constraints.txt
 	$(LAUNCHERS)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint $(LAUNCHERS)/constraints.txt --editable ".[test,launchers,ray]"
 	@touch $@
