@@ -32,10 +32,11 @@ test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
 
 # Launchers of Hydra's, in an environment of their own: Ray's needs cloudpickle below 3, which joblib 1.6
-# does not take.
+# does not take, and a client of a cloud's that needs a dateutil below 3.
+APART := -e '^cloudpickle==' -e '^joblib==' -e '^python-dateutil=='
 $(LAUNCHERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LAUNCHERS)
-	grep -v -e '^cloudpickle==' -e '^joblib==' constraints.txt > $(LAUNCHERS)/constraints.txt
+	grep -v $(APART) constraints.txt > $(LAUNCHERS)/constraints.txt
 	$(LAUNCHERS)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint $(LAUNCHERS)/constraints.txt --editable ".[test,launchers,ray]"
 	@touch $@

@@ -1,0 +1,213 @@
+"""Is a policy poor for what its method can choose from, or for what it is measured by?
+
+    python -m benchmarks.studies.own_space results/fashion_mnist/records --out FILE.md
+
+Some methods choose among fewer policies than random search does (one width for all activations,
+equal bits for both, no more weight bits than activation bits), and some rank policies by a network
+that they train, while `ptq` measures them untrained. So each committed policy of such a method is
+set beside random ones of the whole space and of the method's own, all as near to the budget as a
+step allows, on the search-validation images: untrained, and after a short training. What the method
+says that its policies lose is ranked against both (Spearman).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.records.record import Record
+from benchmarks.records.store import find_records, write_text
+from benchmarks.suite.cell import Run
+from frameworks import Policy, Problem, Recipe, ScoringFramework
+from frameworks.metaheuristic.spos import SPOS
+from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
+
+OWN = {
+    "ompq": "one width for all activations",
+    "bmpq": "equal bits of weights and activations, 2 or 4",
+    "limpq": "the whole space",
+    "spos": "no more weight bits than activation bits",
+}
+"""The methods, and what each can choose from."""
+DRAWS, TRAINED = 40, 12
+SHORT = Recipe(epochs=1, images=2048, batch=64, lr=0.01, weight_decay=1e-4)
+Allowed = Callable[[int, int], bool]
+Predicted = Callable[[Policy], float]
+
+
+def allowed(method: str, found: Policy, free: Sequence[str]) -> Allowed:
+    """Which (weight, activation) bits a layer may have in a method's own space."""
+    acts = {found[name].act for name in free}
+    rules: dict[str, Allowed] = {
+        "ompq": lambda w, a: a in acts,
+        "bmpq": lambda w, a: w == a and w in (2, 4),
+        "limpq": lambda w, a: True,
+        "spos": lambda w, a: w <= a,
+    }
+    return rules[method]
+
+
+def drawn(problem: Problem, rule: Allowed, rng: np.random.Generator) -> Policy:
+    """A random policy of a space: lowered step by step until it fits, then raised while it does."""
+    costs = problem.layer_costs()
+    free = {layer.name for layer in problem.space.free_layers}
+    options = {
+        name: sorted((p for p in row if name not in free or rule(*p)), key=lambda p: (row[p], p))
+        for name, row in costs.items()
+    }
+    at = {name: int(rng.integers(len(options[name]))) for name in options}
+
+    def policy() -> Policy:
+        return Policy({name: options[name][i] for name, i in at.items()})
+
+    while not problem.within(policy()):
+        at[str(rng.choice([name for name, i in at.items() if i]))] -= 1
+    for name in rng.permutation(sorted(at)).tolist():
+        for i in reversed(range(at[name] + 1, len(options[name]))):
+            low, at[name] = at[name], i
+            if problem.within(policy()):
+                break
+            at[name] = low
+    return policy()
+
+
+def predictor(record: Record, run: Run, problem: Problem) -> Predicted:
+    """What a method says that a policy loses, up to its scale."""
+    framework = run.setting.framework
+    if isinstance(framework, SPOS):
+        paths = framework.paths(problem)
+        net = SinglePath(problem, paths.candidates)
+        framework.train(problem, paths, net, set())
+        score = path_evaluator(net, problem, framework.statistics)
+        return lambda policy: score(policy).loss
+    if isinstance(framework, ScoringFramework):
+        losses = framework.losses(problem, framework.score(problem))
+        assert losses is not None
+        return lambda policy: math.fsum(losses[n][b.weight, b.act] for n, b in policy.items())  # type: ignore[index]
+    worth = record.notes["sensitivity"]
+    return lambda policy: -math.fsum(worth.get(n, 0.0) * b.mean_weight for n, b in policy.items())
+
+
+@dataclass(frozen=True)
+class Look:
+    """One record beside random policies: losses, accuracies in percent, and ranks.
+
+    Attributes:
+        whole, own: accuracies of random policies of the whole space and of the method's own,
+            ``(untrained, trained)``.
+        mine: those of the method's policy.
+        ranks: Spearman of the predicted with the measured loss over the method's own space,
+            untrained and trained; NaN where it predicts the same for all.
+    """
+
+    method: str
+    seed: int
+    whole: tuple[list[float], list[float]]
+    own: tuple[list[float], list[float]]
+    mine: tuple[float, float]
+    ranks: tuple[float, float]
+
+
+def look(record: Record, policies: int = DRAWS, trained: int = TRAINED) -> Look:
+    """Compare one record."""
+    run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
+    problem, method = run.problem().at(retrains=True), run.setting.framework.name
+    assert record.policy is not None
+    mine = Policy.from_json(record.policy)
+    free = [layer.name for layer in problem.space.free_layers]
+    accuracies, losses, samples = {}, {}, {}
+    for space, rule in (("whole", lambda w, a: True), ("own", allowed(method, mine, free))):
+        rng = np.random.default_rng(run.seed)
+        samples[space] = list(
+            dict.fromkeys(drawn(problem, rule, rng) for _ in range(3 * policies))
+        )[:policies]
+        scores = [problem.evaluate(policy) for policy in samples[space]]
+        after = [problem.evaluate(policy, SHORT) for policy in samples[space][:trained]]
+        accuracies[space] = [s.accuracy for s in scores], [s.accuracy for s in after]
+        losses[space] = [s.loss for s in scores], [s.loss for s in after]
+    predicted = predictor(record, run, run.problem(run.setting.framework.card.needs))
+    said = [predicted(policy) for policy in samples["own"]]
+    ranks = tuple(float(spearmanr(said[: len(x)], x).statistic) for x in losses["own"])
+    scored = problem.evaluate(mine).accuracy, problem.evaluate(mine, SHORT).accuracy
+    return Look(
+        method, run.seed, accuracies["whole"], accuracies["own"], scored, (ranks[0], ranks[1])
+    )
+
+
+def _row(found: Look) -> str:
+    cells = [found.method, OWN[found.method], str(found.seed)]
+    for i in range(2):
+        for side in (found.whole[i], found.own[i]):
+            cells.append(f"{np.mean(side):.1f}, {max(side):.1f}")
+        cells += [f"{found.mine[i]:.1f}", f"{found.ranks[i]:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def page(looks: Sequence[Look], title: str) -> str:
+    """Markdown: a row for each record."""
+    sides = ("untrained", "trained")
+    names = [
+        f"{side}: {what}"
+        for side in sides
+        for what in ("whole space", "own space", "its policy", "rank")
+    ]
+    heading = ["method", "its own space", "seed", *names]
+    return "\n".join(
+        [
+            f"# Policies within the spaces of their methods: {title}",
+            "",
+            f"Search-validation accuracy in percent: mean and best of {DRAWS} random policies of "
+            "each space (those with training: of the first "
+            f"{TRAINED}, which see {SHORT.images} images once), and of the policy that the method "
+            "chose. Rank: Spearman's correlation of what the method says that policies of its own "
+            "space lose with the loss that they have. Made by `python -m "
+            "benchmarks.studies.own_space`.",
+            "",
+            "| " + " | ".join(heading) + " |",
+            "|:--|:--|" + "--:|" * (len(heading) - 2),
+            *map(_row, looks),
+            "",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare all records of these methods under `ptq`, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.own_space")
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=list(OWN), choices=list(OWN))
+    parser.add_argument("--like", type=float, default=2.4)
+    chosen = parser.parse_args(argv)
+    torch.set_num_threads(1)
+
+    def asked(record: Record) -> bool:
+        cell = record.cell
+        named = [cell[axis]["name"] for axis in ("framework", "protocol", "hardware")]
+        return (
+            named[0] in chosen.methods
+            and named[1:] == ["ptq", "bops"]
+            and cell["budget"].get("like") == chosen.like
+            and record.policy is not None
+        )
+
+    wanted = [r for r in find_records(chosen.records) if asked(r)]
+    wanted.sort(key=lambda r: (r.cell["framework"]["name"], r.cell["seed"]))
+    looks = []
+    for record in wanted:
+        looks.append(look(record))
+        print(_row(looks[-1]), file=sys.stderr, flush=True)
+        write_text(chosen.out, page(looks, f"bops like={chosen.like:g}, ptq"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
