@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from benchmarks.records.record import Record
 from benchmarks.records.store import find_records, write_text
 from benchmarks.suite.cell import Run
-from frameworks import Policy, Problem, Recipe, ScoringFramework
+from frameworks import Policy, Problem, Recipe, Score, ScoringFramework
 from frameworks.metaheuristic.spos import SPOS
 from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 
@@ -37,7 +37,7 @@ OWN = {
     "spos": "no more weight bits than activation bits",
 }
 """The methods, and what each can choose from."""
-DRAWS, TRAINED = 40, 12
+DRAWS, TRAINED = 30, 8
 SHORT = Recipe(epochs=1, images=2048, batch=64, lr=0.01, weight_decay=1e-4)
 Allowed = Callable[[int, int], bool]
 Predicted = Callable[[Policy], float]
@@ -116,30 +116,60 @@ class Look:
     ranks: tuple[float, float]
 
 
-def look(record: Record, policies: int = DRAWS, trained: int = TRAINED) -> Look:
-    """Compare one record."""
+@dataclass(frozen=True)
+class Sample:
+    """Random policies of a space and their scores, untrained and (the first of them) trained."""
+
+    policies: list[Policy]
+    scores: tuple[list[Score], list[Score]]
+
+    @classmethod
+    def of(cls, problem: Problem, rule: Allowed, seed: int, policies: int, trained: int) -> Sample:
+        """Draw and measure; a space may have fewer policies than asked for."""
+        rng = np.random.default_rng(seed)
+        found = dict.fromkeys(drawn(problem, rule, rng) for _ in range(3 * policies))
+        chosen = list(found)[:policies]
+        untrained = [problem.evaluate(policy) for policy in chosen]
+        after = [problem.evaluate(policy, SHORT) for policy in chosen[:trained]]
+        return cls(chosen, (untrained, after))
+
+    @property
+    def accuracies(self) -> tuple[list[float], list[float]]:
+        """In percent."""
+        untrained, trained = ([score.accuracy for score in side] for side in self.scores)
+        return untrained, trained
+
+
+def look(
+    record: Record, known: dict[int, Sample], policies: int = DRAWS, trained: int = TRAINED
+) -> Look:
+    """Compare one record.
+
+    Args:
+        record: of one of the methods.
+        known: random policies of the whole space by seed; they are added where missing.
+        policies, trained: how many random policies are measured, and how many of them trained.
+    """
     run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
-    problem, method = run.problem().at(retrains=True), run.setting.framework.name
+    problem, framework = run.problem().at(retrains=True), run.setting.framework
     assert record.policy is not None
     mine = Policy.from_json(record.policy)
     free = [layer.name for layer in problem.space.free_layers]
-    accuracies, losses, samples = {}, {}, {}
-    for space, rule in (("whole", lambda w, a: True), ("own", allowed(method, mine, free))):
-        rng = np.random.default_rng(run.seed)
-        samples[space] = list(
-            dict.fromkeys(drawn(problem, rule, rng) for _ in range(3 * policies))
-        )[:policies]
-        scores = [problem.evaluate(policy) for policy in samples[space]]
-        after = [problem.evaluate(policy, SHORT) for policy in samples[space][:trained]]
-        accuracies[space] = [s.accuracy for s in scores], [s.accuracy for s in after]
-        losses[space] = [s.loss for s in scores], [s.loss for s in after]
-    predicted = predictor(record, run, run.problem(run.setting.framework.card.needs))
-    said = [predicted(policy) for policy in samples["own"]]
-    ranks = tuple(float(spearmanr(said[: len(x)], x).statistic) for x in losses["own"])
-    scored = problem.evaluate(mine).accuracy, problem.evaluate(mine, SHORT).accuracy
+    sizes = run.seed, policies, trained
+    if run.seed not in known:
+        known[run.seed] = Sample.of(problem, lambda w, a: True, *sizes)
+    own = Sample.of(problem, allowed(framework.name, mine, free), *sizes)
+    predicted = predictor(record, run, run.problem(framework.card.needs))
+    said = [predicted(policy) for policy in own.policies]
+    ranks = [
+        float(spearmanr(said[: len(side)], [score.loss for score in side]).statistic)
+        for side in own.scores
+    ]
     return Look(
-        method, run.seed, accuracies["whole"], accuracies["own"], scored, (ranks[0], ranks[1])
-    )
+        framework.name, run.seed, known[run.seed].accuracies, own.accuracies,
+        (problem.evaluate(mine).accuracy, problem.evaluate(mine, SHORT).accuracy),
+        (ranks[0], ranks[1]),
+    )  # fmt: skip
 
 
 def _row(found: Look) -> str:
@@ -201,9 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     wanted = [r for r in find_records(chosen.records) if asked(r)]
     wanted.sort(key=lambda r: (r.cell["framework"]["name"], r.cell["seed"]))
-    looks = []
+    looks, known = [], dict[int, Sample]()
     for record in wanted:
-        looks.append(look(record))
+        looks.append(look(record, known))
         print(_row(looks[-1]), file=sys.stderr, flush=True)
         write_text(chosen.out, page(looks, f"bops like={chosen.like:g}, ptq"))
     return 0

@@ -111,8 +111,16 @@ def test_a_launcher_gives_what_the_local_pool_does(name, run, pooled):
     local, expected = pooled
     assert expected.returncode == 1
     assert ended.returncode == 1, ended.stderr
-    assert records(folder) == records(local)
-    assert len(records(folder)) == 4
+    ours, theirs = records(folder), records(local)
+    assert len(ours) == 4
+    assert ours.keys() == theirs.keys()
+    # Field by field, so that what differs is told.
+    assert [
+        (field, ours[key][field], theirs[key][field])
+        for key in ours
+        for field in ours[key].keys() | theirs[key].keys()
+        if ours[key].get(field) != theirs[key].get(field)
+    ] == []
     counts = [re.findall(r"\[(\d+)/(\d+)\]", e.stderr) for e in (ended, expected)]
     assert counts[0] == counts[1]
     assert "FAILED bad" in ended.stderr

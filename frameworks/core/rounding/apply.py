@@ -1,9 +1,8 @@
 """Rounding the weights of a whole network, layer by layer in execution order.
 
-A BatchNorm keeps, while later layers are rounded, the statistics that it was corrected to with all
-weights at the nearest levels: a choice, as each layer then sees what the network gave before any of
-this, and the correction at the end moves what the next layer was fitted on. Correcting after each
-layer would take a pass for each of them; which one is better differs from network to network.
+A BatchNorm keeps its float statistics while layers are rounded, so that a layer sees inputs like
+those of the final network, in which BatchNorm is corrected for what was rounded. Correcting after
+each layer would take a pass for each of them.
 """
 
 from __future__ import annotations

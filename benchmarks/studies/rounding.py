@@ -1,0 +1,121 @@
+"""What does rounding weights by a layer's outputs add to the policy of each framework?
+
+    python -m benchmarks.studies.rounding results/fashion_mnist --out FILE.md
+
+Takes the policies that were found under `ptq` at one budget, and rounds the weights of each in
+every way of the protocol (`frameworks.core.rounding`): to the nearest level, by GPTQ, AdaRound and
+AdaQuant. Scores are those on the search-validation images. What is measured is kept in a JSON file
+beside the page, so that the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+
+from benchmarks.records.escape import markdown
+from benchmarks.records.record import Record
+from benchmarks.records.store import find_records, read_json, write_json, write_text
+from benchmarks.suite.cell import Run
+from frameworks import Policy, rounding
+
+Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Accuracy (percent) and loss (nats) by policy and rounding."""
+
+
+def measured(record: Record) -> dict[str, dict[str, float]]:
+    """The policy of a record after each rounding."""
+    run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
+    problem, found = run.problem(), {}
+    assert record.policy is not None
+    for way in rounding.ROUNDINGS:
+        network = problem.quantized(Policy.from_json(record.policy))
+        problem.rounded(network, way)
+        score = problem.score_model(network)
+        found[way] = {"accuracy": score.accuracy, "loss": score.loss}
+    return found
+
+
+def page(records: Sequence[Record], found: Measured, title: str) -> str:
+    """Markdown: accuracies and losses of every framework, and who gains."""
+    ways = rounding.ROUNDINGS
+    others = [way for way in ways if way != rounding.NEAREST]
+    lines = [
+        f"# Rounding beyond the nearest level: {title}",
+        "",
+        "Search-validation accuracy in percent (loss in nats) of each framework's policy, its "
+        "weights rounded in four ways; bits are means over weights and over activations. Made by "
+        "`python -m benchmarks.studies.rounding`.",
+        "",
+        "| framework | bits W/A | " + " | ".join(ways) + " |",
+        "|:--|--:|" + "--:|" * len(ways),
+    ]
+    rows = [(r, found[Policy.from_json(r.policy or {}).key]) for r in records]
+    rows.sort(key=lambda row: -row[1][rounding.NEAREST]["accuracy"])
+    for record, scores in rows:
+        bits: dict[str, Any] = record.bits or {}
+        cells = [f"{scores[w]['accuracy']:.1f} ({scores[w]['loss']:.3f})" for w in ways]
+        name = markdown(record.cell["framework"]["name"])
+        mean = f"{bits['weight']:.2f}/{bits['act']:.2f}"
+        lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
+    lines += ["", "Over all distinct policies:", ""]
+    for way in others:
+        pairs = [(s[way]["loss"], s[rounding.NEAREST]["loss"]) for s in found.values()]
+        gains = [s[way]["accuracy"] - s[rounding.NEAREST]["accuracy"] for s in found.values()]
+        less = sum(a < b for a, b in pairs)
+        chance = binomtest(less, len(pairs)).pvalue
+        lines.append(
+            f"- {way}: {sum(gains) / len(gains):+.2f} points on average "
+            f"({min(gains):+.1f} to {max(gains):+.1f}); a lower loss for {less} of {len(pairs)} "
+            f"(sign test: p = {chance:.2g})."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Round what is missing, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.rounding")
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hardware", default="bops")
+    parser.add_argument("--like", type=float, default=2.4)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(argv)
+    torch.set_num_threads(1)
+
+    def asked(record: Record) -> bool:
+        cell = record.cell
+        return (
+            cell["protocol"]["name"] == "ptq"
+            and cell["protocol"]["quantizer"] == "mse"
+            and cell["hardware"]["name"] == chosen.hardware
+            and cell["budget"].get("like") == chosen.like
+            and cell["seed"] == chosen.seed
+            and record.policy is not None
+        )
+
+    records = [r for r in find_records(chosen.records) if asked(r)]
+    if not records:
+        raise SystemExit(f"{chosen.records}: no records of ptq with this budget and seed")
+    kept = chosen.out.with_suffix(".json")
+    found: dict[str, Any] = read_json(kept) if kept.exists() else {}
+    for i, record in enumerate(records):
+        key = Policy.from_json(record.policy or {}).key
+        if key not in found:
+            name = record.cell["framework"]["name"]
+            print(f"{i + 1} of {len(records)}: {name}", file=sys.stderr, flush=True)
+            found[key] = measured(record)
+            write_json(kept, found)
+    title = f"{chosen.hardware} like={chosen.like:g}, seed {chosen.seed}"
+    write_text(chosen.out, page(records, found, title))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
