@@ -151,13 +151,15 @@ def _configured(settings: Sequence[str], folder: Path) -> Iterator[tuple[DictCon
 
 
 def _quiet(settings: Sequence[str], folder: Path) -> list[str]:
-    """What lets a launcher write no files, or into the run's folder, where that is not given."""
+    """What keeps a launcher quiet, and its files in the run's folder, where that is not given."""
     given = {text.partition("=")[0].lstrip("+"): text.partition("=")[2] for text in settings}
     found = {"hydra/job_logging": "none", "hydra/hydra_logging": "none"}
     if given.get("hydra/launcher", "").startswith("submitit"):
         files = folder.absolute() / "logs" / "submitit" / "%j"
         found["hydra.launcher.submitit_folder"] = f"'{files}'"
-    return [f"{key}={value}" for key, value in found.items() if key not in given]
+    if given.get("hydra/launcher") == "ray":  # jobs' own progress would come between ours
+        found["+hydra.launcher.ray.init.log_to_driver"] = "false"
+    return [f"{key}={value}" for key, value in found.items() if key.lstrip("+") not in given]
 
 
 @contextlib.contextmanager
