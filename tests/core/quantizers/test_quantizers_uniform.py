@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frameworks.core.quantizers import uniform
 from frameworks.core.quantizers.grid import fake_quantize, on_grid
 from frameworks.core.quantizers.lsq import Lsq, lsq_step
 from frameworks.core.quantizers.uniform import (
@@ -104,6 +105,35 @@ def test_mse_step_against_brute_force(bits):
         errors = (on_grid(row[None], scan, low, high, offset) - row).square().sum(1)
         mine = (on_grid(row, step, low, high, offset) - row).square().sum()
         assert float(mine) <= 1.02 * float(errors.min())
+
+
+def test_mse_steps_of_equal_data_are_scanned_for_once(monkeypatch):
+    scans = []
+    scanned = uniform._scanned
+    monkeypatch.setattr(uniform, "_KNOWN", {})
+    monkeypatch.setattr(uniform, "_scanned", lambda *a: scans.append(a[2:]) or scanned(*a))
+    rows = gaussian(3, 50)
+    start = rows.abs().amax(1, keepdim=True)
+    first = mse_step(rows, start, -2, 1)
+    kept = first.clone()
+    first.zero_()  # what is given away is the caller's own
+    assert torch.equal(mse_step(rows.clone(), start, -2, 1), kept)
+    assert scans == [(-2, 1, 0.0)]
+    other = rows.clone()
+    other[0, 0] += 1e-6
+    for data, begin, low, high, offset in (
+        (other, start, -2, 1, 0.0), (rows, 2 * start, -2, 1, 0.0), (rows, start, -4, 3, 0.0),
+        (rows, start, -2, 1, 0.5), (rows.double(), start.double(), -2, 1, 0.0),
+        (rows.reshape(6, 25), start.repeat(2, 1), -2, 1, 0.0),
+        (rows.T.contiguous().T, start, -2, 1, 0.0),
+    ):  # fmt: skip
+        found = mse_step(data, begin, low, high, offset)
+        assert torch.equal(found, scanned(data, begin, low, high, offset))
+    assert len(scans) == 8
+    monkeypatch.setattr(uniform, "KEPT", 2)
+    for shift in (1, 2, 3, 4):
+        mse_step(rows + shift, start, -2, 1)
+        assert len(uniform._KNOWN) <= 2
 
 
 def test_lsq_gradient_by_hand():
