@@ -173,10 +173,10 @@ def look(
 
 
 def _row(found: Look) -> str:
-    cells = [found.method, OWN[found.method], str(found.seed)]
+    cells = [found.method, str(found.seed), OWN[found.method]]
     for i in range(2):
         for side in (found.whole[i], found.own[i]):
-            cells.append(f"{np.mean(side):.1f}, {max(side):.1f}")
+            cells += [f"{np.mean(side):.1f}", f"{max(side):.1f}"]
         cells += [f"{found.mine[i]:.1f}", f"{found.ranks[i]:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
@@ -187,9 +187,9 @@ def page(looks: Sequence[Look], title: str) -> str:
     names = [
         f"{side}: {what}"
         for side in sides
-        for what in ("whole space", "own space", "its policy", "rank")
+        for what in ("mean", "best", "own mean", "own best", "its policy", "rank")
     ]
-    heading = ["method", "its own space", "seed", *names]
+    heading = ["method", "seed", "its own space", *names]
     return "\n".join(
         [
             f"# Policies within the spaces of their methods: {title}",
@@ -202,7 +202,7 @@ def page(looks: Sequence[Look], title: str) -> str:
             "benchmarks.studies.own_space`.",
             "",
             "| " + " | ".join(heading) + " |",
-            "|:--|:--|" + "--:|" * (len(heading) - 2),
+            "|:--|--:|:--|" + "--:|" * (len(heading) - 3),
             *map(_row, looks),
             "",
         ]

@@ -57,7 +57,8 @@ def test_the_page_has_means_bests_and_ranks():
     one = Look("bmpq", 1, ([80.0, 90.0], [88.0]), ([70.0, 72.0], [71.0]), (72.0, 73.5), (0.5, -1.0))
     row = page([one], "here").splitlines()[-1]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[2:] == [
-        "1", "85.0, 90.0", "71.0, 72.0", "72.0", "0.50",
-        "88.0, 88.0", "71.0, 71.0", "73.5", "-1.00",
+    assert cells[:2] == ["bmpq", "1"]
+    assert cells[3:] == [
+        "85.0", "90.0", "71.0", "72.0", "72.0", "0.50",
+        "88.0", "88.0", "71.0", "71.0", "73.5", "-1.00",
     ]  # fmt: skip
