@@ -185,7 +185,7 @@ def page(looks: Sequence[Look], title: str) -> str:
     """Markdown: a row for each record."""
     sides = ("untrained", "trained")
     names = [
-        f"{side}: {what}"
+        f"{side}, {what}"
         for side in sides
         for what in ("mean", "best", "own mean", "own best", "its policy", "rank")
     ]
