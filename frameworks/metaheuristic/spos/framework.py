@@ -120,6 +120,10 @@ class SPOS(Framework):
             "`epochs` 0 searches the pretrained network",
             "every budget trains a super net of its own; the paper has one serve several limits",
             "the first and the last layer are billed, at the bits that the space pins (not float)",
+            "in few steps the super net hardly tells paths apart: in the suite fashion_mnist (320 "
+            "steps, 21 pairs a layer; bops, like=2.4, one seed) ten of them score 89.4 to 90.5 %, "
+            "and its losses rank policies by theirs untrained with -0.19 and after a short "
+            "training with 0.20 (Spearman); with six pairs, as many as the paper's, 0.15 and 0.59",
             "it trains and evaluates; `random` with as many evaluations sees far fewer images",
         ),
     )
@@ -190,7 +194,7 @@ class SPOS(Framework):
         if course is not None:
             notes |= {"learning": course.to_json(), "untrained": paths.missing(drawn)}
         policy = self.evolve(problem, paths, score, notes)
-        return Solution(policy, notes=notes, cross_entropy=None if course is None else course.last)
+        return Solution(policy, notes=notes, cross_entropy=course.last if course else None)
 
     def train(self, problem: Problem, paths: Paths, net: SinglePath, drawn: set[Genes]) -> Course:
         """Train the super net's weights and ranges, one path a step, which joins the drawn ones."""
@@ -201,10 +205,8 @@ class SPOS(Framework):
         generator = problem.generator(self.name)
         course = Course("loss of drawn paths", generator, self.batch, self.augment)
         size = min(self.images or len(problem.train), len(problem.train))
-        steps, smoothed = (
-            self.epochs * -(-size // self.batch),
-            smoothed_cross_entropy(self.smoothing),
-        )
+        steps = self.epochs * -(-size // self.batch)
+        smoothed = smoothed_cross_entropy(self.smoothing)
         falling = torch.optim.lr_scheduler.LambdaLR(sgd, lambda i: max(1 - i / steps, 0.0))
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
