@@ -465,7 +465,7 @@ def test_a_search_too_short_to_lose_a_bit_is_refused():
 
 
 SETTINGS = {"epochs": 8, "images": 352, "batch": 16, "quantizer_lr": 0.05, "beta": 0.8}
-"""Those of the suite ``quick``."""
+"""A search longer than that of the suite ``quick``, which test_learned.py looks at."""
 
 
 @pytest.mark.slow

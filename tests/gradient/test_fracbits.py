@@ -333,7 +333,7 @@ def test_divergence_is_reported():
 
 @pytest.mark.slow
 def test_the_loss_has_a_say_in_the_policies():
-    """At the suite's settings; that they are no better for it, the card says with the numbers."""
+    """With all candidates; that they are better for it in the suite, test_learned.py looks at."""
     found = learning.learned(QUICK, module)
     assert found.differ
     assert min(accuracy for _, accuracy in found.with_loss) > 50

@@ -19,6 +19,7 @@ from frameworks.gradient.sdq.stochastic import (
     relaxed_choice,
 )
 from frameworks.testing import toy
+from tests.gradient import learning
 
 SDQ = sdq.SDQ
 FAST = SDQ(epochs=6, images=256, batch=32, lr=0.002, beta_lr=4.0, lambda_q=0.1)
@@ -330,3 +331,13 @@ def test_expected_bits_fall_to_the_target():
     course = torch.tensor(solution.notes["bits"]).mean(1)
     assert course[-1] < 5.5 < course[0]
     assert solution.notes["learning"]["objective"] == "cross-entropy + lambda_q * error"
+
+
+@pytest.mark.slow
+def test_it_learns_from_data():
+    """At a budget that no uniform policy uses up (see the card for one that does)."""
+    method = SDQ(epochs=8, images=256, batch=16, lr=0.001, beta_lr=0.7, lambda_q=0.1)
+    found = learning.learned(method, framework, like=2.2)
+    assert found.differ
+    assert found.gain > 0
+    assert min(accuracy for _, accuracy in found.with_loss) > 50

@@ -22,6 +22,11 @@ Shorter searches (the paper takes some 600,000 steps): raise ``bits_lr`` until l
 candidate or more in all; at the weights' learning rate a few passes leave it where it began, and
 the policy is the uniform one. With kappa too small for that the cost does not reach C_T, and
 rounding takes whole bits off; the notes have ``gap``, |C / C_T - 1| before and after each epoch.
+Near C_T the penalty's sign changes from step to step, and a large kappa then moves bits by more
+than the loss does, so that layers are ordered by their cost: on digits (ResNet-8, bit operations of
+2.4 bits, 64 steps at ``bits_lr`` 100, 3 seeds) kappa 2 finds 0.1 points more with the loss's
+gradient than without it, and kappa 0.5 finds 0.5 (5 seeds: 0.7); among all bits from 2 to 8 and not
+2, 3, 4 and 8, it finds 0.7 less. So few steps are near the limit of what it can learn from.
 """
 
 from __future__ import annotations
@@ -108,8 +113,6 @@ class FracBits(Framework):
             "fine-tuning has a cosine of its own from where the search's ended, decays all weights "
             "of more than one dimension, and has no Nesterov momentum; kernels of equal bits are "
             "normalised together, in the search and as released all of a layer",
-            "at the settings of the suite quick the loss's gradient changes every policy but makes "
-            "none better, on digits, than the penalty alone finds",
             "tied layers share their bits, and so do weights and activations in spaces of equal "
             "bits; there, and where tied layers have different widths, a layer is one kernel",
         ),

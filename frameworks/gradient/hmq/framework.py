@@ -19,7 +19,10 @@ Habi, Jennings and Netzer, ECCV 2020, arXiv 2007.09952; released code sony-si/ai
 
 Shorter searches: RAdam moves a logit by about ``hmq_lr`` a step, and the pair to start from is some
 seven ahead of the others (the release takes 150,000 steps of 0.01): ``hmq_lr`` * steps should be
-some times as much. The notes have the entropy of the bits after each epoch.
+some times as much. The notes have the entropy of the bits after each epoch. In the suite quick
+there is time for two of the four targets: a search ends at a compression of 2.2 of 2.46, its bits
+still open (entropy 0.8), and lowering them to the budget does the rest. All four targets in the
+same time leave a fifth of the budget unused, and policies 1.6 points worse (digits, 3 seeds).
 """
 
 from __future__ import annotations

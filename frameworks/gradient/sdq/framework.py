@@ -17,7 +17,8 @@ Huang, Shen, Li, Liu, Hu, Wicaksana, Xing and Cheng, ICML 2022, arXiv 2206.04459
 
 Shorter searches: a logit has 9.2 to go from one drop to the next, and Adam moves it by about
 ``beta_lr`` a step at most; for all drops that a budget asks for ``beta_lr`` * steps has to be some
-times 9.2 times their number.
+times 9.2 times their number. But a draw tells what fewer bits cost only while beta is well between
+0 and 1: a few steps from drop to drop (``beta_lr`` of 2 and more) are ordered by noise.
 """
 
 from __future__ import annotations
@@ -104,10 +105,14 @@ class SDQ(Framework):
             "channel; activations are PACT's, whose clip is learned",
             "under quantizers other than the paper's the bin regularizer, which is of its levels, "
             "has no part",
-            "in short searches the loss brings other bits, not better ones: on digits with bit "
-            "operations of 2.4 bits, small layers stay at 5 or 6 bits and large ones go to 2, "
-            "behind the uniform 3 bits found without its gradient. The error that is minimised "
-            "grows with each dropped level, so that the objective need not fall",
+            "without the loss's gradient Adam takes every DBP down at one pace, whatever its "
+            "error: where a uniform policy uses up the budget, the penalty alone finds that one. "
+            "On digits (suite quick, 2.4 bits, 3 seeds) it is 3-bit weights, 97.3 % on "
+            "search-validation images and of lower loss than each of 60 random policies; the loss "
+            "brings other bits, not better ones (97.0 %). Where no uniform policy uses up the "
+            "budget (2.2 bits, beta_lr 0.7, lambda_q 0.1), 96.2 % are found with it and 95.7 % "
+            "without. The error that is minimised grows with each dropped level: the objective "
+            "need not fall",
             "tied layers share a DBP and a draw; where bits are paired, activations have the most "
             "bits during the search and follow the weights in the policy; pinned layers have none",
         ),
