@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,8 +28,6 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import find_records, write_text
 from benchmarks.suite.cell import Run
 from frameworks import Policy, Problem, Recipe, Score, ScoringFramework
-from frameworks.metaheuristic.spos import SPOS
-from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 
 OWN = {
     "ompq": "one width for all activations",
@@ -79,14 +78,21 @@ def drawn(problem: Problem, rule: Allowed, rng: np.random.Generator) -> Policy:
     return policy()
 
 
+@runtime_checkable
+class Trains(Protocol):
+    """A method that scores policies by a network that it trains first."""
+
+    def scorer(
+        self, problem: Problem, notes: dict[str, Any]
+    ) -> tuple[Callable[[Policy], Score], Any]:
+        """What scores policies, and how its training went."""
+
+
 def predictor(record: Record, run: Run, problem: Problem) -> Predicted:
     """What a method says that a policy loses, up to its scale."""
     framework = run.setting.framework
-    if isinstance(framework, SPOS):
-        paths = framework.paths(problem)
-        net = SinglePath(problem, paths.candidates)
-        framework.train(problem, paths, net, set())
-        score = path_evaluator(net, problem, framework.statistics)
+    if isinstance(framework, Trains):
+        score, _ = framework.scorer(problem, {})
         return lambda policy: score(policy).loss
     if isinstance(framework, ScoringFramework):
         losses = framework.losses(problem, framework.score(problem))

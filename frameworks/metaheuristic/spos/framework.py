@@ -47,6 +47,9 @@ from frameworks.core.solution import Solution
 from frameworks.metaheuristic.spos.paths import Paths
 from frameworks.metaheuristic.spos.single_path import SinglePath, path_evaluator
 
+Scorer = Callable[[Policy], Score]
+Notes = dict[str, Any]
+
 
 @register
 @dataclass
@@ -72,8 +75,7 @@ class SPOS(Framework):
         evaluations: distinct paths that are evaluated.
         population: random paths of the first generation.
         parents: the best paths so far, of which the next generation is made.
-        mutants: of a generation.
-        children: of a generation, by crossover.
+        mutants, children: of a generation; children are made by crossover.
         mutation: probability that a choice is redrawn.
         tries: draws at most, in multiples of the paths that are wanted.
     """
@@ -120,10 +122,9 @@ class SPOS(Framework):
             "`epochs` 0 searches the pretrained network",
             "every budget trains a super net of its own; the paper has one serve several limits",
             "the first and the last layer are billed, at the bits that the space pins (not float)",
-            "in few steps the super net hardly tells paths apart: in the suite fashion_mnist (320 "
-            "steps, 21 pairs a layer; bops, like=2.4, one seed) ten of them score 89.4 to 90.5 %, "
-            "and its losses rank policies by theirs untrained with -0.19 and after a short "
-            "training with 0.20 (Spearman); with six pairs, as many as the paper's, 0.15 and 0.59",
+            "a short super net hardly tells paths apart: in fashion_mnist (bops 2.4, one seed) its "
+            "losses rank policies by theirs with -0.19, and after a short training with 0.20 "
+            "(Spearman); with six pairs in place of 21, the paper's number, 0.15 and 0.59",
             "it trains and evaluates; `random` with as many evaluations sees far fewer images",
         ),
     )
@@ -152,8 +153,7 @@ class SPOS(Framework):
     tries: int = 10
 
     def validate(self) -> None:
-        least = {"epochs": 0, "bins": 0, "statistics": 1}
-        for name, bound in least.items():
+        for name, bound in (("epochs", 0), ("bins", 0), ("statistics", 1)):
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least {bound}")
         if not 0 <= self.smoothing < 1:
@@ -163,8 +163,8 @@ class SPOS(Framework):
 
     def settings(self) -> Settings:
         """The numbers of the evolutionary search; raises a ValueError that names a wrong one."""
-        names = Settings.__dataclass_fields__
-        return Settings(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+        names = Settings.__dataclass_fields__.keys() & vars(self).keys()
+        return Settings(**{name: getattr(self, name) for name in names})
 
     def paths(self, problem: Problem) -> Paths:
         """What there is to choose from."""
@@ -184,26 +184,30 @@ class SPOS(Framework):
         return None
 
     def search(self, problem: Problem) -> Solution:
-        paths, course, drawn = self.paths(problem), None, set[Genes]()
-        score: Callable[[Policy], Score] = problem.evaluate
-        if self.epochs:
-            net = SinglePath(problem, paths.candidates)
-            course = self.train(problem, paths, net, drawn)
-            score = path_evaluator(net, problem, self.statistics)
-        notes: dict[str, Any] = {"candidates": paths.counts}
-        if course is not None:
-            notes |= {"learning": course.to_json(), "untrained": paths.missing(drawn)}
-        policy = self.evolve(problem, paths, score, notes)
+        notes: Notes = {}
+        score, course = self.scorer(problem, notes)
+        policy = self.evolve(problem, self.paths(problem), score, notes)
         return Solution(policy, notes=notes, cross_entropy=course.last if course else None)
+
+    def scorer(self, problem: Problem, notes: Notes) -> tuple[Scorer, Course | None]:
+        """What scores policies: the super net, trained first, or (``epochs`` 0) the problem."""
+        paths, drawn = self.paths(problem), set[Genes]()
+        notes["candidates"] = paths.counts
+        if not self.epochs:
+            return problem.evaluate, None
+        net = SinglePath(problem, paths.candidates)
+        course = self.train(problem, paths, net, drawn)
+        notes |= {"learning": course.to_json(), "untrained": paths.missing(drawn)}
+        return path_evaluator(net, problem, self.statistics), course
 
     def train(self, problem: Problem, paths: Paths, net: SinglePath, drawn: set[Genes]) -> Course:
         """Train the super net's weights and ranges, one path a step, which joins the drawn ones."""
         rng, sampler = problem.rng("paths"), paths.sampler(self.bins)
-        recipe = Recipe(lr=self.lr, range_lr=self.range_lr, weight_decay=self.weight_decay)
         net.fix(paths.policy(paths.cheapest))
-        sgd = make_optimizer(recipe, net.weight_parameters(), net.range_parameters())
-        generator = problem.generator(self.name)
-        course = Course("loss of drawn paths", generator, self.batch, self.augment)
+        rates = Recipe(lr=self.lr, range_lr=self.range_lr, weight_decay=self.weight_decay)
+        sgd = make_optimizer(rates, net.weight_parameters(), net.range_parameters())
+        order = problem.generator(self.name)
+        course = Course("loss of drawn paths", order, self.batch, self.augment)
         size = min(self.images or len(problem.train), len(problem.train))
         steps = self.epochs * -(-size // self.batch)
         smoothed = smoothed_cross_entropy(self.smoothing)
@@ -220,13 +224,7 @@ class SPOS(Framework):
             course.run(net, problem.train, self.images, [sgd], loss, after_step=falling.step)
         return course
 
-    def evolve(
-        self,
-        problem: Problem,
-        paths: Paths,
-        score: Callable[[Policy], Score],
-        notes: dict[str, Any],
-    ) -> Policy:
+    def evolve(self, problem: Problem, paths: Paths, score: Scorer, notes: Notes) -> Policy:
         """The best path found; facts of the search are added to the notes."""
         rng = problem.rng(self.name)
         search = Genetic(
