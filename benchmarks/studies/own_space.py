@@ -4,7 +4,7 @@
 
 Some methods choose among fewer policies than random search does (one width for all activations,
 equal bits for both, no more weight bits than activation bits), and some rank policies by a network
-that they train, while `ptq` measures them untrained. So each committed policy of such a method is
+that they train, while ``ptq`` measures them untrained. So each committed policy of such a method is
 set beside random ones of the whole space and of the method's own, all as near to the budget as a
 step allows, on the search-validation images: untrained, and after a short training. What the method
 says that its policies lose is ranked against both (Spearman).
@@ -216,7 +216,7 @@ def page(looks: Sequence[Look], title: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare all records of these methods under `ptq`, and write the page."""
+    """Compare all records of these methods under ``ptq``, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.own_space")
     parser.add_argument("records", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.rounding results/fashion_mnist --out FILE.md
 
-Takes the policies that were found under `ptq` at one budget, and rounds the weights of each in
+Takes the policies that were found under ``ptq`` at one budget, and rounds the weights of each in
 every way of the protocol (`frameworks.core.rounding`): to the nearest level, by GPTQ, AdaRound and
 AdaQuant. Scores are those on the search-validation images. What is measured is kept in a JSON file
 beside the page, so that the command goes on where it was stopped.
