@@ -204,7 +204,8 @@ def page(looks: Sequence[Look], title: str) -> str:
             "each space (those with training: of the first "
             f"{TRAINED}, which see {SHORT.images} images once), and of the policy that the method "
             "chose. Rank: Spearman's correlation of what the method says that policies of its own "
-            "space lose with the loss that they have. Made by `python -m "
+            "space lose with the loss that they have; where that space has few policies within a "
+            "step of the budget (BMPQ's has two or three), it says nothing. Made by `python -m "
             "benchmarks.studies.own_space`.",
             "",
             "| " + " | ".join(heading) + " |",
