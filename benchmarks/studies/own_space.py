@@ -205,7 +205,7 @@ def page(looks: Sequence[Look], title: str) -> str:
             f"{TRAINED}, which see {SHORT.images} images once), and of the policy that the method "
             "chose. Rank: Spearman's correlation of what the method says that policies of its own "
             "space lose with the loss that they have; where that space has few policies within a "
-            "step of the budget (BMPQ's has two or three), it says nothing. Made by `python -m "
+            "step of the budget (BMPQ's has two), it says nothing. Made by `python -m "
             "benchmarks.studies.own_space`.",
             "",
             "| " + " | ".join(heading) + " |",
