@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.fingerprints.numerics import Place, compute_on, place
 from benchmarks.oracle.landscape import Asked, Landscape, length_of_parts
 from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
-from benchmarks.workers import stopping
-from benchmarks.workers.memory import keep_freed_memory
+from benchmarks.workers.several import computed
 
 Report = Callable[[int, int, float], None]
 """Told how many policies are there, of how many, and the seconds that are left."""
@@ -50,53 +45,11 @@ def whole(
         taken = time.perf_counter() - started
         report(had + done * length, size, taken / max(done, 1) * (len(todo) - done))
 
-    _compute(asked, folder, todo, length, workers, threads, told)
+    tasks = [(asked, folder, first, length) for first in todo]
+    each = computed(part, tasks, workers=workers, threads=threads)
+    for done, _ in enumerate(each, 1):
+        told(done)
     return _joined(landscape, folder, firsts)
-
-
-def _compute(
-    asked: Asked,
-    folder: Path,
-    todo: Sequence[int],
-    length: int,
-    workers: int,
-    threads: int,
-    told: Callable[[int], None],
-) -> None:
-    if not todo:
-        return
-    if workers == 1:
-        _begin(threads, place())
-        for done, first in enumerate(todo, 1):
-            part(asked, folder, first, length)
-            told(done)
-        return
-    others = set(multiprocessing.active_children())
-    with stopping.starting():
-        pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _begin_worker, (threads, place())
-        )
-        futures = [pool.submit(part, asked, folder, first, length) for first in todo]
-    try:
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            told(done)
-    except BaseException:
-        stopping.end_children(others)
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker(threads: int, where: Place) -> None:
-    stopping.subordinate()
-    keep_freed_memory()
-    _begin(threads, where)
-
-
-def _begin(threads: int, where: Place) -> None:
-    torch.set_num_threads(threads)
-    compute_on(where)
 
 
 _landscapes: dict[str, Landscape] = {}

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from scipy.stats import binomtest
 
+from benchmarks.fingerprints.numerics import compute_on, place_named
 from benchmarks.records.escape import markdown
 from benchmarks.records.record import Record
 from benchmarks.records.store import find_records, read_json, write_json, write_text
 from benchmarks.suite.cell import Run
+from benchmarks.workers.several import computed
 from frameworks import Policy, rounding
 
 Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -86,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hardware", default="bops")
     parser.add_argument("--like", type=float, default=2.4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that round")
+    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    compute_on(place_named(chosen.device))
 
     def asked(record: Record) -> bool:
         cell = record.cell
@@ -105,13 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"{chosen.records}: no records of ptq with this budget and seed")
     kept = chosen.out.with_suffix(".json")
     found: dict[str, Any] = read_json(kept) if kept.exists() else {}
-    for i, record in enumerate(records):
+    todo: dict[str, Record] = {}
+    for record in records:
         key = Policy.from_json(record.policy or {}).key
         if key not in found:
-            name = record.cell["framework"]["name"]
-            print(f"{i + 1} of {len(records)}: {name}", file=sys.stderr, flush=True)
-            found[key] = measured(record)
-            write_json(kept, found)
+            todo.setdefault(key, record)
+    keys, tasks = list(todo), [(record,) for record in todo.values()]
+    for i, value in computed(measured, tasks, workers=chosen.workers):
+        found[keys[i]] = value
+        write_json(kept, found)
+        name = todo[keys[i]].cell["framework"]["name"]
+        print(f"{len(found)}: {name}", file=sys.stderr, flush=True)
     title = f"{chosen.hardware} like={chosen.like:g}, seed {chosen.seed}"
     write_text(chosen.out, page(records, found, title))
     return 0

@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--lengths", nargs="*", help="of searches; default: all")
+    parser.add_argument("--workers", type=int, default=1, help="processes that search")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     plan = settings()
-    study = Study(OracleTable.read(chosen.table), plan, chosen.out)
+    study = Study(OracleTable.read(chosen.table), plan, chosen.out, chosen.workers)
     write_text(chosen.out / "study.md", written(study, chosen.seeds or plan["seeds"], chosen))
     return 0
 
@@ -43,7 +44,7 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    table, cost = study.table, f"cost.{study.target}"
+    table, cost = study.table, f"cost.{study.ground.target}"
     measures = [name for name in table.columns if name.startswith(("valid.", "test."))]
     shapes = {name: additivity(table, name) for name in measures}
     write_text(chosen.out / "front.svg", page.landscape_picture(table, cost, "test.accuracy"))
@@ -78,7 +79,7 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
     ]
     cheapest = {
         like: best.valid - float(table.columns["valid.accuracy"][0])
-        for like, best in study.truths.items()
+        for like, best in study.ground.truths.items()
     }
     for length, facts in study.plan["searches"].items():
         if chosen.lengths and length not in chosen.lengths:
@@ -86,8 +87,8 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
         own = min(seeds, facts.get("seeds", seeds))
         runs = study.regrets(length, own, say)
         lines += [f"### {length}: {facts['what']} ({own} seeds)", ""]
-        lines += page.regret_lines(runs, study.truths, study.plan["places"], cheapest)
-        for like in study.truths:
+        lines += page.regret_lines(runs, study.ground.truths, study.plan["places"], cheapest)
+        for like in study.ground.truths:
             name = f"regret-{length}-{like:g}.svg"
             write_text(
                 chosen.out / name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,19 +13,15 @@ from typing import Any
 from benchmarks.oracle.landscape import Asked, Landscape
 from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
-from benchmarks.studies.landscape import ranks as ranking
+from benchmarks.studies.landscape.ranks import Ranks, losses_of, ranks
 from benchmarks.studies.landscape.regret import Truth, searched, truth
-from frameworks import (
-    BudgetSpec,
-    Framework,
-    Problem,
-    Scores,
-    ScoringFramework,
-    registry,
-    targets,
-)
+from benchmarks.workers.several import computed
+from frameworks import BudgetSpec, Problem, Scores, ScoringFramework, registry, targets
 
 Say = Callable[[str], None]
+Options = Mapping[str, Any]
+RANKED = "valid"
+"""Sensitivities are to order the losses on this split."""
 
 
 def settings() -> dict[str, Any]:
@@ -36,18 +32,16 @@ def settings() -> dict[str, Any]:
 
 
 @dataclass
-class Study:
-    """What the study of one table needs.
+class Ground:
+    """A space that is wholly known, with the problem that it is of.
 
     Attributes:
         table: the whole space.
-        plan: see `settings`.
-        folder: where searches are kept.
+        budgets: by target, as ``like`` of a uniform policy.
     """
 
     table: OracleTable
-    plan: Mapping[str, Any]
-    folder: Path
+    budgets: Mapping[str, Sequence[float]]
 
     @cached_property
     def target(self) -> str:
@@ -65,59 +59,119 @@ class Study:
     def truths(self) -> dict[float, Truth]:
         """The best policy of each budget, by ``like``."""
         target = targets.get(self.target)()
-        likes: Sequence[float] = self.plan["budgets"][self.target]
         return {
             like: truth(
                 self.table,
                 replace(self.problem, target=target),
                 BudgetSpec(like=like).resolve(target, self.problem.space),
             )
-            for like in likes
+            for like in self.budgets[self.target]
         }
 
+    def searches(self, name: str, options: Options, seed: int) -> dict[str, Any]:
+        """A search of every budget, by ``like``; one scoring pass serves all of them."""
+        framework = registry.get(name)(**options)
+        scores: Scores | None = None
+        if isinstance(framework, ScoringFramework):
+            scores = framework.score(self.problem.at(seed=seed))
+        return {
+            f"{like:g}": searched(framework, self.problem, self.table, best, seed, scores)
+            for like, best in self.truths.items()
+        }
+
+    def ranks(self, name: str, options: Options) -> dict[str, float] | None:
+        """How well a sensitivity orders the loss; None for what says nothing of layers."""
+        framework = registry.get(name)(**options)
+        assert isinstance(framework, ScoringFramework)
+        losses = losses_of(framework, self.problem.at())
+        return None if losses is None else asdict(ranks(self.table, losses, f"{RANKED}.loss"))
+
+
+_grounds: dict[str, Ground] = {}
+
+
+def ground_of(table: OracleTable, budgets: Mapping[str, Sequence[float]]) -> Ground:
+    """The ground of a table, made once in a process."""
+    name = json.dumps([table.fingerprint(), budgets], sort_keys=True)
+    if name not in _grounds:
+        _grounds.clear()
+        _grounds[name] = Ground(table, budgets)
+    return _grounds[name]
+
+
+def _searches(
+    table: OracleTable, budgets: Mapping[str, Sequence[float]], *asked: Any
+) -> dict[str, Any]:
+    return ground_of(table, budgets).searches(*asked)
+
+
+def _ranks(
+    table: OracleTable, budgets: Mapping[str, Sequence[float]], *asked: Any
+) -> dict[str, float] | None:
+    return ground_of(table, budgets).ranks(*asked)
+
+
+@dataclass
+class Study:
+    """The study of one table.
+
+    Attributes:
+        table: the whole space.
+        plan: see `settings`.
+        folder: where searches are kept.
+        workers: processes that search.
+    """
+
+    table: OracleTable
+    plan: Mapping[str, Any]
+    folder: Path
+    workers: int = 1
+
+    @property
+    def ground(self) -> Ground:
+        """The space, its problem and the best of every budget."""
+        return ground_of(self.table, self.plan["budgets"])
+
     def regrets(self, length: str, seeds: int, say: Say) -> dict[str, list[dict[str, Any]]]:
-        """The searches of one length, by framework and budget (``NAME like=N``).
+        """The searches of one length, by framework and budget (``NAME like=N``), seed by seed.
 
         A framework whose settings have changed is searched anew, the others are kept.
         """
-        path = self.folder / f"regret-{length}.json"
-        had = read_json(path) if path.exists() else {}
-        kept = had.get("runs", {}) if had.get("table") == self.table.fingerprint() else {}
-        known = had.get("plan", {})
-        frameworks = self.plan["searches"][length]["frameworks"]
-        fresh = {name: o for name, o in frameworks.items() if known.get(name) == o}
-        runs = {name: found for name, found in kept.items() if name.split(" ")[0] in fresh}
-        facts = {"table": self.table.fingerprint(), "plan": frameworks, "runs": runs}
-        for name, options in frameworks.items():
-            for seed in range(seeds):
-                self._search(registry.get(name)(**options), seed, runs)
-                write_json(path, facts)
-            say(f"{length}: {name}")
-        return {f"{n} like={b:g}": runs[f"{n} like={b:g}"] for n in frameworks for b in self.truths}
+        frameworks: Mapping[str, Options] = self.plan["searches"][length]["frameworks"]
+        asked = [(name, frameworks[name], seed) for name in frameworks for seed in range(seeds)]
+        runs = self._each(_searches, f"regret-{length}.json", asked, say)
+        return {
+            f"{name} like={like:g}": [
+                runs[_label(name, frameworks[name], seed)][f"{like:g}"] for seed in range(seeds)
+            ]
+            for name in frameworks
+            for like in self.ground.truths
+        }
 
-    def _search(
-        self, framework: Framework, seed: int, runs: dict[str, list[dict[str, Any]]]
-    ) -> None:
-        """The searches of one seed that are missing; a scoring pass serves all budgets."""
-        scores: Scores | None = None
-        for like, best in self.truths.items():
-            found = runs.setdefault(f"{framework.name} like={like:g}", [])
-            if len(found) > seed:
-                continue
-            if scores is None and isinstance(framework, ScoringFramework):
-                scores = framework.score(self.problem.at(seed=seed))
-            found.append(searched(framework, self.problem, self.table, best, seed, scores))
-
-    def ranks(self, say: Say) -> dict[str, ranking.Ranks]:
+    def ranks(self, say: Say) -> dict[str, Ranks]:
         """The rank correlations of every sensitivity with the loss."""
-        split = "valid"
-        measure = f"{split}.loss"
-        found: dict[str, ranking.Ranks] = {}
-        for name, options in self.plan["sensitivities"].items():
-            framework = registry.get(name)(**options)
-            assert isinstance(framework, ScoringFramework)
-            losses = ranking.losses_of(framework, self.problem.at())
-            if losses is not None:
-                found[name] = ranking.ranks(self.table, losses, measure)
-            say(f"sensitivity: {name}")
+        asked = list(self.plan["sensitivities"].items())
+        found = self._each(_ranks, "ranks.json", asked, say)
+        values = {name: found[_label(name, options)] for name, options in asked}
+        return {name: Ranks(**value) for name, value in values.items() if value is not None}
+
+    def _each(
+        self, function: Callable[..., Any], file: str, asked: Sequence[tuple[Any, ...]], say: Say
+    ) -> dict[str, Any]:
+        """What a function finds for each that is asked; what the file has is not made again."""
+        path, labels = self.folder / file, [_label(*one) for one in asked]
+        had = read_json(path) if path.exists() else {}
+        here = had.get("table") == self.table.fingerprint()
+        found = {k: v for k, v in had.get("found", {}).items() if here and k in labels}
+        todo = [i for i, label in enumerate(labels) if label not in found]
+        tasks = [(self.table, self.plan["budgets"], *asked[i]) for i in todo]
+        for i, value in computed(function, tasks, workers=self.workers):
+            found[labels[todo[i]]] = value
+            write_json(path, {"table": self.table.fingerprint(), "found": found})
+            say(f"{len(found)} of {len(labels)}: {labels[todo[i]]}")
         return found
+
+
+def _label(name: str, options: Options, *seed: int) -> str:
+    """Names what is kept: a framework with its settings, and the seed of a search."""
+    return " ".join([name, json.dumps(options, sort_keys=True), *(f"seed={s}" for s in seed)])

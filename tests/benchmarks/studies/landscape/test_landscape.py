@@ -160,7 +160,8 @@ def test_a_scoring_pass_serves_all_budgets_and_what_is_there_is_kept(
 
     def study(plan):
         made = Study(make_table(ADDITIVE), plan, tmp_path)
-        made.__dict__.update(problem=problem, target="size")  # no cell stands behind this table
+        # No cell stands behind this table.
+        made.ground.__dict__.update(problem=problem, target="size")
         return made.regrets("short", 2, lambda text: None)
 
     found = study(plan)
