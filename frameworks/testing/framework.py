@@ -26,7 +26,7 @@ from frameworks.core.search.steering import steer
 from frameworks.core.solution import Scores, Solution
 from frameworks.core.target import Target
 from frameworks.testing import toy
-from frameworks.testing.placement import pretended_gpu
+from frameworks.testing.placement import some_gpu
 from frameworks.testing.state import check_plain, global_random_state, plain
 
 
@@ -228,11 +228,11 @@ class FrameworkContract:
         assert not wrong, f"finish: not finite after training: {', '.join(wrong)}"
 
     def test_computes_where_the_problem_is(self) -> None:
-        """All on a GPU, which is a pretended one; see `frameworks.testing.placement`."""
+        """All on a GPU, or a pretended one; see `frameworks.testing.placement`."""
         few: dict[str, Any] = {"bits": (2, 4), "scheme": "minmax"}  # pretending takes its time
         problem = self.problem(retrains="train" in self.framework.card.needs, **few)
         judge = toy.make_problem(retrains=True, **few)
-        with pretended_gpu() as gpu:
+        with some_gpu() as gpu:
             problem, judge = problem.to(gpu), judge.to(gpu)
             solution = dataclasses.replace(self.framework).search(problem)  # type: ignore[type-var]
             problem.space.validate(solution.policy)

@@ -221,6 +221,16 @@ def _check(
 
 
 @contextmanager
+def some_gpu() -> Iterator[torch.device]:
+    """A GPU that is there; a pretended one where there is none."""
+    if torch.cuda.is_available():
+        yield GPU
+        return
+    with pretended_gpu() as gpu:
+        yield gpu
+
+
+@contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
     """Within the context ``tensor.to(device)`` and ``module.to(device)`` pretend a GPU."""
     before = torch.__future__.get_swap_module_params_on_conversion()
