@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class QLayer(LayerStandIn):
         self.register_buffer("shift", None, persistent=False)
         self._fixed_weight: Tensor | None = None
         self._rounded: Codes | None = None
-        self._weights: dict[int, Tensor] = {}
+        self._weights: dict[int, tuple[Quantizer, Tensor]] = {}
         take_hooks(self, inner)
 
     @property
@@ -82,20 +83,32 @@ class QLayer(LayerStandIn):
         last = self.layer.kind == "linear" or out.dim() == 2
         return out - (self.shift if last else self.shift.view(-1, *(1,) * (out.dim() - 2)))
 
-    def _quantized(self, bits: int) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLayer:
+        """Move what is kept of the weight, too: it is no buffer, as checkpoints leave it out."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._fixed_weight is not None:
+            self._fixed_weight = fn(self._fixed_weight)
+        if self._rounded is not None:
+            self._rounded = self._rounded.apply(fn)
+        self._weights = {b: (_moved(q, fn), fn(w)) for b, (q, w) in self._weights.items()}
+        return self
+
+    def _quantized(self, bits: int) -> tuple[Quantizer, Tensor]:
+        """The calibrated quantizer of the unchanged weight, and what it gives."""
         if bits not in self._weights:
             raw = self._raw.detach()
-            self._weights[bits] = self.scheme.weight(raw, bits)(raw).detach()
+            quantizer = self.scheme.weight(raw, bits)
+            self._weights[bits] = quantizer, quantizer(raw).detach()
         return self._weights[bits]
 
     def _fixed(self, bits: Bits) -> Tensor:
         if isinstance(bits, int):
-            return self._quantized(bits)
+            return self._quantized(bits)[1]
         out = torch.zeros_like(self._raw)
         each = torch.tensor(bits)
         for value in set(bits) - {PRUNED}:
             rows = each == value
-            out[rows] = self._quantized(value)[rows]
+            out[rows] = self._quantized(value)[1][rows]
         return out
 
     @torch.no_grad()
@@ -109,12 +122,12 @@ class QLayer(LayerStandIn):
         if self._fixed_weight is None:
             return self.weight_quantizer.codes(raw)
         if isinstance(bits, int):
-            return self.scheme.weight(raw, bits).codes(raw)
+            return self._quantized(bits)[0].codes(raw)
         each, parts = torch.tensor(bits), []
         for value in sorted(set(bits)):
             rows = torch.nonzero(each == value).flatten()
             # The ranges are those of the whole tensor, as in `_fixed`.
-            whole = self.scheme.weight(raw, value).codes(raw)
+            whole = self._quantized(value)[0].codes(raw)
             parts.append((rows, _rows_of(whole, rows)))
         return joined(parts, raw)
 
@@ -146,6 +159,11 @@ class QLayer(LayerStandIn):
         self.act_quantizer = copy.deepcopy(self._activation(bits.act))
         self.weight_quantizer.learn_range()
         self.act_quantizer.learn_range()
+
+
+def _moved(quantizer: Quantizer, fn: Callable[[Tensor], Tensor]) -> Quantizer:
+    moved: Quantizer = quantizer._apply(fn)  # type: ignore[no-untyped-call]
+    return moved
 
 
 def _rows_of(codes: Codes, rows: Tensor) -> Codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +34,11 @@ class Codes:
             return self.codebook[self.code.long()]
         rows = self.code.long().reshape(len(self.code), -1)
         return self.codebook.gather(1, rows).reshape(self.code.shape)
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> Codes:
+        """The same with each tensor through a function, as one that moves them."""
+        book = None if self.codebook is None else fn(self.codebook)
+        return Codes(fn(self.code), fn(self.scale), fn(self.offset), book)
 
     @classmethod
     def of_codebook(cls, code: Tensor, codebook: Tensor) -> Codes:

@@ -85,9 +85,11 @@ def test_a_network_is_made_anew_on_the_device_and_written_from_the_cpu(tmp_path,
     assert record.status == "done", record.error
     Store(tmp_path).put(record)
 
+    write = command.written
+
     def written(request, record, made):
         seen.append((made, place()))
-        return True
+        return write(request, record, made)
 
     def anew(*arguments):
         seen.append(place())
@@ -98,8 +100,8 @@ def test_a_network_is_made_anew_on_the_device_and_written_from_the_cpu(tmp_path,
     assets.forget()
     with pretended_gpu() as device:
         monkeypatch.setattr(command, "place_named", lambda name, amp: Place(device, amp))
-        request = Request(Store(tmp_path).path(record.key), "onnx", tmp_path / "x", device="cuda")
-        assert export(request) == 0
+        path, out = Store(tmp_path).path(record.key), tmp_path / "x"
+        assert export(Request(path, "packed", out, device="cuda")) == 0
     assets.forget()
     within, (made, after) = seen
     assert (within.device.type, after.device.type) == ("cuda", "cpu")

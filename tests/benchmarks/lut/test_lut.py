@@ -4,6 +4,7 @@ import io
 import json
 import random
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -179,25 +180,49 @@ def test_large_matrix_products_have_an_int8_kernel_on_a_gpu():
     assert "12 and 24 channels" in gpu.int8_reason(odd)
 
 
-def test_gpu_samples_are_of_one_run_of_a_burst(monkeypatch):
-    ran = []
+def test_gpu_samples_are_of_one_run_of_a_burst_that_is_launched_as_one(monkeypatch):
+    did = []
 
     class Event:
         def __init__(self, enable_timing):
             assert enable_timing
 
         def record(self):
-            ran.append("event")
+            did.append("event")
 
         def synchronize(self):
-            ran.append("wait")
+            did.append("wait")
 
         def elapsed_time(self, end):
             return 40.0  # milliseconds
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    assert gpu._timed(lambda: ran.append("run"))() == pytest.approx(0.002)
-    assert ran == ["event", *["run"] * 20, "event", "wait"]
+    class Graph:
+        def replay(self):
+            did.append("replay")
+
+    class Stream:
+        def synchronize(self):
+            did.append("warm")
+
+    @contextmanager
+    def within(thing):
+        did.append("recording" if isinstance(thing, Graph) else "beside")
+        yield
+
+    fakes = {
+        "Event": Event,
+        "CUDAGraph": Graph,
+        "Stream": Stream,
+        "graph": within,
+        "stream": within,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    sample = gpu._timed(lambda: did.append("run"))
+    assert did == ["beside", *["run"] * 3, "warm", "recording", *["run"] * 20]
+    did.clear()
+    assert sample() == pytest.approx(0.002)
+    assert did == ["event", "replay", "event", "wait"]
 
 
 def test_without_onnxruntime_the_command_says_what_to_install(monkeypatch, capsys):

@@ -390,3 +390,22 @@ def test_float_state_fits_the_float_model(kind):
     state_now = model.float_state()
     assert torch.equal(state_now[f"{first}.weight"], net.get_submodule(first).weight + 1)
     net.load_state_dict(state_now)
+
+
+@pytest.mark.parametrize("bits", [3, (2, 0, 4, 8, 4, 2)])
+def test_what_is_kept_of_weights_moves_with_the_network(bits):
+    """Quantized weights are no buffers, so that moving must take care of them."""
+    net = nn.Sequential(nn.Conv2d(3, 6, 3))
+    model, x = quantized(net, (3, 8, 8)), images((3, 8, 8))
+    for rounded in (False, True):
+        model.fix(Policy({"0": LayerBits(bits, 4)}))
+        ((_, layer),) = model.qlayers()
+        if rounded:
+            layer.round(layer.codes())
+        wanted, codes = run(model, x), layer.codes()
+        moved = copy.deepcopy(model).double()
+        ((_, other),) = moved.qlayers()
+        assert other.weight.dtype == other.codes().dequantize().dtype == torch.float64
+        assert torch.equal(other.codes().code.float(), codes.code.float())
+        assert run(moved, x.double()).float() == pytest.approx(wanted, abs=1e-5)
+        assert layer.weight.dtype == torch.float32
