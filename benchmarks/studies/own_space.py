@@ -7,7 +7,8 @@ equal bits for both, no more weight bits than activation bits), and some rank po
 that they train, while ``ptq`` measures them untrained. So each committed policy of such a method is
 set beside random ones of the whole space and of the method's own, all as near to the budget as a
 step allows, on the search-validation images: untrained, and after a short training. What the method
-says that its policies lose is ranked against both (Spearman).
+says that its policies lose is ranked against both (Spearman). Each look is kept in a JSON file
+beside the page, so that the command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,7 +26,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.records.record import Record
-from benchmarks.records.store import find_records, write_text
+from benchmarks.records.store import find_records, read_json, write_json, write_text
 from benchmarks.suite.cell import Run
 from frameworks import Policy, Problem, Recipe, Score, ScoringFramework
 
@@ -33,23 +34,31 @@ OWN = {
     "ompq": "one width for all activations",
     "bmpq": "equal bits of weights and activations, 2 or 4",
     "limpq": "the whole space",
-    "spos": "no more weight bits than activation bits",
+    "spos": "six pairs of bits",
 }
 """The methods, and what each can choose from."""
 DRAWS, TRAINED = 30, 8
 SHORT = Recipe(epochs=1, images=2048, batch=64, lr=0.01, weight_decay=1e-4)
 Allowed = Callable[[int, int], bool]
+Pairs = Sequence[Sequence[int]]
 Predicted = Callable[[Policy], float]
 
 
-def allowed(method: str, found: Policy, free: Sequence[str]) -> Allowed:
-    """Which (weight, activation) bits a layer may have in a method's own space."""
+def allowed(method: str, found: Policy, free: Sequence[str], pairs: Pairs = ()) -> Allowed:
+    """Which (weight, activation) bits a layer may have in a method's own space.
+
+    Args:
+        method: its name.
+        found: its policy.
+        free: the layers that are searched.
+        pairs: of bits that it was given to choose from.
+    """
     acts = {found[name].act for name in free}
     rules: dict[str, Allowed] = {
         "ompq": lambda w, a: a in acts,
         "bmpq": lambda w, a: w == a and w in (2, 4),
         "limpq": lambda w, a: True,
-        "spos": lambda w, a: w <= a,
+        "spos": lambda w, a: [w, a] in pairs if pairs else w <= a,
     }
     return rules[method]
 
@@ -161,10 +170,11 @@ def look(
     assert record.policy is not None
     mine = Policy.from_json(record.policy)
     free = [layer.name for layer in problem.space.free_layers]
+    pairs: Pairs = record.cell["framework"].get("pairs", ())
     sizes = run.seed, policies, trained
     if run.seed not in known:
         known[run.seed] = Sample.of(problem, lambda w, a: True, *sizes)
-    own = Sample.of(problem, allowed(framework.name, mine, free), *sizes)
+    own = Sample.of(problem, allowed(framework.name, mine, free, pairs), *sizes)
     predicted = predictor(record, run, run.problem(framework.card.needs))
     said = [predicted(policy) for policy in own.policies]
     ranks = [
@@ -238,11 +248,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     wanted = [r for r in find_records(chosen.records) if asked(r)]
     wanted.sort(key=lambda r: (r.cell["framework"]["name"], r.cell["seed"]))
-    looks, known = [], dict[int, Sample]()
+    kept = chosen.out.with_suffix(".json")
+    found: dict[str, Any] = read_json(kept) if kept.exists() else {}
+    found = {r.key: found[r.key] for r in wanted if r.key in found}
+    known: dict[int, Sample] = {}
     for record in wanted:
-        looks.append(look(record, known))
-        print(_row(looks[-1]), file=sys.stderr, flush=True)
-        write_text(chosen.out, page(looks, f"bops like={chosen.like:g}, ptq"))
+        if record.key not in found:
+            found[record.key] = asdict(look(record, known))
+            write_json(kept, found)
+            print(_row(Look(**found[record.key])), file=sys.stderr, flush=True)
+    looks = [Look(**found[record.key]) for record in wanted]
+    write_text(chosen.out, page(looks, f"bops like={chosen.like:g}, ptq"))
     return 0
 
 

@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from scipy.stats import binomtest
 
-from benchmarks.fingerprints.numerics import compute_on, place_named
+from benchmarks.fingerprints.numerics import compute_on, place, place_named
 from benchmarks.records.escape import markdown
 from benchmarks.records.record import Record
 from benchmarks.records.store import find_records, read_json, write_json, write_text
 from benchmarks.suite.cell import Run
+from benchmarks.suite.identity import environment
 from benchmarks.workers.several import computed
 from frameworks import Policy, rounding
 
-Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Accuracy (percent) and loss (nats) by policy and rounding."""
+Measured = Mapping[str, Mapping[str, Any]]
+"""By policy: ``scores``, accuracy (percent) and loss (nats) by rounding, and ``on``, where made."""
 
 
-def measured(record: Record) -> dict[str, dict[str, float]]:
+def measured(record: Record) -> dict[str, Any]:
     """The policy of a record after each rounding."""
     run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
     problem, found = run.problem(), {}
@@ -40,24 +43,31 @@ def measured(record: Record) -> dict[str, dict[str, float]]:
         problem.rounded(network, way)
         score = problem.score_model(network)
         found[way] = {"accuracy": score.accuracy, "loss": score.loss}
-    return found
+    facts = environment()
+    gpu = facts["gpu"] if place().device.type == "cuda" else None
+    return {"scores": found, "on": f"{gpu or facts['processor']}, torch {facts['torch']}"}
 
 
 def page(records: Sequence[Record], found: Measured, title: str) -> str:
     """Markdown: accuracies and losses of every framework, and who gains."""
     ways = rounding.ROUNDINGS
+    made = Counter(one["on"] for one in found.values())
     others = [way for way in ways if way != rounding.NEAREST]
     lines = [
         f"# Rounding beyond the nearest level: {title}",
         "",
         "Search-validation accuracy in percent (loss in nats) of each framework's policy, its "
         "weights rounded in four ways; bits are means over weights and over activations. Made by "
-        "`python -m benchmarks.studies.rounding`.",
+        "`python -m benchmarks.studies.rounding`, on "
+        + " and ".join(
+            f"{where} ({count} of {len(found)} policies)" for where, count in sorted(made.items())
+        )
+        + "; sums in another order than the records' move accuracies at two bits by some tenths.",
         "",
         "| framework | bits W/A | " + " | ".join(ways) + " |",
         "|:--|--:|" + "--:|" * len(ways),
     ]
-    rows = [(r, found[Policy.from_json(r.policy or {}).key]) for r in records]
+    rows = [(r, found[Policy.from_json(r.policy or {}).key]["scores"]) for r in records]
     rows.sort(key=lambda row: -row[1][rounding.NEAREST]["accuracy"])
     for record, scores in rows:
         bits: dict[str, Any] = record.bits or {}
@@ -66,9 +76,10 @@ def page(records: Sequence[Record], found: Measured, title: str) -> str:
         mean = f"{bits['weight']:.2f}/{bits['act']:.2f}"
         lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
     lines += ["", "Over all distinct policies:", ""]
+    every = [one["scores"] for one in found.values()]
     for way in others:
-        pairs = [(s[way]["loss"], s[rounding.NEAREST]["loss"]) for s in found.values()]
-        gains = [s[way]["accuracy"] - s[rounding.NEAREST]["accuracy"] for s in found.values()]
+        pairs = [(s[way]["loss"], s[rounding.NEAREST]["loss"]) for s in every]
+        gains = [s[way]["accuracy"] - s[rounding.NEAREST]["accuracy"] for s in every]
         less = sum(a < b for a, b in pairs)
         chance = binomtest(less, len(pairs)).pvalue
         lines.append(
@@ -76,6 +87,12 @@ def page(records: Sequence[Record], found: Measured, title: str) -> str:
             f"({min(gains):+.1f} to {max(gains):+.1f}); a lower loss for {less} of {len(pairs)} "
             f"(sign test: p = {chance:.2g})."
         )
+    spreads = {way: stdev(s[way]["accuracy"] for s in every) for way in ways}
+    lines.append(
+        "- standard deviation of accuracy between policies: "
+        + ", ".join(f"{way} {spread:.2f}" for way, spread in spreads.items())
+        + "."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,17 @@
 """Policies beside random ones of their method's own space."""
 
+import json
+
 import numpy as np
 import pytest
 
+from benchmarks.records.record import Record
+from benchmarks.studies import own_space as study
 from benchmarks.studies.own_space import OWN, Look, allowed, drawn, page
+from frameworks import Policy
 from frameworks.testing import toy
+
+AXES = "framework", "protocol", "hardware"
 
 RULES = {
     "ompq": {(2, 3), (3, 3), (4, 3)},
@@ -34,6 +41,39 @@ def rule(problem):
 def test_what_each_can_choose_from(method, rule):
     every = [(w, a) for w in (2, 3, 4) for a in (2, 3, 4)]
     assert {pair for pair in every if rule(method)(*pair)} == RULES[method]
+
+
+def test_pairs_that_were_given_are_what_there_is(problem):
+    rule = allowed("spos", problem.space.reference(4, 3), [], [[2, 3], [4, 4]])
+    assert [pair for pair in RULES["limpq"] if rule(*pair)] in ([(2, 3), (4, 4)], [(4, 4), (2, 3)])
+
+
+def test_what_was_looked_at_is_kept(tmp_path, monkeypatch):
+    """The command goes on where it was stopped, and forgets what is no longer a record."""
+    policy = Policy({"a": (2, 2)}).to_json()
+
+    def record(name, key):
+        axes = {axis: {"name": n} for axis, n in zip(AXES, (name, "ptq", "bops"), strict=True)}
+        cell = {**axes, "budget": {"like": 2.4}, "seed": 0}
+        return Record(key, cell, "done", policy=policy)
+
+    records, asked = [record("ompq", "a"), record("spos", "b"), record("haq", "c")], []
+
+    def looked(one, known):
+        asked.append(one.key)
+        sides = ([80.0], [80.0])
+        return Look(one.cell["framework"]["name"], 0, sides, sides, (80.0, 81.0), (0.5, 0.5))
+
+    monkeypatch.setattr(study, "find_records", lambda path: records)
+    monkeypatch.setattr(study, "look", looked)
+    out = tmp_path / "own.md"
+    assert study.main(["folder", "--out", str(out)]) == 0
+    assert asked == ["a", "b"]
+    records[1] = record("spos", "d")
+    assert study.main(["folder", "--out", str(out)]) == 0
+    assert asked == ["a", "b", "d"]
+    assert out.read_text().count("| 81.0 |") == 2
+    assert sorted(json.loads((tmp_path / "own.json").read_text())) == ["a", "d"]
 
 
 @pytest.mark.parametrize("method", OWN)

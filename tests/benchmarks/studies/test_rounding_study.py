@@ -22,8 +22,10 @@ def record(name, bits, **cell):
 
 
 def scores(*accuracies):
+    values = zip(WAYS, accuracies, strict=True)
     return {
-        way: {"accuracy": a, "loss": 1 - a / 100} for way, a in zip(WAYS, accuracies, strict=True)
+        "scores": {way: {"accuracy": a, "loss": 1 - a / 100} for way, a in values},
+        "on": f"machine {accuracies[0]}",
     }
 
 
@@ -42,11 +44,14 @@ def test_the_page_has_a_row_for_each_framework_and_sums_of_distinct_policies(fou
     assert [row.split(" | ")[0] for row in rows] == ["| greedy", "| hawq", "| haq"]
     assert "| 3.00/2.00 | 90.0 (0.100) | 91.0 (0.090) | 90.0 (0.100) | 90.0 (0.100) |" in rows[0]
     # Two policies: a sign test of two of two has p = 2 * 0.5^2.
-    assert "- gptq: +1.50 points on average (+1.0 to +2.0); a lower loss for 2 of 2" in lines[-3]
-    assert "p = 0.5" in lines[-3]
+    assert "- gptq: +1.50 points on average (+1.0 to +2.0); a lower loss for 2 of 2" in lines[-4]
+    assert "p = 0.5" in lines[-4]
     assert (
-        "- adaquant: -0.50 points on average (-1.0 to +0.0); a lower loss for 0 of 2" in lines[-1]
+        "- adaquant: -0.50 points on average (-1.0 to +0.0); a lower loss for 0 of 2" in lines[-2]
     )
+    # Two values lie sqrt(2) of their standard deviations apart.
+    assert lines[-1].endswith("nearest 7.07, gptq 6.36, adaround 6.36, adaquant 7.78.")
+    assert "on machine 80 (1 of 2 policies) and machine 90 (1 of 2 policies)" in lines[2]
 
 
 def test_the_command_measures_a_policy_once_and_goes_on_where_it_stopped(
