@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for record in wanted:
         if record.key not in found:
             found[record.key] = asdict(look(record, known))
-            write_json(kept, found)
+            write_json(kept, found, nonfinite=True)  # a rank over equal values is none
             print(_row(Look(**found[record.key])), file=sys.stderr, flush=True)
     looks = [Look(**found[record.key]) for record in wanted]
     write_text(chosen.out, page(looks, f"bops like={chosen.like:g}, ptq"))

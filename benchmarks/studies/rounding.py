@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 from typing import Any
 
 from scipy.stats import binomtest
@@ -31,6 +31,9 @@ from frameworks import Policy, rounding
 
 Measured = Mapping[str, Mapping[str, Any]]
 """By policy: ``scores``, accuracy (percent) and loss (nats) by rounding, and ``on``, where made."""
+SUMMARY = (
+    "rounding", "gain", "least", "most", "lower loss", "p (sign test)", "deviation between policies"
+)  # fmt: skip
 
 
 def measured(record: Record) -> dict[str, Any]:
@@ -73,26 +76,24 @@ def page(records: Sequence[Record], found: Measured, title: str) -> str:
         bits: dict[str, Any] = record.bits or {}
         cells = [f"{scores[w]['accuracy']:.1f} ({scores[w]['loss']:.3f})" for w in ways]
         name = markdown(record.cell["framework"]["name"])
-        mean = f"{bits['weight']:.2f}/{bits['act']:.2f}"
-        lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
-    lines += ["", "Over all distinct policies:", ""]
+        means = f"{bits['weight']:.2f}/{bits['act']:.2f}"
+        lines.append(f"| {name} | {means} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Over the {len(found)} distinct policies:",
+        "",
+        "| " + " | ".join(SUMMARY) + " |",
+    ]
+    lines += ["|:--|" + "--:|" * (len(SUMMARY) - 1)]
     every = [one["scores"] for one in found.values()]
-    for way in others:
-        pairs = [(s[way]["loss"], s[rounding.NEAREST]["loss"]) for s in every]
+    for way in ways:
         gains = [s[way]["accuracy"] - s[rounding.NEAREST]["accuracy"] for s in every]
-        less = sum(a < b for a, b in pairs)
-        chance = binomtest(less, len(pairs)).pvalue
-        lines.append(
-            f"- {way}: {sum(gains) / len(gains):+.2f} points on average "
-            f"({min(gains):+.1f} to {max(gains):+.1f}); a lower loss for {less} of {len(pairs)} "
-            f"(sign test: p = {chance:.2g})."
-        )
-    spreads = {way: stdev(s[way]["accuracy"] for s in every) for way in ways}
-    lines.append(
-        "- standard deviation of accuracy between policies: "
-        + ", ".join(f"{way} {spread:.2f}" for way, spread in spreads.items())
-        + "."
-    )
+        less = sum(s[way]["loss"] < s[rounding.NEAREST]["loss"] for s in every)
+        chance = binomtest(less, len(every)).pvalue
+        judged = [f"{less} of {len(every)}", f"{chance:.2g}"] if way in others else ["", ""]
+        spread = stdev(s[way]["accuracy"] for s in every)
+        cells = [way, f"{mean(gains):+.2f}", f"{min(gains):+.1f}", f"{max(gains):+.1f}", *judged]
+        lines.append("| " + " | ".join([*cells, f"{spread:.2f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
