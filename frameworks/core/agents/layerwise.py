@@ -46,7 +46,7 @@ def action_to_bits(action: float, candidates: Sequence[int]) -> int:
     """
     low, high = candidates[0], candidates[-1]
     bits = min(max(round((high - low + 1) * action + low - 0.5), low), high)
-    return min(candidates, key=lambda c: (abs(c - bits), c))
+    return bits if bits in candidates else min(candidates, key=lambda c: (abs(c - bits), c))
 
 
 @dataclass

@@ -45,15 +45,19 @@ class Refiner:
         tolerance: float,
     ) -> None:
         self.indicator, self.tolerance = indicator, tolerance
-        self.steps = dict(zip(map(_key, states), steps, strict=True))
+        self.steps = dict(zip(map(_key, states), enumerate(steps), strict=True))
         self.known: dict[tuple[Choice, int], float] = {}
+        self._places: dict[tuple[int, ...], int] = {}
         self._made: Indicator | None = None
 
     def __call__(self, state: Array, proposals: Array) -> int:
         """The place of the proposal ``[k]`` that is taken in a state ``[S]``."""
-        step = self.steps[_key(state)]
-        bits = [action_to_bits(float(action), step.bits) for action in proposals]
-        return refined(self.score, step, bits, self.tolerance)
+        number, step = self.steps[_key(state)]
+        bits = tuple(action_to_bits(action, step.bits) for action in proposals.tolist())
+        known = (number, *bits)
+        if known not in self._places:
+            self._places[known] = refined(self.score, step, bits, self.tolerance)
+        return self._places[known]
 
     def gain(self, choice: Choice, bits: int) -> float:
         """What the next width of a decision adds to its score; 0 at the most bits."""
