@@ -74,7 +74,9 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
         "",
         "Points of search-validation accuracy that are missing to the best policy of the budget, "
         "by evaluations; means over seeds with 95 % intervals. `test`: what the returned "
-        "policy lacks on the test images to the one that is best on the search-validation images.",
+        "policy lacks on the test images to the one that is best on the search-validation images; "
+        "`loss`: by how much its loss on the search-validation images is more than the least of "
+        "the budget, in nats, as some methods go by the loss.",
         "",
     ]
     cheapest = {

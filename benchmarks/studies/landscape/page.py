@@ -52,14 +52,14 @@ def regret_lines(
         lines += [
             f"**like={like:g}**: the best policy has {best.valid:.2f} %{test}.",
             "",
-            f"| framework | {' | '.join(map(str, shown))} | returned | test | evaluations |",
-            "|:--" + "|--:" * (len(shown) + 3) + "|",
+            f"| framework | {' | '.join(map(str, shown))} | returned | test | loss | evaluations |",
+            "|:--" + "|--:" * (len(shown) + 4) + "|",
         ]
         for name, found in mine.items():
             cells = [_text(value) for value in curve(found, shown, starts[like])]
             ends = [
-                _text(estimate(run[what] for run in found if run[what] is not None))
-                for what in ("regret", "test")
+                _text(estimate(run[what] for run in found if run.get(what) is not None), digits)
+                for what, digits in (("regret", 2), ("test", 2), ("loss", 4))
             ]
             spent = math.fsum(run["evaluations"] for run in found) / len(found)
             over = sum(run["over"] for run in found)
@@ -69,12 +69,12 @@ def regret_lines(
     return lines
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, digits: int = 2) -> str:
     if value is None:
         return ""
     if value.low is None:
-        return f"{value.mean:.2f}"
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def rank_lines(found: Mapping[str, Ranks]) -> list[str]:

@@ -34,12 +34,15 @@ class Truth:
         row: of the policy that is most accurate on the search-validation images.
         valid: its accuracy there in percent.
         test: its accuracy on the test images; None where there are none.
+        loss: the least loss that a policy of the budget has on the search-validation images, in
+            nats; None where there are none.
     """
 
     budget: Budget
     row: int
     valid: float
     test: float | None
+    loss: float | None = None
 
 
 def truth(table: OracleTable, problem: Problem, budget: Budget) -> Truth:
@@ -48,7 +51,14 @@ def truth(table: OracleTable, problem: Problem, budget: Budget) -> Truth:
     row = best_row(table, within, "valid")
     test = table.columns.get("test.accuracy")
     valid = float(table.columns["valid.accuracy"][row])
-    return Truth(budget, row, valid, None if test is None else float(test[row]))
+    losses = table.columns.get("valid.loss")
+    return Truth(
+        budget,
+        row,
+        valid,
+        None if test is None else float(test[row]),
+        None if losses is None else float(losses[within].min()),
+    )
 
 
 def searched(
@@ -72,8 +82,9 @@ def searched(
     Returns:
         ``curve``: (evaluations, regret) whenever what the search would return changed; ``regret``
         of the policy that it returned, ``test``: by how much that is less accurate than the
-        budget's best (by validation) on the test images, ``evaluations``: how many it made, and
-        ``over`` where it is not within the budget, which has no regret.
+        budget's best (by validation) on the test images, ``loss``: by how much its loss is more
+        than the budget's least (nats), ``row``: its place in the table, ``evaluations``: how many
+        it made, and ``over`` where it is not within the budget, which has no regret.
     """
     cell = problem.at(seed=seed, budget=best.budget, known=table.scores("valid"))
     with seeded(seed, "global"):
@@ -88,13 +99,18 @@ def searched(
         for point in cell.checkpoints
         if cell.within(point.policy)
     ]
+    found: dict[str, Any] = {"curve": curve, "evaluations": spent}
     if not cell.within(solution.policy):
-        return {"curve": curve, "regret": None, "test": None, "evaluations": spent, "over": True}
-    regret = best.valid - _accuracy(table, solution.policy, "valid")
-    test = None
-    if best.test is not None:
-        test = best.test - _accuracy(table, solution.policy, "test")
-    return {"curve": curve, "regret": regret, "test": test, "evaluations": spent, "over": False}
+        return {**found, "regret": None, "test": None, "loss": None, "row": None, "over": True}
+    row = table.row(solution.policy)
+    missing = {
+        "regret": best.valid - float(table.columns["valid.accuracy"][row]),
+        "test": None
+        if best.test is None
+        else best.test - float(table.columns["test.accuracy"][row]),
+        "loss": None if best.loss is None else float(table.columns["valid.loss"][row]) - best.loss,
+    }
+    return {**found, **missing, "row": row, "over": False}
 
 
 def _accuracy(table: OracleTable, policy: Policy, split: str) -> float:

@@ -103,7 +103,8 @@ def test_an_exhaustive_search_has_no_regret(make_table, problem):
     table = make_table(ADDITIVE)
     best = truth(table, problem, problem.budget)
     found = searched(Exhaustive(), problem, table, best, 0)
-    assert (found["regret"], found["over"]) == (0.0, False)
+    assert (found["regret"], found["loss"], found["over"]) == (0.0, 0.0, False)
+    assert found["row"] == best.row
     within = [row for row in range(9) if problem.within(table.policy(row))]
     assert found["evaluations"] == len(within)
     assert best.valid == max(table.columns["valid.accuracy"][within])
@@ -116,6 +117,7 @@ def test_regret_is_what_is_missing_to_the_best(make_table, problem):
     first = found["curve"][0]
     assert first[0] == 1
     assert found["regret"] == first[1] >= 0
+    assert found["loss"] == pytest.approx(found["regret"])  # of this table accuracy is 90 - loss
     assert isinstance(best, Truth)
 
 
