@@ -9,7 +9,13 @@ from frameworks.core.networks.taking.bake import raw_weight
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.gradient import waveq
 from frameworks.gradient.waveq import framework, sinusoid
-from frameworks.gradient.waveq.framework import policy_of, reach_of, waved, waves_of
+from frameworks.gradient.waveq.network import (
+    policy_of,
+    reach_of,
+    waved,
+    waves_of,
+    with_float_statistics,
+)
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 from frameworks.testing import toy
 
@@ -229,6 +235,28 @@ def test_finishing_settles_weights_at_their_levels():
 
     with_waves, without = apart(replace(FAST, lambda_w=10.0)), apart(replace(FAST, lambda_w=0.0))
     assert with_waves < 0.5 * without
+
+
+def test_weights_are_kept_within_what_they_reached():
+    """At a rate that throws them far out."""
+    task = problem()
+    found = replace(FAST, lr=1.0, beta_lr=0.2).search(task)
+    for name in FREE:
+        reach = reach_of(task.network.get_submodule(name))
+        assert float(found.weights[f"{name}.weight"].abs().max()) <= float(reach) * (1 + 1e-6)
+
+
+def test_statistics_that_a_search_left_do_not_reach_the_float_network():
+    """They are functions of weights and images alone, also of channels without any variance."""
+    task = problem()
+    state = task.float_model().state_dict()
+    left = {n: torch.zeros_like(x) if n.endswith("running_var") else x for n, x in state.items()}
+    assert any(n.endswith("running_var") for n in state)
+    mended, again = (with_float_statistics(task, each) for each in (left, state))
+    assert mended.keys() == state.keys()
+    for name, value in mended.items():
+        assert torch.equal(value, again[name])
+        assert "running_var" not in name or float(value.min()) > 0
 
 
 def test_same_seed_same_result():

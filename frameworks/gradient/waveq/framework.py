@@ -44,16 +44,21 @@ from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.bake import raw_weight
-from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
-from frameworks.core.quantizers.base import Quantizer
-from frameworks.core.quantizers.uniform import SMALLEST_STEP
 from frameworks.core.registry import register
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
-from frameworks.core.supernets.placed import PlacedNet, Spot
-from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
+from frameworks.core.supernets.placed import PlacedNet
+from frameworks.gradient.waveq.network import (
+    policy_of,
+    reach_of,
+    waved,
+    waves_of,
+    weights_of,
+    with_float_statistics,
+)
+from frameworks.gradient.waveq.sinusoid import Period, profile, wave
 
 MOMENTUM = 0.9
 RISE, WIDTH = 0.25, 0.025
@@ -113,7 +118,10 @@ class WaveQ(Framework):
             "the weights in the policy; one bit is never chosen",
             "under quantizers other than the paper's the minima of the sinusoid are not their "
             "levels: weights are rounded by the protocol's",
-            "weights start from the pretrained network; pinned layers have no period",
+            "weights start from the pretrained network, and the search keeps them within its "
+            "max|w|, as WRPN clips them, whose grid this is: the gradient of a channel that is all "
+            "0 goes through a normalisation without variance, and one step throws its weights far "
+            "out; pinned layers have no period",
             "in short searches the loss has little say: where the strength is steered in many "
             "runs, digits have uniform bits with its gradient and without (quick has two runs)",
         ),
@@ -145,6 +153,7 @@ class WaveQ(Framework):
         course = Course(objective, problem.generator(self.name), self.batch, self.augment)
         optimizer, history = self.optimizer(net, periods), []
         steps = self.epochs * math.ceil(self.seen(problem) / self.batch)
+        reaches = weights_of(net)
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             t = len(course.losses) / steps
@@ -154,9 +163,12 @@ class WaveQ(Framework):
             course.step(task, task + waves + bits)  # at the plateaus, to compare steps by
             return task + of_waves * waves + of_bits * bits
 
+        @torch.no_grad()
         def clamp() -> None:
             for each in periods.values():
                 each.clamp_()
+            for weight, reach in reaches:
+                weight.clamp_(-reach, reach)
 
         for epoch in range(self.epochs):
             problem.progress(epoch, self.epochs, f"periods, lambda_beta {self.lambda_beta:.3g}")
@@ -187,7 +199,8 @@ class WaveQ(Framework):
             total = self.lambda_w * torch.stack(waves).sum() if waves else 0.0
             return cross_entropy(model, x, y) + total
 
-        return problem.fine_tune(solution.policy, weights=solution.weights, loss=loss)
+        weights = solution.weights and with_float_statistics(problem, solution.weights)
+        return problem.fine_tune(solution.policy, weights=weights, loss=loss)
 
     def seen(self, problem: Problem) -> int:
         """Images of an epoch."""
@@ -202,42 +215,3 @@ class WaveQ(Framework):
             {"params": net.ranges_beside(betas), "lr": self.lr * self.range_lr},
         ]
         return torch.optim.SGD(groups, lr=self.lr, momentum=MOMENTUM)
-
-
-def reach_of(inner: nn.Module) -> Tensor:
-    """``max|w|`` of a layer, a scalar."""
-    return raw_weight(inner).detach().abs().max().clamp_min(SMALLEST_STEP)
-
-
-def waved(problem: Problem, acts: dict[str, int]) -> tuple[PlacedNet, dict[int, Period]]:
-    """The network with a period for each decision about weights; the periods by its row."""
-    periods: dict[int, Period] = {}
-
-    def make(spot: Spot) -> Quantizer:
-        name = spot.layer.name
-        if spot.kind == "act":
-            return problem.quantizer(name, "act", acts[name])
-        period = periods.setdefault(spot.row, Period(spot.bits, problem.device))
-        each = {bits: problem.quantizer(name, "weight", bits) for bits in spot.bits}
-        return WaveWeight(period, spot.tensor.abs().max().clamp_min(SMALLEST_STEP), each)
-
-    return PlacedNet(problem, make), periods
-
-
-def waves_of(net: PlacedNet) -> Tensor:
-    """The sum of the layers' regularizers (a scalar)."""
-    terms = []
-    for spot, quantizer in net.placed("weight"):
-        assert isinstance(quantizer, WaveWeight)
-        terms.append(quantizer.regularizer(raw_weight(net.qmodel.qlayer(spot.layer.name).inner)))
-    return torch.stack(terms).sum()
-
-
-def policy_of(net: PlacedNet, acts: dict[str, int]) -> Policy:
-    """The bits of the periods, with the activation bits of the search."""
-
-    def bits(quantizer: Quantizer) -> int:
-        assert isinstance(quantizer, WaveWeight)
-        return quantizer.period.bits
-
-    return net.weights_at(bits, acts)
