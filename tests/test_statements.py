@@ -261,6 +261,17 @@ def test_numbers_of_pages_are_found_by_row_and_column():
         measures.entry(page, "weight | 9", "rank correlation")
     with pytest.raises(LookupError, match="0 entries"):
         measures.entry(page, "weight | 2", "nothing")
+    page = "results/oracle/resnet8-equal/study.md"
+    row = "| layer_kl_refined |"
+    lines = (ROOT / page).read_text().splitlines()
+    seen = [line.split("|")[6].split()[0] for line in lines if line.startswith(row)]
+    budgets = ("**like=2.4**", "**like=3**", "**like=3.5**")
+    for start, wanted in zip(budgets, seen, strict=True):
+        assert measures.entry(page, "layer_kl_refined", "returned", start) == float(wanted)
+    with pytest.raises(LookupError, match="3 entries"):
+        measures.entry(page, "layer_kl_refined", "returned")
+    with pytest.raises(LookupError, match="no line begins"):
+        measures.entry(page, "layer_kl_refined", "returned", "**like=9**")
 
 
 def test_measures_that_are_not_there_are_refused(tight):

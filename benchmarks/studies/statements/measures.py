@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -163,19 +164,31 @@ def elsewhere(name: str, which: str, page: str) -> int:
     return int(found[1 if which == "over" else 2])
 
 
-def entry(page: str, row: str, column: str) -> float:
+def entry(page: str, row: str, column: str, below: str = "") -> float:
     """A number of a table in a committed page: its row begins with the texts ``row`` (joined by
-    `` | ``) and its column is so headed.
+    `` | ``) and its column is so headed; ``below`` is how a line above the table begins.
     """
-    lines = [_cells(line) for line in (ROOT / page).read_text(encoding="utf-8").splitlines()]
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\_", "_")
+    lines = [_cells(line) for line in _below(text.splitlines(), below)]
     found, heading = [], list[str]()
     for before, line in zip([[], *lines], lines, strict=False):
         heading = line if line and not before else heading
         if column in heading and line[: row.count("|") + 1] == row.split(" | "):
-            found.append(float(line[heading.index(column)]))
+            found.append(float(line[heading.index(column)].split(" ")[0]))
     if len(found) != 1:
         raise LookupError(f"{page} has {len(found)} entries in row {row!r}, column {column!r}")
     return found[0]
+
+
+def _below(lines: list[str], start: str) -> list[str]:
+    """The first table below a line that begins so; all lines where nothing is asked for."""
+    if not start:
+        return lines
+    first = next((i for i, line in enumerate(lines) if line.startswith(start)), None)
+    if first is None:
+        raise LookupError(f"no line begins with {start!r}")
+    begun = list(dropwhile(lambda line: not line.startswith("|"), lines[first + 1 :]))
+    return list(takewhile(lambda line: line.startswith("|"), begun))
 
 
 def _cells(line: str) -> list[str]:

@@ -20,8 +20,8 @@ Bits are decided when part 2 ends: parts 1 and 2 are the search, part 3 is what 
 The slopes of the sinusoid are much alike in all layers and above those of the loss by far, so that
 bits are nearly uniform where the strength is steered long enough. On digits (ResNet-8, 2.4 bits in
 bit operations, 5 short epochs, 2 seeds) uniform 3 bits were then found with the loss's gradient and
-without. In the two runs of the suite quick (3 seeds) the loss holds up the first block: 96.3 % with
-its gradient and 94.7 % without, on search-validation images, at 82 and 71 % of the budget. With
+without. In the two runs of the suite quick (3 seeds) the loss holds up the first block: 95.6 % with
+its gradient and 94.7 % without, on search-validation images. With
 lambda_w at 0.06 bits differ by layer with it, and 1.9 points are lost to the noise of so few steps
 (6 epochs, 1 seed).
 
