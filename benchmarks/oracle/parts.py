@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.oracle.landscape import Asked, Landscape, length_of_parts
 from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
-from benchmarks.workers.several import computed
+from benchmarks.suite.running.several import computed
 
 Report = Callable[[int, int, float], None]
 """Told how many policies are there, of how many, and the seconds that are left."""

@@ -26,7 +26,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import find_records, read_json, write_json, write_text
 from benchmarks.suite.cell import Run
 from benchmarks.suite.identity import environment
-from benchmarks.workers.several import computed
+from benchmarks.suite.running.several import computed
 from frameworks import Policy, rounding
 
 Measured = Mapping[str, Mapping[str, Any]]

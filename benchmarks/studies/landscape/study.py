@@ -15,7 +15,7 @@ from benchmarks.oracle.oracle_table import OracleTable
 from benchmarks.records.store import read_json, write_json
 from benchmarks.studies.landscape.ranks import Ranks, losses_of, ranks
 from benchmarks.studies.landscape.regret import Truth, searched, truth
-from benchmarks.workers.several import computed
+from benchmarks.suite.running.several import computed
 from frameworks import BudgetSpec, Problem, Scores, ScoringFramework, registry, targets
 
 Say = Callable[[str], None]

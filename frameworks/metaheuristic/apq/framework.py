@@ -24,6 +24,11 @@ evaluation: policies with
 the divergence of `frameworks.core.search.alone`, which takes a pass over ``images`` calibration
 images for every pair of bits of every layer, and m the median of D. No pair depends on a budget:
 predictors are trained once, and every further budget costs an evolution, that is, no image.
+
+Where every policy's score is known (ResNet-8 with equal bits, 100 pairs, 20 seeds, bops like=3;
+`benchmarks.studies.landscape`) it ends 0.85 points of accuracy behind the best, random search of
+100 evaluations 0.11: it takes the best by a predictor that has seen 100 pairs in place of 5,000,
+and evaluates none of the policies it chooses among.
 """
 
 from __future__ import annotations

@@ -22,6 +22,10 @@ Yuan, Chen, Hu and Peng, IJCNN 2020 (record 9207413). No labels, no training dat
 The abstract is all of the paper that could be read. It has the 50 samples, the output difference,
 that sensitivities guide the mutation and that outputs and features are calibrated; formulas, sizes
 and operators are what the authors would most likely have taken.
+
+Its fitness is not accuracy: where every policy's score is known (ResNet-8 with equal bits, 100
+evaluations, 20 seeds, bops like=3; `benchmarks.studies.landscape`) it ends 0.50 points of accuracy
+behind the best, random search 0.11, but 0.002 nats of loss above the least, random search 0.018.
 """
 
 from __future__ import annotations

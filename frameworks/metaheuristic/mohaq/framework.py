@@ -21,6 +21,10 @@ beacons' region) is also evaluated with the weights of the nearest beacon, a ret
 
 which counts 2, 4, 8, 16 as 1, 2, 3, 4. No beacon nearer than the threshold: the candidate itself is
 retrained and becomes one. Its error is min(plain, with the beacon's weights).
+
+One budget is one point of its front: where every policy's score is known (ResNet-8 with equal bits,
+100 evaluations, 20 seeds, bops like=3; `benchmarks.studies.landscape`) it ends 0.36 points of
+accuracy behind the best, random policies that fill the budget 0.11, others 0.38.
 """
 
 from __future__ import annotations

@@ -19,6 +19,11 @@ refinement function takes the one that a cheap Q-value indicator prefers.
 
 If an indicator ranks k uniform proposals perfectly, the best has a mean of k / (k + 1) and a
 variance of k / ((k + 1)^2 (k + 2)), against 1/2 and 1/12 of a single one.
+
+Where every policy's score is known (ResNet-8 with equal bits, 100 episodes, 20 seeds;
+`benchmarks.studies.landscape`) it ends 0.11 and 0.39 points behind the best (bops like=3 and 3.5)
+with 35 and 29 distinct policies; 100 and 73 random ones that fill the budget 0.11 and 0.30, 100
+that do not 0.38 and 0.42.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.workers.several import computed
+from benchmarks.suite.running.several import computed
 
 TASKS = [(9.0,), (16.0,), (25.0,)]
 
