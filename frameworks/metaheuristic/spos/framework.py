@@ -22,9 +22,9 @@ Guo, Zhang, Mu, Heng, Liu, Wei and Sun, 2019, arXiv 1904.00420; its search for m
 
 With ``epochs`` 0 there is no super net: the pretrained network's weights stand for W*, and paths
 are scored as all policies are. Shorter searches: start from a lower ``lr`` (0.01 at a batch of 32).
-A short super net tells little of policies: with 320 steps and 21 pairs (ResNet-8 on Fashion-MNIST,
-bops like=2.4, three seeds) its losses rank theirs with -0.13, -0.37, -0.48 untrained, and 0.43,
--0.05, -0.38 after a short training (`benchmarks.studies.own_space`); the paper has six pairs.
+A short super net tells little of policies: with 320 steps and six pairs (ResNet-8 on Fashion-MNIST,
+bops like=2.4, three seeds) its losses rank theirs with -0.22, 0.13, -0.34 untrained, and with 0.05,
+-0.64, 0.10 after a short training (`benchmarks.studies.own_space`); with 21 pairs no better.
 """
 
 from __future__ import annotations
