@@ -30,6 +30,7 @@ LOOK = (
     growth.LOOK
     + ".base{stroke:#777;fill:#777}.all{fill:#bbb}.front{stroke:#dc3912;fill:none;stroke-width:2}"
 )
+ENDS = ("returned", "test", "loss")
 DRAWN = 4000
 """At most about so many policies of a landscape are drawn."""
 
@@ -52,7 +53,7 @@ def regret_lines(
         lines += [
             f"**like={like:g}**: the best policy has {best.valid:.2f} %{test}.",
             "",
-            f"| framework | {' | '.join(map(str, shown))} | returned | test | loss | evaluations |",
+            f"| {' | '.join(['framework', *map(str, shown), *ENDS, 'evaluations'])} |",
             "|:--" + "|--:" * (len(shown) + 4) + "|",
         ]
         for name, found in mine.items():

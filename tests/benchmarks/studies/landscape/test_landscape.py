@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.oracle.oracle_table import OracleTable
-from benchmarks.studies.landscape.page import regret_picture
+from benchmarks.studies.landscape.page import regret_lines, regret_picture
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front
@@ -192,3 +192,12 @@ def test_a_method_that_evaluates_nothing_has_a_mark_in_the_picture(others):
     assert "hawq_v3" in drawn
     assert "nan" not in drawn
     assert drawn.count("<path") >= 1 + len(others)
+
+
+@pytest.mark.parametrize("places", [[], [10, 20]])
+def test_all_lines_of_a_table_have_as_many_columns(places):
+    best = Truth(None, 0, 90.0, 89.0)
+    lines = regret_lines({"random like=3": [_run([(9, 0.5)], 9)]}, {3.0: best}, places, {3.0: 4.0})
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 3
+    assert len({line.count("|") for line in table}) == 1
