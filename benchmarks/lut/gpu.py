@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,24 +117,25 @@ def _timed(run: Callable[[], object]) -> Callable[[], float]:
     One by one, small layers take as long as the processor takes to launch their kernels: each of
     ResNet-8's some 25 us on an H200, and as much more as the processor happens to be slow.
     """
+    return partial(_sample, _graph(run), run)
+
+
+def _sample(burst: Any, run: Callable[[], object]) -> float:
+    """Seconds of one run of a burst; with ``run`` live the tensors that the burst reads."""
     event: Any = torch.cuda.Event
-    burst = _graph(run)
-
-    def sample() -> float:
-        start, end = (event(enable_timing=True) for _ in range(2))
-        start.record()
-        burst.replay()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3 / BURST
-
-    return sample
+    start, end = (event(enable_timing=True) for _ in range(2))
+    start.record()
+    burst.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / BURST
 
 
 @torch.inference_mode()
 def _graph(run: Callable[[], object]) -> Any:
     """A burst of runs as a graph of kernels; some before it, as cuDNN then chooses its kernels."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM):
             run()

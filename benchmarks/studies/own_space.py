@@ -34,7 +34,7 @@ OWN = {
     "ompq": "one width for all activations",
     "bmpq": "equal bits of weights and activations, 2 or 4",
     "limpq": "the whole space",
-    "spos": "six pairs of bits",
+    "spos": "the pairs of bits that it is given",
 }
 """The methods, and what each can choose from."""
 DRAWS, TRAINED = 30, 8
@@ -51,7 +51,7 @@ def allowed(method: str, found: Policy, free: Sequence[str], pairs: Pairs = ()) 
         method: its name.
         found: its policy.
         free: the layers that are searched.
-        pairs: of bits that it was given to choose from.
+        pairs: of bits that it was given to choose from; none for all that SPOS forms by itself.
     """
     acts = {found[name].act for name in free}
     rules: dict[str, Allowed] = {

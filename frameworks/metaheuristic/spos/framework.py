@@ -24,7 +24,7 @@ With ``epochs`` 0 there is no super net: the pretrained network's weights stand 
 are scored as all policies are. Shorter searches: start from a lower ``lr`` (0.01 at a batch of 32).
 A short super net tells little of policies: with 320 steps and six pairs (ResNet-8 on Fashion-MNIST,
 bops like=2.4, three seeds) its losses rank theirs with -0.22, 0.13, -0.34 untrained, and with 0.05,
--0.64, 0.10 after a short training (`benchmarks.studies.own_space`); with 21 pairs no better.
+-0.64, 0.10 after a short training (`benchmarks.studies.own_space`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import sys
+import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -201,8 +202,15 @@ def test_gpu_samples_are_of_one_run_of_a_burst_that_is_launched_as_one(monkeypat
             did.append("replay")
 
     class Stream:
+        def wait_stream(self, other):
+            did.append(f"after {other}")
+
         def synchronize(self):
             did.append("warm")
+
+    class Run:
+        def __call__(self):
+            did.append("run")
 
     @contextmanager
     def within(thing):
@@ -218,8 +226,13 @@ def test_gpu_samples_are_of_one_run_of_a_burst_that_is_launched_as_one(monkeypat
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    sample = gpu._timed(lambda: did.append("run"))
-    assert did == ["beside", *["run"] * 3, "warm", "recording", *["run"] * 20]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "what was launched")
+    run = Run()
+    held, sample = weakref.ref(run), gpu._timed(run)
+    del run
+    assert held() is not None  # the graph reads its tensors
+    warm = ["after what was launched", "beside", *["run"] * 3, "warm"]
+    assert did == [*warm, "recording", *["run"] * 20]
     did.clear()
     assert sample() == pytest.approx(0.002)
     assert did == ["event", "replay", "event", "wait"]

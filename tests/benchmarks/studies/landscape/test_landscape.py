@@ -1,6 +1,7 @@
 """Fronts, additivity, ranks and regrets on spaces whose answers are known."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front
 from benchmarks.studies.landscape.study import Study
-from frameworks import BudgetSpec, Scores, ScoringFramework, Solution, targets
+from benchmarks.studies.statements.measures import entry
+from frameworks import BudgetSpec, Scores, ScoringFramework, Solution, registry, targets
 from frameworks.baselines.exhaustive import Exhaustive
 from frameworks.baselines.random import Random
 
@@ -201,3 +203,32 @@ def test_all_lines_of_a_table_have_as_many_columns(places):
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 3
     assert len({line.count("|") for line in table}) == 1
+
+
+SAID = {
+    "evoq": [
+        ("evoq", "returned", "3", 2),
+        ("random", "returned", "3", 2),
+        ("evoq", "loss", "3", 3),
+    ],
+    "apq": [("apq", "returned", "3", 2), ("random", "returned", "3", 2)],
+    "mohaq": [(name, "returned", "3", 2) for name in ("mohaq", "random", "random_plain")],
+    "releq": [(name, "returned", "3", 2) for name in ("releq", "random", "random_plain")],
+    "adrl": [
+        (name, "returned", like, 2)
+        for like in ("3", "3.5")
+        for name in ("adrl", "random", "random_plain")
+    ],
+}
+"""What methods say of the committed landscape of equal bits: whose number, and its digits."""
+
+
+@pytest.mark.parametrize("method", SAID)
+def test_methods_say_what_the_committed_study_says(method):
+    """In their docstrings; what the guides say is in test_statements."""
+    page = "results/oracle/resnet8-equal/study.md"
+    text = sys.modules[registry.get(method).__module__].__doc__
+    said = text[text.index("`benchmarks.studies.landscape`") :]
+    for name, column, like, digits in SAID[method]:
+        value = entry(page, name, column, f"**like={like}**")
+        assert f"{value:.{digits}f}" in said, (name, column, like)
