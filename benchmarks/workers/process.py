@@ -91,8 +91,18 @@ def _set_folder(folder: str | None) -> None:
         os.chdir(folder)
 
 
+_OF_LIBRARIES = ("TORCHINDUCTOR_", "KMP_")
+"""Beginnings of variables that torch and scikit-learn set where they are first needed."""
+
+
+def _environment() -> dict[str, str]:
+    """The variables but those that loading a library sets, of which no plugin is at fault."""
+    return {k: value for k, value in os.environ.items() if not k.startswith(_OF_LIBRARIES)}
+
+
 def _set_environment(before: dict[str, str]) -> None:
-    os.environ.clear()
+    for name in _environment():
+        del os.environ[name]
     os.environ.update(before)
 
 
@@ -148,7 +158,7 @@ _SETTINGS = (
         "torch's anomaly detection", torch.is_anomaly_enabled, torch.set_anomaly_enabled, "said"
     ),
     _Setting("the working folder", _folder, _set_folder, "said"),
-    _Setting("environment variables", lambda: dict(os.environ), _set_environment, "said"),
+    _Setting("environment variables", _environment, _set_environment, "said"),
     _Setting("the mask of new files", _umask, os.umask, "said"),
     _Setting("garbage collection", gc.isenabled, _collect, "said"),
     _Setting(

@@ -340,9 +340,21 @@ class Problem:
         self.correct(qmodel)
         return left
 
-    def _with_weights(self, weights: Mapping[str, Tensor]) -> tuple[nn.Module, Calibration]:
+    def _with_weights(
+        self, weights: Mapping[str, Tensor], settled: bool = True
+    ) -> tuple[nn.Module, Calibration]:
+        """The float network with other weights, and its inputs' ranges.
+
+        Args:
+            weights: its state.
+            settled: whether BatchNorm's statistics were taken after a training, as `train_model`
+                does. Those that a search leaves are of its quantized weights: of a channel that is
+                0 there they have no variance, by which the float one would be divided.
+        """
         network = self.float_model()
         load_state(network, weights)
+        if not settled and self.bn != "stored":
+            reestimate_batchnorm(network, self.images)
         generator = self.generator("calibration")
         found = observe(network, self.layers, self.images, generator)
         # The modules are those of the problem's own network: other weights need no other probe.
@@ -420,7 +432,7 @@ class Problem:
         if weights is None:
             network, calibration, correction = self.network, self.observe(), self.correction
         else:
-            network, calibration = self._with_weights(weights)
+            network, calibration = self._with_weights(weights, settled=False)
             correction = self._correction_of(network)
         qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from frameworks.core.evaluation.distillation import distillation
 from frameworks.core.evaluation.evaluate import Score, measure
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.networks.calibrate import observe
+from frameworks.core.networks.correction import reestimate_batchnorm
 from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.randomness import derive, torch_rng
@@ -339,17 +340,28 @@ def test_fine_tuning_from_other_weights(problem):
     weights["bn.weight"] *= 10  # the inputs of all that follows are ten times larger
     weights["bn.bias"] *= 10
     policy, still = problem.space.reference(8, 8), Recipe(epochs=0)
-    plain = problem.fine_tune(policy, still)
+    plain = problem.fine_tune(policy, still, weights=problem.network.state_dict())
     other = problem.fine_tune(policy, still, weights=weights)
     assert torch.equal(other.model.bn.weight, 10 * plain.model.bn.weight)
     ratio = [float(q.qlayer("blocks.0.conv1").act_quantizer.step.detach()) for q in (other, plain)]
     assert ratio[0] / ratio[1] == pytest.approx(10, rel=1e-4)
     assert torch.equal(problem.network.bn.weight * 10, weights["bn.weight"])
-    # BatchNorm's statistics are trusted in the pretrained network alone.
-    reestimated = problem.at(bn="reestimate").fine_tune(policy, still)
-    same = problem.fine_tune(policy, still, weights=problem.network.state_dict())
-    assert equal(state(same), state(reestimated))
-    assert not equal(state(same), state(plain))
+
+
+def test_statistics_are_trusted_in_the_pretrained_network_alone(problem):
+    """Those of other weights are what a search left, to ranges and to what is corrected alike."""
+    policy, still = problem.space.reference(4, 4), Recipe(epochs=0)
+    weights = problem.network.state_dict()
+    left = {n: torch.zeros_like(x) if n.endswith("running_var") else x for n, x in weights.items()}
+    assert sum(n.endswith("running_var") for n in weights) > 1
+    settled = problem.float_model()
+    reestimate_batchnorm(settled, problem.images)
+    by_images = replace(problem, network=settled, bn="reestimate").fine_tune(policy, still)
+    for each in (weights, left):
+        assert equal(state(problem.fine_tune(policy, still, weights=each)), state(by_images))
+    assert not equal(state(problem.fine_tune(policy, still)), state(by_images))
+    stored = problem.at(bn="stored").fine_tune(policy, still, weights=left)
+    assert float(stored.model.bn.running_var.abs().max()) == 0
 
 
 def test_fine_tuning_starts_from_what_is_prepared(problem):

@@ -14,7 +14,6 @@ from frameworks.gradient.waveq.network import (
     reach_of,
     waved,
     waves_of,
-    with_float_statistics,
 )
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 from frameworks.testing import toy
@@ -244,19 +243,6 @@ def test_weights_are_kept_within_what_they_reached():
     for name in FREE:
         reach = reach_of(task.network.get_submodule(name))
         assert float(found.weights[f"{name}.weight"].abs().max()) <= float(reach) * (1 + 1e-6)
-
-
-def test_statistics_that_a_search_left_do_not_reach_the_float_network():
-    """They are functions of weights and images alone, also of channels without any variance."""
-    task = problem()
-    state = task.float_model().state_dict()
-    left = {n: torch.zeros_like(x) if n.endswith("running_var") else x for n, x in state.items()}
-    assert any(n.endswith("running_var") for n in state)
-    mended, again = (with_float_statistics(task, each) for each in (left, state))
-    assert mended.keys() == state.keys()
-    for name, value in mended.items():
-        assert torch.equal(value, again[name])
-        assert "running_var" not in name or float(value.min()) > 0
 
 
 def test_same_seed_same_result():

@@ -56,7 +56,6 @@ from frameworks.gradient.waveq.network import (
     waved,
     waves_of,
     weights_of,
-    with_float_statistics,
 )
 from frameworks.gradient.waveq.sinusoid import Period, profile, wave
 
@@ -199,8 +198,7 @@ class WaveQ(Framework):
             total = self.lambda_w * torch.stack(waves).sum() if waves else 0.0
             return cross_entropy(model, x, y) + total
 
-        weights = solution.weights and with_float_statistics(problem, solution.weights)
-        return problem.fine_tune(solution.policy, weights=weights, loss=loss)
+        return problem.fine_tune(solution.policy, weights=solution.weights, loss=loss)
 
     def seen(self, problem: Problem) -> int:
         """Images of an epoch."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from frameworks.core.networks.correction import reestimate_batchnorm
 from frameworks.core.networks.taking.bake import raw_weight
-from frameworks.core.networks.taking.take import load_state
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
@@ -21,18 +17,6 @@ from frameworks.gradient.waveq.sinusoid import Period, WaveWeight
 def reach_of(inner: nn.Module) -> Tensor:
     """``max|w|`` of a layer, a scalar."""
     return raw_weight(inner).detach().abs().max().clamp_min(SMALLEST_STEP)
-
-
-def with_float_statistics(problem: Problem, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state of the float network whose BatchNorm has statistics of the float network.
-
-    Those that a search leaves are of its quantized weights. Of a channel that is 0 there they have
-    no variance, by which the float one would be divided, and activations calibrated behind that.
-    """
-    network = problem.float_model()
-    load_state(network, weights)
-    reestimate_batchnorm(network, problem.images)
-    return {**weights, **network.state_dict()}
 
 
 def waved(problem: Problem, acts: dict[str, int]) -> tuple[PlacedNet, dict[int, Period]]:

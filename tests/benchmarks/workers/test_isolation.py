@@ -629,6 +629,15 @@ def test_other_settings_are_put_back_and_noted(name, change):
     assert [s.read() for s in _SETTINGS] == before
 
 
+def test_a_library_that_is_first_needed_by_a_plugin_is_no_fault_of_its(monkeypatch):
+    """As torch sets its cache's folder when the first optimizer is made."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/before")
+    record = run(doing(lambda: os.environ.update(TORCHINDUCTOR_CACHE_DIR="/somewhere")))
+    assert record.status == "done", record.error
+    assert "left_behind" not in record.notes
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/somewhere"
+
+
 def legacy():
     return np.random.get_state()[1].tolist()  # noqa: NPY002
 
