@@ -11,11 +11,19 @@ settings.load_profile("juxtabit")
 
 
 def pytest_collection_modifyitems(items):
-    """The contracts of a framework go to one worker, which searches once for many of them."""
+    """What shares something that takes its time goes to one worker, which makes it once.
+
+    That are the contracts of a framework, which look at one search, and files of tests with a
+    fixture for all of them.
+    """
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if item.path.name == "test_contracts.py" and "framework" in params:
             item.add_marker(pytest.mark.xdist_group(f"contracts of {params['framework']}"))
+        elif any(
+            made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
 
 
 @pytest.fixture

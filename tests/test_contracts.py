@@ -102,6 +102,14 @@ def framework(request):
 
 
 class TestFrameworks(FrameworkContract):
+    likes = (2.5,)
+
+    @pytest.mark.slow
+    def test_meets_a_loose_budget(self):
+        for target in ("bops", "size"):
+            problem = self.problem(target, like=4)
+            self.check(problem, self.search(problem))
+
     @pytest.fixture(autouse=True)
     def _framework(self, framework, tmp_path):
         self.framework, self.folder = framework, tmp_path

@@ -63,19 +63,18 @@ def searched(name, seed, **changes):
     return problem, framework.search(problem)
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("retrains", [False, True])
 @pytest.mark.parametrize("name", sorted(GIVEN))
-def test_as_many_distinct_policies_as_were_given(name, retrains, seen):
-    for seed in range(2):
-        seen.clear()
-        problem, solution = searched(name, seed, retrains=retrains)
-        if name == "greedy":  # it stops at its limit or where it is done
-            assert COUNT - 2 < problem.meter.policies <= COUNT or problem.within(solution.policy)
-        else:
-            assert problem.meter.policies == COUNT
-        assert len(set(seen)) == problem.meter.policies
-        if name not in ("random", "greedy"):
-            assert solution.notes["distinct"] == COUNT <= solution.notes["draws"]
+def test_as_many_distinct_policies_as_were_given(name, retrains, seed, seen):
+    problem, solution = searched(name, seed, retrains=retrains)
+    if name == "greedy":  # it stops at its limit or where it is done
+        assert COUNT - 2 < problem.meter.policies <= COUNT or problem.within(solution.policy)
+    else:
+        assert problem.meter.policies == COUNT
+    assert len(set(seen)) == problem.meter.policies
+    if name not in ("random", "greedy"):
+        assert solution.notes["distinct"] == COUNT <= solution.notes["draws"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ ROWS = {
     "search step of EdMIPS": "edmips",
     "exact choice": "exact_choice and scipy and 53",
 }
-QUICK = ("training step", "evaluation")
+QUICK = ("training step",)
 CASES = [
     pytest.param(rows, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for name, rows in ROWS.items()

@@ -38,6 +38,7 @@ def asked(name):
     return found
 
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 EVALUATING = [name for name in registry.names() if asked(name).evaluations_asked is not None]
 
 
@@ -68,7 +69,7 @@ def test_the_evaluating_methods_are_known():
     assert all(asked(name).evaluations_asked == N for name in EVALUATING)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", [name for name in EVALUATING if name != "greedy"])
 def test_every_search_evaluates_as_many_distinct_policies_as_it_is_asked_to(
     name, seed, monkeypatch
@@ -76,7 +77,7 @@ def test_every_search_evaluates_as_many_distinct_policies_as_it_is_asked_to(
     assert counted(name, seed, monkeypatch) == (N, N)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_greedy_evaluates_no_more_and_at_most_one_less(seed, monkeypatch):
     """A step from a policy that is new takes two evaluations, and there may be one left."""
     found, metered = counted("greedy", seed, monkeypatch)

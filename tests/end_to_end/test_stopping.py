@@ -253,6 +253,7 @@ def test_a_terminals_ctrl_c_stops_a_cell_in_a_call_of_c_and_the_table(
     assert not list(tmp_path.glob("results/runs/juxtaposition*"))
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_terminal_is_stopped_in_a_call_of_c(tmp_path, environment):
     process = subprocess.Popen(
         [*COMMAND, *RUN, suite("uniform", "stuck")], cwd=tmp_path, env=environment,

@@ -34,6 +34,7 @@ def test_the_plugin_keeps_the_contract():
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 20  # the contract's and its own
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = code_cells()

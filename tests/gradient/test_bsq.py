@@ -208,7 +208,7 @@ def test_adjustment_happens_at_intervals_and_at_the_end():
         assert len(calls) == 4  # epochs 0, 2 and 4, and the end
 
 
-@pytest.mark.parametrize("target", ["bops", "size"])
+@pytest.mark.parametrize("target", ["bops", pytest.param("size", marks=pytest.mark.slow)])
 def test_the_budget_is_met_by_steering(target):
     of = problem(target, like=4)
     steps = {"epochs": 16, "interval": 4, "step": 14, "images": 256, "batch": 16}

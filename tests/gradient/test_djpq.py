@@ -441,7 +441,13 @@ def test_restricted_bits_are_powers_of_two():
     assert len(found) > 1
 
 
-@pytest.mark.parametrize(("target", "restrict"), [("bops", False), ("size", False), ("bops", True)])
+@pytest.mark.parametrize(
+    ("target", "restrict"),
+    [
+        ("bops", False),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in (("size", False), ("bops", True))),
+    ],
+)
 def test_the_budget_is_met_by_steering(target, restrict):
     of = problem(target, like=4)
     solution = steer(replace(FAST, restrict=restrict), of)

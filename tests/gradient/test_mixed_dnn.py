@@ -267,7 +267,7 @@ def test_fixed_bits_of_the_scheme_learn_their_range_alone():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("target", ["bops", "size"])
+@pytest.mark.parametrize("target", ["bops", pytest.param("size", marks=pytest.mark.slow)])
 def test_the_budget_is_met_by_steering(form, target):
     of = problem(target, like=3)
     solution = steer(replace(FAST, form=form), of, 3)

@@ -61,7 +61,13 @@ class Tokens(nn.Module):
         return self.out(functional.relu(self.hidden(x)))
 
 
-@pytest.fixture(scope="module", params=["conv", "depthwise", "grouped", "1d", "tokens"])
+KINDS = [
+    *("conv", "depthwise", "tokens"),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("grouped", "1d")),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def case(request, make_case_of):
     with seeded(0, "net"):
         network = Tokens() if request.param == "tokens" else Convolutions(request.param)

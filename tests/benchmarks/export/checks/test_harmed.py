@@ -79,7 +79,9 @@ def large(make_case_of):
     return make_case_of(network, (3, 224, 224), x)
 
 
-@pytest.mark.parametrize("harm", [shuffled, negated, some_off])
+@pytest.mark.parametrize(
+    "harm", [shuffled, *(pytest.param(x, marks=pytest.mark.slow) for x in (negated, some_off))]
+)
 def test_each_layers_weights_at_224_px(harm, large):
     model, made = large.written(policy_of(large.layers))
     split = TensorSplit(large.images, torch.zeros(len(large.images)))
