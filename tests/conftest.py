@@ -10,6 +10,7 @@ settings.register_profile("juxtabit", deadline=None)
 settings.load_profile("juxtabit")
 
 
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist, which reads the groups, first of all others
 def pytest_collection_modifyitems(items):
     """What shares something that takes its time goes to one worker, which makes it once.
 
@@ -24,6 +25,7 @@ def pytest_collection_modifyitems(items):
             made[-1].scope == "module" for made in item._fixtureinfo.name2fixturedefs.values()
         ):
             item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+    return (yield)
 
 
 @pytest.fixture

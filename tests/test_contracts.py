@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -173,6 +174,14 @@ class TestSchemes(SchemeContract):
     @pytest.fixture(autouse=True)
     def _scheme(self, scheme):
         self.scheme = scheme
+
+
+@pytest.mark.xdist_group("one")
+def test_groups_of_tests_go_to_one_worker(request):
+    """Without it every worker makes what a group shares, unseen but for the time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("tests run in one process")
+    assert request.node.nodeid.endswith("@one"), "give --dist loadgroup, as the Makefile does"
 
 
 def test_nothing_built_in_is_unavailable():

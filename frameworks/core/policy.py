@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,12 @@ class LayerBits:
         if len(self.weight) != count:
             raise ValueError(f"{len(self.weight)} per-channel bits for {count} output channels")
         return self.weight
+
+
+@lru_cache(maxsize=4096)
+def known_bits(weight: Bits, act: int) -> LayerBits:
+    """A layer's bits, checked once and not for each policy in which the layer stays as it is."""
+    return LayerBits(weight, act)
 
 
 class Policy(Mapping[str, LayerBits]):

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from frameworks.core.layers import Layer
-from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits, Policy
+from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits, Policy, known_bits
 
 Kind = Literal["weight", "act", "both"]
 
@@ -145,7 +145,7 @@ class Space:
                     bits[name][0] = int(value)
                 if choice.kind != "weight":
                     bits[name][1] = int(value)
-        return Policy({name: LayerBits(w, a) for name, (w, a) in bits.items()})
+        return Policy({name: known_bits(w, a) for name, (w, a) in bits.items()})
 
     def encode(self, policy: Policy) -> tuple[int, ...]:
         """Inverse of `decode`, for policies without per-channel bits."""

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from frameworks.core.layers import Layer
-from frameworks.core.policy import PRUNED, Bits, LayerBits, Policy
+from frameworks.core.policy import PRUNED, Bits, Policy, known_bits
 from frameworks.core.problem import Problem
 from frameworks.core.search.wall import chosen, lowered
 from frameworks.core.space import Choice, Space
@@ -165,13 +164,7 @@ def decoded(space: Space, values: Sequence[Bits]) -> Policy:
                 assert isinstance(value, int), "activations have the same bits in all channels"
                 act = value
             bits[name] = (weight if choice.kind == "act" else value, act)
-    return Policy({name: _entry(w, a) for name, (w, a) in bits.items()})
-
-
-@lru_cache(maxsize=4096)
-def _entry(weight: Bits, act: int) -> LayerBits:
-    """Checked once, and not for each policy in which a layer stays as it is."""
-    return LayerBits(weight, act)
+    return Policy({name: known_bits(w, a) for name, (w, a) in bits.items()})
 
 
 def _most(bits: Bits) -> int:

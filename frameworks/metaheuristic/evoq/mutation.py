@@ -42,6 +42,7 @@ class Mutation:
         self, problem: Problem, sensitivities: Sequence[float], rng: np.random.Generator
     ) -> None:
         self.problem, self.rng = problem, rng
+        self._answers: dict[tuple[int, ...], bool] = {}
         finite = np.nan_to_num(np.asarray(sensitivities, float))
         largest = finite.max(initial=0.0)
         self.up: NDArray[Any] = np.maximum(finite / largest, LEAST) if largest else finite + 1
@@ -97,7 +98,11 @@ class Mutation:
         return values
 
     def _fits(self, values: Sequence[int]) -> bool:
-        return self.problem.within(self.problem.space.decode(values))
+        """Within the budget; mutants of a population come again and again."""
+        key = tuple(values)
+        if key not in self._answers:
+            self._answers[key] = self.problem.within(self.problem.space.decode(values))
+        return self._answers[key]
 
     def drawn(self, weights: NDArray[Any], among: Sequence[int]) -> int:
         """One of some decisions, by chances in proportion to weights."""

@@ -1,10 +1,12 @@
 """What makes the cells of the shipped suites comparable: budgets and counts."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import pytest
 
+from benchmarks.data.recipes import recipe_of
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import AXES, composed, suite_cells
@@ -103,3 +105,22 @@ def test_all_searches_of_a_group_evaluate_as_many_policies(suite):
         assert {"random", "random_plain", "greedy", "haq"} <= counts.keys() or "haq" not in counts
         assert ("autoq" in counts) <= ("random_kernel" in counts)
         assert len(set(counts.values())) == 1, f"{suite}: {counts}"
+
+
+def test_second_looks_at_trainings_are_those_of_the_methods_as_the_suite_cuts_them():
+    protocol = next(
+        cell["protocol"]
+        for cell in cells_of("fashion_mnist")
+        if cell["protocol"]["name"] == "paper"
+    )
+    most = {"epochs": protocol["max_epochs"], "images": protocol["max_images"]}
+    looks = [x for x in cells_of("second_looks") if x["protocol"]["name"] == "controlled"]
+    seen = {}
+    for cell in looks:
+        name = cell["framework"]["label"].removeprefix("uniform bits as ")
+        method = registry.get(name.lower().replace("-", "_"))
+        assert cell["protocol"]["quantizer"] == method.card.quantizer
+        own = replace(method.recipe, **most)
+        assert recipe_of(cell["protocol"]["fine_tune"], "fine_tune") == own, name
+        seen.setdefault(name, []).append(cell["seed"])
+    assert seen == {each: [0, 1, 2] for each in ("GMPQ", "FracBits", "BP-NAS", "DJPQ", "HMQ")}
