@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks.cli"]
-FAST = ["dataset.pretrain.epochs=1", "protocol.valid_images=60", "protocol.calibration_images=60"]
+FAST = ["protocol.valid_images=60", "protocol.calibration_images=60"]
 
 
 def installed(site, source, module="badbits", plugin="badbits"):

@@ -21,7 +21,7 @@ from benchmarks.suite import cell as cells
 from benchmarks.suite import run as runs
 
 COMMAND = Path(sys.executable).with_name("juxtabit")
-FAST = ["dataset.pretrain.epochs=1", "protocol.valid_images=60", "protocol.calibration_images=60"]
+FAST = ["protocol.valid_images=60", "protocol.calibration_images=60"]
 FAST += ["protocol.weight_bits=[2,4,8]", "protocol.act_bits=[2,4,8]"]
 RUN = ["run", *FAST, "hardware=bops", "budget.like=3"]
 RANDOM = ["framework=random", "framework.evaluations=3"]
@@ -30,7 +30,15 @@ SUITE = (
     " overrides: {framework: {random: {evaluations: 3}, greedy: {evaluations: 3}}}}"
 )
 ALONE = [*RUN, "baselines=false"]
-EVERY = ["run", *FAST, "budget.like=3", "baselines=false", "results=every", "model=tiny"]
+EVERY = [
+    "run",
+    *FAST,
+    "dataset.pretrain.epochs=1",
+    "budget.like=3",
+    "baselines=false",
+    "results=every",
+    "model=tiny",
+]
 EVERY += ["dataset=dots", "hardware=weights", "protocol.quantizer=ranged"]
 LISTED = {"models": "tiny", "datasets": "dots", "targets": "weights", "quantizers": "ranged"}
 

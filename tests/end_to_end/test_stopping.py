@@ -76,7 +76,7 @@ class Stuck(Framework):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """With plugins, a cache that knows the float network, and a file that tells of a call of C."""
+    """With plugins, a cache of its own, and a file that tells of a call of C."""
     site = commands.installed(tmp_path_factory.mktemp("site"), PLUGIN)
     cache = tmp_path_factory.mktemp("cache")
     return commands.environment(site, cache, STUCK=str(site / "stuck"), TERM="xterm")

@@ -6,14 +6,12 @@ learns finds other policies, and better ones, with it than without it.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
-from types import ModuleType
-
-import pytest
 
 from benchmarks.records.record import Record
+from benchmarks.studies.learning import silenced
 from benchmarks.suite.cell import Run
 from benchmarks.suite.config import cell_of, composed, hydra
 from frameworks import Framework, Policy, Problem, registry, steer
@@ -42,19 +40,6 @@ def problem(
     return run.problem(registry.get(name).card.needs)
 
 
-@contextmanager
-def penalty_alone(*modules: ModuleType):
-    """Within the context the task loss of these modules of a method has no gradient.
-
-    It is noted as ever. A module has its task loss under the name ``cross_entropy``.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for module in modules:
-            loss = module.cross_entropy
-            patch.setattr(module, "cross_entropy", lambda *a, loss=loss: loss(*a).detach())
-        yield
-
-
 @dataclass(frozen=True)
 class Learned:
     """Policies and their accuracies (percent, on the search-validation images), by seed."""
@@ -74,14 +59,12 @@ class Learned:
         return all(a[0] != b[0] for a, b in pairs)
 
 
-def learned(
-    method: Framework, *modules: ModuleType, changes: tuple[str, ...] = (), **where: object
-) -> Learned:
+def learned(method: Framework, changes: tuple[str, ...] = (), **where: object) -> Learned:
     """Search with and without the loss's gradient, each steered to the budget, over the seeds."""
     found: tuple[list, list] = ([], [])
     for seed in SEEDS:
-        for out, silenced in zip(found, ((), modules), strict=True):
-            with penalty_alone(*silenced):
+        for out, blind in zip(found, (nullcontext(), silenced(method.name)), strict=True):
+            with blind:
                 policy = steer(method, problem(method.name, seed, *changes, **where)).policy
             # Not by the search's own problem, which may not read the validation images.
             judge = problem("haq", seed, *changes, **where)

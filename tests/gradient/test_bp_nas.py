@@ -11,7 +11,6 @@ from frameworks import schemes
 from frameworks.core.supernets.decisions import block_decisions
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 from frameworks.gradient.bp_nas import BPNAS
-from frameworks.gradient.bp_nas import search as module
 from frameworks.gradient.bp_nas.barrier import Domain, barrier, mean_bits, prob1
 from frameworks.gradient.bp_nas.framework import PAIRS
 from frameworks.gradient.bp_nas.pairs import PairNet
@@ -375,7 +374,7 @@ def as_in_the_suite():
 
 @pytest.mark.slow
 def test_it_learns_from_data():
-    found = learned(as_in_the_suite(), module)
+    found = learned(as_in_the_suite())
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 30

@@ -10,7 +10,6 @@ from frameworks.core.policy import FLOAT
 from frameworks.core.quantizers.bitplanes import BitPlanes
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet
-from frameworks.gradient.csq import framework
 from frameworks.gradient.csq.framework import CSQ, temperature
 from frameworks.gradient.csq.network import kept_planes, planes_of, planter, settle
 from frameworks.gradient.csq.planes import ContinuousPlanes, span
@@ -406,6 +405,6 @@ def test_masks_decide_themselves_and_the_budget_is_approached():
 
 @pytest.mark.slow
 def test_the_search_learns_from_data():
-    found = learned(SUITE, framework)
+    found = learned(SUITE)
     assert found.differ
     assert found.gain > 0

@@ -6,7 +6,7 @@ import torch
 
 from frameworks import Policy, registry, schemes, steer
 from frameworks.core.networks.batchnorm import batchnorms
-from frameworks.gradient.djpq import DJPQ, framework
+from frameworks.gradient.djpq import DJPQ
 from frameworks.gradient.djpq.bottleneck import LOG_VARIANCE, Bottleneck, norms_behind
 from frameworks.gradient.djpq.jointnet import JointNet, costs_of, reachable
 from frameworks.gradient.djpq.power import PowerQuantizer, bits_of, power_round, soft_bits
@@ -471,12 +471,12 @@ def test_a_search_too_short_to_lose_a_bit_is_refused():
 
 
 SETTINGS = {"epochs": 8, "images": 352, "batch": 16, "quantizer_lr": 0.05, "beta": 0.8}
-"""A search longer than that of the suite ``quick``, which test_learned.py looks at."""
+"""A search longer than that of the suite ``quick``, which the study of learning looks at."""
 
 
 @pytest.mark.slow
 def test_the_loss_s_gradient_finds_better_policies():
-    found = learned(DJPQ(**SETTINGS), framework)
+    found = learned(DJPQ(**SETTINGS))
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 50

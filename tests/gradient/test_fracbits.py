@@ -333,8 +333,8 @@ def test_divergence_is_reported():
 
 @pytest.mark.slow
 def test_the_loss_has_a_say_in_the_policies():
-    """With all candidates; that they are better for it in the suite, test_learned.py looks at."""
-    found = learning.learned(QUICK, module)
+    """With all candidates; the study of learning looks at those of the suite ``quick``."""
+    found = learning.learned(QUICK)
     assert found.differ
     assert min(accuracy for _, accuracy in found.with_loss) > 50
 

@@ -1,5 +1,4 @@
 import copy
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ from frameworks.core.supernets.composite_search import complexity
 from frameworks.core.supernets.relaxations import Choices
 from frameworks.core.supernets.supernet import CompositeNet
 from frameworks.gradient.edmips import EdMIPS
-from frameworks.gradient.gmpq import GMPQ, attribution
+from frameworks.gradient.gmpq import GMPQ
 from frameworks.gradient.gmpq import framework as module
 from frameworks.gradient.gmpq.attribution import (
     Attributed,
@@ -311,24 +310,11 @@ def test_attributions_come_nearer_and_alphas_decide():
     assert notes["learning"]["improved"]
 
 
-@contextmanager
-def neither_labels_nor_attributions(*modules):
-    with learning_alone(*modules), pytest.MonkeyPatch.context() as patch:
-        if modules:
-            plain = attribution.distance
-            patch.setattr(attribution, "distance", lambda *a: plain(*a).detach())
-        yield
-
-
-learning_alone = learning.penalty_alone
-
-
 @pytest.mark.slow
-def test_it_learns_from_data(monkeypatch):
-    monkeypatch.setattr(learning, "penalty_alone", neither_labels_nor_attributions)
+def test_it_learns_from_data():
     suite = OmegaConf.load(conf_folder() / "suite" / "quick.yaml")
     method = GMPQ(**OmegaConf.to_container(suite.overrides.framework.gmpq))
-    found = learning.learned(method, module)
+    found = learning.learned(method)
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 30

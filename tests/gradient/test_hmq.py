@@ -8,7 +8,6 @@ from frameworks import schemes
 from frameworks.core.policy import FLOAT
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
-from frameworks.gradient.hmq import framework
 from frameworks.gradient.hmq.bits import BitChoices, activation_bits, sized_bits
 from frameworks.gradient.hmq.block import HMQBlock, expected, first_logit
 from frameworks.gradient.hmq.framework import (
@@ -331,6 +330,6 @@ def test_bits_decide_themselves():
 
 @pytest.mark.slow
 def test_the_search_learns_from_data():
-    found = learned(SUITE, framework)
+    found = learned(SUITE)
     assert found.differ
     assert found.gain > 0

@@ -5,7 +5,6 @@ import pytest
 import torch
 import yaml
 
-import frameworks.gradient.mixed_dnn.framework as module
 from frameworks import BudgetSpec, steer
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
@@ -339,7 +338,7 @@ def test_divergence_is_reported():
 @pytest.mark.slow
 def test_learns_from_data():
     """By the suite's settings, with the loss's gradient and without it, over three seeds."""
-    found = learning.learned(QUICK, module)
+    found = learning.learned(QUICK)
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 50

@@ -337,7 +337,7 @@ def test_expected_bits_fall_to_the_target():
 def test_it_learns_from_data():
     """At a budget that no uniform policy uses up (see the card for one that does)."""
     method = SDQ(epochs=8, images=256, batch=16, lr=0.001, beta_lr=0.7, lambda_q=0.1)
-    found = learning.learned(method, framework, like=2.2)
+    found = learning.learned(method, like=2.2)
     assert found.differ
     assert found.gain > 0
     assert min(accuracy for _, accuracy in found.with_loss) > 50

@@ -1,0 +1,111 @@
+"""The gradient methods at the suite's settings learn their policies from the data."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from benchmarks.studies.learning import looked, main, name_of, of_suite, page, silenced
+from benchmarks.studies.statements.measures import entry
+from frameworks.core.evaluation.train import cross_entropy
+from frameworks.core.search import steering
+from frameworks.gradient.gmpq import attribution
+from frameworks.gradient.waveq import framework
+
+KEPT = Path(__file__).parents[3] / "results" / "learning.json"
+
+METHODS = (
+    *("bayesian_bits", "bsq", "dnas", "edmips"),
+    *("bp_nas", "csq", "djpq", "fracbits", "gmpq", "hmq", "mixed_dnn", "waveq"),
+)
+"""All of the family but SDQ, whose penalty alone finds uniform bits, which are hard to beat in its
+space (see its card)."""
+HARDENING = ("bp_nas", "csq")
+"""What they minimise need not fall: they start from a soft network as good as the float one, which
+Prob-1 and the rising temperature make a hard one."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_the_data_s_gradient_finds_better_policies(name):
+    found = [looked(cell) for cell in of_suite("quick") if cell["framework"]["name"] == name]
+    assert len(found) == 3
+    for one in found:
+        assert one["with"]["policy"] != one["without"]["policy"]
+        assert one["with"]["within"]
+        assert one["without"]["within"]
+        assert not one["with"]["collapsed"]
+    if name not in HARDENING:
+        # Not in all: where a good architecture is drawn early, DNAS has little left to gain.
+        assert sum(one["with"]["improved"] for one in found) >= 2
+    gains = [one["with"]["accuracy"] - one["without"]["accuracy"] for one in found]
+    assert math.fsum(gains) > 0, gains
+    losses = [one["with"]["loss"] - one["without"]["loss"] for one in found]
+    assert math.fsum(losses) < 0, losses
+
+
+def test_a_silenced_loss_has_its_value_and_no_slope():
+    torch.manual_seed(0)
+    net, x, y = torch.nn.Linear(3, 4), torch.rand(5, 3), torch.tensor([0, 1, 2, 3, 0])
+    plain = functional.cross_entropy
+    value = cross_entropy(net, x, y)
+    with silenced("waveq"):
+        still = cross_entropy(net, x, y)
+        assert math.isinf(steering.CHANCE)
+    still.backward()
+    assert torch.equal(still, value)
+    assert all(bool((p.grad == 0).all()) for p in net.parameters())
+    assert functional.cross_entropy is plain
+    assert math.isfinite(steering.CHANCE)
+    value.backward()
+    assert any(bool((p.grad != 0).any()) for p in net.parameters())
+
+
+def test_gmpq_has_no_attributions_to_learn_by_either():
+    ours, theirs = torch.rand(2, 4, requires_grad=True), torch.rand(2, 4)
+    plain = attribution.distance
+    with silenced("gmpq"):
+        distance = attribution.distance
+    with silenced("waveq"):
+        assert attribution.distance is plain
+    value = distance(ours, theirs, 2.0)
+    assert torch.equal(value, plain(ours, theirs, 2.0))
+    value.backward()
+    assert bool((ours.grad == 0).all())
+
+
+def one_look(accuracy, other, policy, over=False):
+    side = {"improved": True, "collapsed": False}
+    return {
+        "with": {**side, "policy": policy, "accuracy": accuracy, "loss": 0.1, "within": True},
+        "without": {**side, "policy": {}, "accuracy": other, "loss": 0.2, "within": not over},
+    }
+
+
+def test_the_page_by_hand():
+    cells = [{"framework": {"name": name}, "seed": s} for name in "ab" for s in (0, 1)]
+    found = [one_look(90, 80, {"x": 1}), one_look(80, 81, {})]
+    found += [one_look(70, 75, {}, over=True), one_look(70, 75, {})]
+    lines = page(cells, found, "small").splitlines()
+    assert lines[-2:] == [
+        "| a | 85.0 | 80.5 | +4.5 | 2 of 2 | 1 of 2 | 80.0 |",
+        "| b † | 70.0 | 75.0 | -5.0 | 2 of 2 | 0 of 2 | 70.0 |",
+    ]
+
+
+def test_the_committed_page_is_of_the_suite_as_it_is(tmp_path):
+    found, cells = json.loads(KEPT.read_text()), of_suite("quick")
+    assert {name_of(cell) for cell in cells} == found.keys()
+    (tmp_path / "learning.json").write_text(KEPT.read_text())
+    assert main(["--out", str(tmp_path / "learning.md")]) == 0
+    assert (tmp_path / "learning.md").read_text() == KEPT.with_suffix(".md").read_text()
+
+
+def test_waveq_says_what_the_page_says():
+    page = KEPT.with_suffix(".md").relative_to(KEPT.parents[1]).as_posix()
+    on, off = (entry(page, "waveq", side) for side in ("with", "without"))
+    said = " ".join(framework.__doc__.split())
+    assert f"{on:.1f} % with its gradient and {off:.1f} % without" in said
