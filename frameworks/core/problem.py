@@ -343,14 +343,6 @@ class Problem:
     def _with_weights(
         self, weights: Mapping[str, Tensor], settled: bool = True
     ) -> tuple[nn.Module, Calibration]:
-        """The float network with other weights, and its inputs' ranges.
-
-        Args:
-            weights: its state.
-            settled: whether BatchNorm's statistics were taken after a training, as `train_model`
-                does. Those that a search leaves are of its quantized weights: of a channel that is
-                0 there they have no variance, by which the float one would be divided.
-        """
         network = self.float_model()
         load_state(network, weights)
         if not settled and self.bn != "stored":
@@ -410,6 +402,7 @@ class Problem:
         recipe: Recipe | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        settled: bool = False,
         prepare: Callable[[QModel], None] | None = None,
         loss: Loss | None = None,
         teacher: Teacher | None = None,
@@ -423,6 +416,10 @@ class Problem:
             policy: the bits.
             recipe: the protocol's by default.
             weights: a state dict of the float network to start from; the pretrained one by default.
+            settled: whether BatchNorm's statistics among them were taken after a training, as
+                `train_model` does. Those that a search leaves are of its quantized weights: of a
+                channel that is 0 there they have no variance, by which the float one would be
+                divided. They are taken anew for the float network, for its ranges.
             prepare: called with the network at the policy's bits before it is trained, to put in
                 ranges that a search has learned.
             loss, teacher, transform, loader: as in `train_model`.
@@ -432,7 +429,7 @@ class Problem:
         if weights is None:
             network, calibration, correction = self.network, self.observe(), self.correction
         else:
-            network, calibration = self._with_weights(weights, settled=False)
+            network, calibration = self._with_weights(weights, settled)
             correction = self._correction_of(network)
         qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)

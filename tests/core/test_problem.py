@@ -360,6 +360,8 @@ def test_statistics_are_trusted_in_the_pretrained_network_alone(problem):
     for each in (weights, left):
         assert equal(state(problem.fine_tune(policy, still, weights=each)), state(by_images))
     assert not equal(state(problem.fine_tune(policy, still)), state(by_images))
+    kept = problem.fine_tune(policy, still, weights=weights, settled=True)
+    assert not equal(state(kept), state(by_images))  # ranges by the statistics that came along
     stored = problem.at(bn="stored").fine_tune(policy, still, weights=left)
     assert float(stored.model.bn.running_var.abs().max()) == 0
 

@@ -141,30 +141,58 @@ def test_terms_of_weights_are_those_of_single_images(kind, form):
         assert values[name]["2"] > values[name]["8"] > 0
 
 
+class Twice(toy.ToyConvNet):
+    """A convolution that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks[0].conv2 = self.blocks[0].conv1
+
+
+def by_single_inputs(problem, x, y, name, quantizer, form):
+    """As `by_single_images`, of what a layer reads in all of its calls."""
+    model, reads = problem.float_model(), []
+
+    def note(module, args):
+        # A copy: what a layer reads may go past it, too, where nothing is quantized.
+        given = args[0].clone() if args[0].requires_grad else args[0].clone().requires_grad_()
+        reads.append(given)
+        return given, *args[1:]
+
+    model.get_submodule(name).register_forward_pre_hook(note)
+    total = 0.0
+    for image, label in zip(x, y, strict=True):
+        reads.clear()
+        logits = model(image[None])[0]
+        p, shifts = (
+            logits.detach().softmax(0).double(),
+            [(quantizer(a) - a).detach() for a in reads],
+        )
+        u = torch.zeros(toy.CLASSES, dtype=torch.float64)
+        for c in range(toy.CLASSES):
+            slopes = torch.autograd.grad(logits[c], reads, retain_graph=True)
+            u[c] = sum(float((g * d).sum()) for g, d in zip(slopes, shifts, strict=True))
+        if form == "fisher":
+            total += float((p - functional.one_hot(label, toy.CLASSES)) @ u) ** 2
+        else:
+            total += float(p @ u.square() - (p @ u) ** 2)
+    return total / (2 * len(x)), len(reads)
+
+
 @pytest.mark.parametrize("form", ["fisher", "ggn"])
-def test_terms_of_inputs_are_those_of_single_images(form):
-    problem = problem_of()
-    name = "blocks.1.pointwise"
-    found = MPQCO(images=6, batch=4, form=form).score(problem).values["act"][name]
+@pytest.mark.parametrize("kind", [toy.ToyConvNet, toy.ToyViT, Twice])
+def test_terms_of_inputs_are_those_of_single_images(kind, form):
+    problem = problem_of(kind=kind)
+    values = MPQCO(images=6, batch=4, form=form).score(problem).values["act"]
     split = problem.train.subset(6, problem.generator("fisher"))
     x, y = next(iter(split.batches(6)))
-    model, reads = problem.float_model(), []
-    model.get_submodule(name).register_forward_pre_hook(lambda module, args: reads.append(args[0]))
-    with torch.no_grad():
-        model(x)
-    (a,), quantizer, total = reads, quantizers(problem, name)[2], 0.0
-    move = quantizer(a) - a
-
-    def logits(a):
-        z = functional.relu(model.blocks[1].bn2(model.blocks[1].pointwise(a)))
-        return model.fc(z.mean((2, 3)))[0]
-
-    for one, shift, label in zip(a, move, y, strict=True):
-        _, u = torch.autograd.functional.jvp(logits, one[None], shift[None])
-        p = logits(one[None]).detach().softmax(0)
-        pull = (p - functional.one_hot(label, toy.CLASSES)) @ u
-        total += float(pull**2 if form == "fisher" else p @ u.square() - (p @ u) ** 2)
-    assert found["2"] == pytest.approx(total / 12, rel=1e-3)
+    assert values.keys() == {layer.name for layer in problem.space.free_layers}
+    calls = {}
+    for name, found in values.items():
+        quantizer = quantizers(problem, name)[2]
+        want, calls[name] = by_single_inputs(problem, x, y, name, quantizer, form)
+        assert found["2"] == pytest.approx(want, rel=1e-3, abs=1e-9)
+    assert set(calls.values()) == ({1, 2} if kind is Twice else {1})
 
 
 @pytest.mark.parametrize("form", ["fisher", "ggn"])

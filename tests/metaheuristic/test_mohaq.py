@@ -147,7 +147,7 @@ def test_a_beacons_weights_help_its_neighbours():
     low = policy(problem, 2)
     assert beacon.evaluator(low).loss < problem.evaluate(low).loss
     # The evaluation is that of the policy over those weights, from scratch.
-    again = problem.fine_tune(low, Recipe(epochs=0), weights=beacon.weights)
+    again = problem.fine_tune(low, Recipe(epochs=0), weights=beacon.weights, settled=True)
     assert problem.score_model(again).accuracy == pytest.approx(
         beacon.evaluator(low).accuracy, abs=2.0
     )

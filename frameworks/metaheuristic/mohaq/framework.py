@@ -134,4 +134,6 @@ class MOHAQ(Framework):
 
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """The network as the search saw it: the beacon's weights, quantized, not trained again."""
-        return problem.fine_tune(solution.policy, Recipe(epochs=0), weights=solution.weights)
+        return problem.fine_tune(
+            solution.policy, Recipe(epochs=0), weights=solution.weights, settled=True
+        )
