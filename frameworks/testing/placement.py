@@ -140,6 +140,9 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     tensors = [*_tensors(args), *_tensors(kwargs.values())]
     placed = any(isinstance(tensor, _Pretending) for tensor in tensors)
     device = kwargs.get("device")
+    if not placed and device is None:  # the CPU's alone
+        with _plainly():
+            return func(*args, **kwargs)
     name = func.__name__.partition(".")[0]
     if name.startswith("new_") or name.endswith("_like"):
         device = GPU if placed else device  # torch itself asks where the values are

@@ -191,7 +191,9 @@ def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_p
     assert not list(tmp_path.glob("results/runs/records/*"))
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize(
+    "columns", [40, *(pytest.param(wide, marks=pytest.mark.slow) for wide in (80, 200))]
+)
 def test_progress_and_lines_of_cells_keep_to_the_terminals_width(columns, terminal):
     shown = terminal(*RUN, suite("uniform", "noisy"), columns=columns)
     ended = shown.until(r"\[2/2\]")

@@ -23,6 +23,7 @@ def code_cells():
     return ["".join(c["source"]) for c in NOTEBOOK["cells"] if c["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 def test_the_plugin_keeps_the_contract():
     folder = EXAMPLES / "plugin"
     done = subprocess.run(

@@ -119,6 +119,7 @@ def test_baselines_get_what_each_method_gets(data):
     )
 
 
+@pytest.mark.slow
 def test_seeds_give_a_mean_and_an_interval(data, capsys):
     common = {"methods": {"random": {"evaluations": 2}}, "baselines": False, "protocol": FAST}
     table = juxtapose(**data, **common, seeds=(0, 1, 2), quiet=True)

@@ -289,6 +289,7 @@ def test_a_file_that_computes_something_else_exits_with_1(records, tmp_path, cap
     assert (code, [p.name for p in tmp_path.glob("a.*")]) == (0, [out.name])
 
 
+@pytest.mark.slow
 def test_onnx_that_computes_something_else_exits_with_1(records, tmp_path, capsys, monkeypatch):
     """What is checked is what lies on the disk."""
     from benchmarks.export import command
