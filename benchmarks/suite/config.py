@@ -409,7 +409,7 @@ def _option(axis: str, name: str, _: tuple[Any, ...]) -> Any:
     """An option of a group as it is while the same plugins are registered.
 
     Of frameworks and targets there are no files: what the store holds of one is all that composing
-    would find, and it takes a tenth of a second each.
+    would find, in some tenths of a second each.
     """
     known: Any = {"framework": registry, "hardware": targets}.get(axis)
     if known is not None and name in known.names():
