@@ -278,7 +278,7 @@ class Problem:
         """
         if weights is None:
             return self._evaluator
-        network, calibration = self._with_weights(weights)
+        network, calibration = self._with_weights(weights, settled=True)
         qmodel = self.meter.watch(QModel(network, self.layers, self.scheme, calibration))
         return Evaluator(qmodel, self.valid, self._correction_of(network), self.meter)
 
@@ -341,7 +341,7 @@ class Problem:
         return left
 
     def _with_weights(
-        self, weights: Mapping[str, Tensor], settled: bool = True
+        self, weights: Mapping[str, Tensor], *, settled: bool
     ) -> tuple[nn.Module, Calibration]:
         network = self.float_model()
         load_state(network, weights)
@@ -429,7 +429,7 @@ class Problem:
         if weights is None:
             network, calibration, correction = self.network, self.observe(), self.correction
         else:
-            network, calibration = self._with_weights(weights, settled)
+            network, calibration = self._with_weights(weights, settled=settled)
             correction = self._correction_of(network)
         qmodel = QModel(network, self.layers, self.scheme, calibration)
         self.meter.watch(qmodel)
