@@ -10,7 +10,7 @@ import torch
 
 from frameworks import Layer, Problem, fit
 from frameworks.testing import toy
-from frameworks.testing.placement import pretended_gpu
+from frameworks.testing.placement import some_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs/authors.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_the_examples_run_one_after_the_other():
 
 
 def test_the_examples_of_training_compute_where_the_problem_is():
-    with pretended_gpu() as gpu:
+    with some_gpu() as gpu:
         problem = toy.make_problem(retrains=True, bits=(2, 4), scheme="minmax").to(gpu)
         names = run(EXAMPLES[2:], problem=problem, toy=toy)
         assert {p.device for p in names["by_own_images"].parameters()} == {gpu}

@@ -268,6 +268,11 @@ def test_numbers_of_pages_are_found_by_row_and_column():
     budgets = ("**like=2.4**", "**like=3**", "**like=3.5**")
     for start, wanted in zip(budgets, seen, strict=True):
         assert measures.entry(page, "layer_kl_refined", "returned", start) == float(wanted)
+    page, column = "results/oracle/resnet8-weights/study.md", "returned"
+    lines = (ROOT / page).read_text().splitlines()
+    seen = [float(x.split("|")[2].split()[0]) for x in lines if x.startswith("| limpq | ")]
+    for start, wanted in zip(budgets, seen[-3:], strict=True):
+        assert measures.entry(page, "limpq", column, f"### scored > {start}") == wanted
     with pytest.raises(LookupError, match="3 entries"):
         measures.entry(page, "layer_kl_refined", "returned")
     with pytest.raises(LookupError, match="no line begins"):

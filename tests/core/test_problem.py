@@ -16,7 +16,7 @@ from frameworks.core.policy import FLOAT, Policy
 from frameworks.core.problem import Data, DataForbidden, Problem
 from frameworks.core.randomness import derive, torch_rng
 from frameworks.testing import toy
-from frameworks.testing.placement import pretended_gpu
+from frameworks.testing.placement import some_gpu
 
 
 @pytest.fixture
@@ -311,9 +311,9 @@ def test_wrong_use_of_a_training_is_found_before_any_work(problem):
 
 
 def test_training_by_hooks_computes_where_the_problem_is():
-    """The teacher, a loader and noise of the CPU meet a network on a GPU, a pretended one."""
+    """The teacher, a loader and noise of the CPU meet a network on a GPU."""
     problem = toy.make_problem(bits=(2, 4), scheme="minmax", needs=("calibration", "valid"))
-    with pretended_gpu() as gpu:
+    with some_gpu() as gpu:
         placed = problem.to(gpu)
         tuned = placed.fine_tune(
             placed.space.lowest(),

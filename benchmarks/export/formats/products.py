@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.export.checks.ties import INTEGER_TIE, TIE
+from benchmarks.export.formats.activations import code_width
 from benchmarks.export.formats.affine import Affine, affine, batchnorm_of, folded, normalisation
 from benchmarks.export.formats.integers import Integers, bias_moves, bias_units, saturates
 from benchmarks.export.formats.weights import write_float, write_weight
@@ -79,7 +80,7 @@ def _in_integers(
 def _exact(w: Writing, entry: Exported, made: Affine, out: str) -> bool:
     """Whether a rounded bias leaves the codes that read the output as good as they are."""
     grids = w.following(out)
-    widths = {w.activations.width(grid, out) for grid in grids}
+    widths = {code_width(grid) for grid in grids}
     if w.integers == Integers.OUTPUTS:
         return 16 not in widths
     grid = grids.pop() if len(grids) == 1 else None

@@ -1,4 +1,4 @@
-"""ONNX with standard operators: QDQ for 8 and 4 bits, QCDQ for the other widths.
+"""ONNX with standard operators: QDQ for 8 bits, and weights of 4; QCDQ for the other widths.
 
 Activations are written by `benchmarks.export.formats.activations`, layers by
 `benchmarks.export.formats.products`, their weights by `benchmarks.export.formats.weights`. What is

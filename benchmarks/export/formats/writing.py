@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.export.formats.activations import Activations
+from benchmarks.export.formats.activations import Activations, code_width
 from benchmarks.export.formats.affine import Affine, affine
 from benchmarks.export.formats.integers import Integers, filled
 from benchmarks.export.formats.weights import stored
@@ -28,16 +28,16 @@ class Writing:
 
     def __init__(self, graph: Graph, layers: list[Exported], integers: Integers) -> None:
         self.graph, self.layers, self.integers = graph, layers, integers
-        self.activations = Activations(graph, integers)
+        self.activations = Activations(graph)
         self.weights: dict[str, int] = {}
         self.gone: set[str] = set()
-        self._inputs: dict[str, tuple[int, str]] = {}
-        """Of quantized inputs the layer, and the value before."""
+        self._inputs: dict[str, int] = {}
+        """Of quantized inputs the layer."""
         for node, layer, kind in marks(graph):
             if kind == WEIGHT:
                 self.weights[node.output[0]] = layer
             else:
-                self._inputs[node.output[0]] = layer, node.input[0]
+                self._inputs[node.output[0]] = layer
 
     def grids(self, value: str) -> set[Grid | None]:
         """The grids of all that reads a value; None for what is no quantizer."""
@@ -60,10 +60,10 @@ class Writing:
 
         A weight may also be read by what has no quantizer at its input.
         """
-        index, source = self._inputs.get(x, (-1, ""))
+        index = self._inputs.get(x, -1)
         if entry.grid is None or index < 0 or self.layers[index] is not entry:
             return None
-        return entry.grid, self.activations.width(entry.grid, source)
+        return entry.grid, code_width(entry.grid)
 
     def multiplied(self, entry: Exported, x: str) -> Affine | None:
         """The codes of a weight that ONNX Runtime can multiply with an input's; None if it cannot.

@@ -31,7 +31,6 @@ class Graph:
         self.model = model
         self.old = list(model.graph.node)
         self.new: list[onnx.NodeProto] = []
-        self.makers = {name: node.op_type for node in self.old for name in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.old:
             for name in node.input:

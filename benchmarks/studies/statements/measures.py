@@ -166,7 +166,8 @@ def elsewhere(name: str, which: str, page: str) -> int:
 
 def entry(page: str, row: str, column: str, below: str = "") -> float:
     """A number of a table in a committed page: its row begins with the texts ``row`` (joined by
-    `` | ``) and its column is so headed; ``below`` is how a line above the table begins.
+    `` | ``) and its column is so headed; ``below`` is how a line above the table begins, or how
+    several do, from the top (joined by `` > ``).
     """
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\_", "_")
     lines = [_cells(line) for line in _below(text.splitlines(), below)]
@@ -181,13 +182,15 @@ def entry(page: str, row: str, column: str, below: str = "") -> float:
 
 
 def _below(lines: list[str], start: str) -> list[str]:
-    """The first table below a line that begins so; all lines where nothing is asked for."""
+    """The first table below lines that begin so; all lines where nothing is asked for."""
     if not start:
         return lines
-    first = next((i for i, line in enumerate(lines) if line.startswith(start)), None)
-    if first is None:
-        raise LookupError(f"no line begins with {start!r}")
-    begun = list(dropwhile(lambda line: not line.startswith("|"), lines[first + 1 :]))
+    for part in start.split(" > "):
+        first = next((i for i, line in enumerate(lines) if line.startswith(part)), None)
+        if first is None:
+            raise LookupError(f"no line begins with {part!r}")
+        lines = lines[first + 1 :]
+    begun = list(dropwhile(lambda line: not line.startswith("|"), lines))
     return list(takewhile(lambda line: line.startswith("|"), begun))
 
 

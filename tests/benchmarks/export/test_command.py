@@ -20,7 +20,7 @@ from benchmarks.suite import assets
 from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import key_of
-from frameworks.testing.placement import pretended_gpu
+from frameworks.testing.placement import some_gpu
 
 pytestmark = pytest.mark.usefixtures("one_trace_each")
 FAST = [
@@ -98,7 +98,7 @@ def test_a_network_is_made_anew_on_the_device_and_written_from_the_cpu(tmp_path,
     for name, other in {"written": written, "rebuilt": anew, "_tried": lambda *_: None}.items():
         monkeypatch.setattr(command, name, other)
     assets.forget()
-    with pretended_gpu() as device:
+    with some_gpu() as device:
         monkeypatch.setattr(command, "place_named", lambda name, amp: Place(device, amp))
         path, out = Store(tmp_path).path(record.key), tmp_path / "x"
         assert export(Request(path, "packed", out, device="cuda")) == 0
@@ -131,7 +131,7 @@ def test_where_a_network_is_made_anew(asked, known, chosen, tmp_path, capsys):
 def test_onnx_with_its_comparison(records, tmp_path, capsys):
     out = tmp_path / "new" / "a.onnx"
     code, text, _ = ran(capsys, records["ptq"], "--to", "onnx", "--out", out, "--benchmark")
-    assert code == 0
+    assert code == 0, text
     assert f"wrote {out}: {out.stat().st_size} bytes" in text
     assert "of 449 images; accuracy" in text
     rows = [line.rsplit(None, 5) for line in text.splitlines()]

@@ -55,7 +55,7 @@ def test_every_width(bits, conv):
     assert verdict.ok, verdict
     kinds = {n.op_type for n in made.graph.node}
     assert "BatchNormalization" not in kinds
-    assert ("Clip" in kinds) == (bits not in (4, 8, 32))
+    assert ("Clip" in kinds) == (bits not in (8, 32))
     assert ("QuantizeLinear" in kinds) == (bits != 32)
 
 
@@ -89,14 +89,15 @@ def test_the_codes_in_the_file_are_the_policys(conv):
     assert all((s > 0).all() for s in scales)
 
 
-def test_four_bits_are_stored_as_such(conv):
+def test_weights_of_four_bits_are_stored_as_such_and_activations_are_not(conv):
+    """Up to 1.30, ONNX Runtime lets codes of 8 bits overrun the memory of codes of 4."""
     model, made = conv.written(conv.uniform(4))
     kept = constants(made)
     for name, q in model.qlayers():
         tensor = kept[f"{name}.codes"]
         assert tensor.data_type == TensorProto.INT4
         assert len(tensor.raw_data) + 4 * len(tensor.int32_data) < 0.5 * q.weight.numel() + 5
-        assert kept[f"{name}.act.zero_point"].data_type == TensorProto.UINT4
+        assert kept[f"{name}.act.zero_point"].data_type == TensorProto.UINT8
 
 
 def test_a_code_without_a_negative_is_not_flipped_away(conv):

@@ -1,4 +1,4 @@
-"""Whole cells on a device: a pretended GPU (see `frameworks.testing.placement`)."""
+"""Whole cells on a GPU, a pretended one where there is none (`frameworks.testing.placement`)."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from benchmarks.suite import assets
 from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import key_of
-from frameworks.testing.placement import pretended_gpu
+from frameworks.testing.placement import some_gpu
 
 FAST = [
     "model=resnet8", "dataset=digits", "hardware=bops", "budget.like=3",
@@ -19,7 +19,7 @@ FAST = [
 @pytest.fixture
 def gpu():
     assets.forget()
-    with pretended_gpu() as device:
+    with some_gpu() as device:
         compute_on(Place(device))
         yield device
     compute_on(Place(torch.device("cpu")))

@@ -11,7 +11,7 @@ from frameworks.core.evaluation.batches import Kept
 from frameworks.core.evaluation.train import Recipe, cross_entropy, fit
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.split import TensorSplit
-from frameworks.testing.placement import GPU, pretended_gpu
+from frameworks.testing.placement import GPU, some_gpu
 from frameworks.testing.state import global_random_state
 
 
@@ -145,7 +145,7 @@ def test_batches_are_moved_to_where_the_network_is(split):
         places.append((x.device, y.device, x.is_contiguous(memory_format=torch.channels_last)))
         return cross_entropy(model, x, y)
 
-    with pretended_gpu() as gpu:
+    with some_gpu() as gpu:
         net = fit(Keeping().to(gpu), None, Recipe(), torch_rng(0), loss=loss, loader=batches)
         assert places == [(GPU, GPU, True)]
         assert net.fc.weight.device == GPU

@@ -15,7 +15,7 @@ from frameworks.core.evaluation.train import Recipe, cross_entropy, fit
 from frameworks.core.networks.meter import Meter
 from frameworks.core.randomness import seeded, torch_rng
 from frameworks.core.split import TensorSplit
-from frameworks.testing.placement import GPU, pretended_gpu
+from frameworks.testing.placement import GPU, some_gpu
 
 
 class Table(nn.Module):
@@ -188,7 +188,7 @@ def test_a_teacher_that_lies_elsewhere_is_copied_and_still_counted():
     teacher = net(1)
     loss = distillation(teacher).metered(meter, net)
     assert loss.on(torch.device("cpu")) is loss
-    with pretended_gpu() as gpu:
+    with some_gpu() as gpu:
         student = net(0).to(gpu)
         loss.on(gpu)(student, x.to(gpu), y.to(gpu)).backward()
         assert student[4].weight.grad.device == GPU
