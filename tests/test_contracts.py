@@ -111,6 +111,10 @@ class TestFrameworks(FrameworkContract):
             problem = self.problem(target, like=4)
             self.check(problem, self.search(problem))
 
+    @pytest.mark.slow
+    def test_computes_where_the_problem_is(self):
+        super().test_computes_where_the_problem_is()
+
     @pytest.fixture(autouse=True)
     def _framework(self, framework, tmp_path):
         self.framework, self.folder = framework, tmp_path
@@ -128,6 +132,14 @@ class TestFrameworks(FrameworkContract):
             path.write_text(json.dumps(cheapest.to_json()))
             self.framework = replace(self.framework, policy=str(path))
         return super().problem(target, **changes)
+
+
+# Of each kind of search one: rules, agents, super nets, learned bits, derivatives, populations.
+@pytest.mark.parametrize("name", ["random_retrained", "haq", "edmips", "csq", "hawq_v3", "evoq"])
+def test_some_of_each_kind_compute_where_the_problem_is(name):
+    contract = FrameworkContract()
+    contract.framework = reduced(name)
+    contract.test_computes_where_the_problem_is()
 
 
 @pytest.fixture(params=targets.names())

@@ -120,13 +120,23 @@ def searches(folder):
     return sorted((folder / "searches").read_text().splitlines())
 
 
-def test_what_hangs_is_ended_and_tried_again_the_next_time(start, tmp_path):
-    hangs = ("asleep", "in_c", "deaf")
-    code, out, _ = ended(start(suite("asleep"), "workers=1", "timeout=2"))
+def hung(start, tmp_path):
+    """The record of a cell that was ended by its limit."""
+    code, _, _ = ended(start(suite("asleep"), "workers=1", "timeout=2"))
     assert code == 1
     (record,) = by_how(tmp_path).values()
     assert record["status"] == "failed"
     assert "not done after 2 s, and ended by timeout=2 (framework bad" in record["error"]
+    return record
+
+
+def test_what_hangs_is_ended(start, tmp_path):
+    hung(start, tmp_path)
+
+
+@pytest.mark.slow
+def test_all_that_hangs_is_ended_and_tried_again_the_next_time(start, tmp_path):
+    hangs, record = ("asleep", "in_c", "deaf"), hung(start, tmp_path)
     # The limit is no part of a cell: with a longer one it is the same that is tried again.
     code, out, err = ended(start(suite("fine", *hangs), "workers=4", "timeout=0.5m"))
     assert code == 1

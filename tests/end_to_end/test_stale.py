@@ -151,6 +151,7 @@ TIMM = [*RUN, "dataset=timm", "dataset.scheme=folder/", *FOLDER[-2:], "dataset.r
 RESIDENT = [*RUN, "dataset=digits", "dataset.name=stale_data", *FOLDER[-2:]]
 
 
+@pytest.mark.slow
 def test_other_data_and_threads_make_other_cells_and_other_places_do_not(place):
     folder(place.root / "x/flowers", 1)
     shutil.copytree(place.root / "flowers", place.root / "copy")
