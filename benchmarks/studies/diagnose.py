@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.records.record import Record
 from benchmarks.records.store import write_json, write_text
 from benchmarks.report.pictures.plot import clipped, namespaced, number, svg, text
 from benchmarks.suite.assets import entry_text, layers_of
@@ -151,7 +150,7 @@ def diagnosed(cell: dict[str, Any], progress: Progress = lambda *_: None) -> lis
             "one bit width alone leaves nothing to compare: give several, as in "
             "protocol.weight_bits=[2,4,8]"
         )
-    run = Run(cell, Record(key="", cell=cell, status="failed"), progress, None)
+    run = Run.aside(cell, progress)
     return diagnose(run.problem(), progress)
 
 

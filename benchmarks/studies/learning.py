@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.fingerprints.numerics import library
 from benchmarks.records.escape import markdown
-from benchmarks.records.record import Record, digest
+from benchmarks.records.record import digest
 from benchmarks.records.store import read_json, write_json, write_text
 from benchmarks.suite.cell import Run
 from benchmarks.suite.config import Cell, composed, suite_cells
@@ -87,7 +87,7 @@ def looked(cell: Cell) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for side in SIDES:
-        run = Run(cell, Record("", cell, "failed"), lambda *_: None, None)
+        run = Run.aside(cell)
         framework, runs = run.setting.framework, run.protocol["steering_runs"]
         problem, judge = run.problem(framework.card.needs), run.problem()
         with ExitStack() as context:

@@ -165,7 +165,7 @@ def look(
         known: random policies of the whole space by seed; they are added where missing.
         policies, trained: how many random policies are measured, and how many of them trained.
     """
-    run = Run(record.cell, Record(record.key, record.cell, "failed"), lambda *_: None, None)
+    run = Run.aside(record.cell)
     problem, framework = run.problem().at(retrains=True), run.setting.framework
     assert record.policy is not None
     mine = Policy.from_json(record.policy)

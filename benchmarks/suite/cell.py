@@ -155,6 +155,11 @@ class Run:
             record.budget["bounds"] = [asdict(bound) for bound in self.budget.bounds]
         record.data = dict(self.ground.facts)
 
+    @classmethod
+    def aside(cls, cell: Cell, progress: Progress = lambda *_: None) -> Run:
+        """The stages of a cell of which no record is kept, for its problem and its framework."""
+        return cls(cell, Record(key="", cell=cell, status="failed"), progress, None)
+
     @property
     def trains(self) -> bool:
         """Whether the protocol trains the found policy."""
