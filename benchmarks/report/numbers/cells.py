@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -79,6 +79,26 @@ class Cell:
     def pair(self) -> tuple[int, str]:
         """What two records must share to be compared: seed, and what they were made with."""
         return self.seed, self.basis
+
+
+def joined(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of policies that are given under one label, as of one framework.
+
+    They are so where no seed comes twice in a group: then each seed has a policy of its own.
+    """
+    alike: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        entry = json.loads(cell.framework)
+        if entry.get("label") and "policy" in entry:
+            one = plain({key: value for key, value in entry.items() if key != "policy"})
+            alike[one, cell.axes].append(cell)
+    same = {
+        id(cell): str(one)
+        for (one, _), found in alike.items()
+        if len({cell.pair for cell in found}) == len(found)
+        for cell in found
+    }
+    return [replace(cell, framework=same.get(id(cell), cell.framework)) for cell in cells]
 
 
 def dataset_labels(cells: Iterable[Cell]) -> dict[str, str]:

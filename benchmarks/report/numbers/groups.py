@@ -18,6 +18,7 @@ from benchmarks.report.numbers.cells import (
     budget_label,
     dataset_labels,
     framework_labels,
+    joined,
 )
 from benchmarks.report.numbers.comparisons import FEWEST, NOBODY, Difference, Verdict
 from benchmarks.report.numbers.format import signed
@@ -220,6 +221,7 @@ def gather(cells: Sequence[Cell], levels: Mapping[str, str] | None = None) -> li
         cells: the cells.
         levels: how far their records were verified, by key.
     """
+    cells = joined(cells)
     names = {axis: labels({cell.axes[i] for cell in cells}) for i, axis in enumerate(AXES[:-1])}
     names["dataset"] = dataset_labels(cells)
     frameworks = framework_labels(cells)

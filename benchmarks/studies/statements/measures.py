@@ -175,7 +175,7 @@ def entry(page: str, row: str, column: str, below: str = "") -> float:
     for before, line in zip([[], *lines], lines, strict=False):
         heading = line if line and not before else heading
         if column in heading and line[: row.count("|") + 1] == row.split(" | "):
-            found.append(float(line[heading.index(column)].split(" ")[0]))
+            found.append(float(line[heading.index(column)].strip("*").split(" ")[0]))
     if len(found) != 1:
         raise LookupError(f"{page} has {len(found)} entries in row {row!r}, column {column!r}")
     return found[0]

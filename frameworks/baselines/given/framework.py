@@ -36,7 +36,8 @@ class Given(Framework):
 
     Attributes:
         policy: the file: a record, JSON, CSV, or a list of bits in execution order.
-        label: what the row is called; the file's name without its ending by default.
+        label: what the row is called; the file's name without its ending by default. Policies of
+            one label, each for another seed, are one row.
         act_bits: activation bits of layers that are not pinned, for files without; 0: see above.
     """
 

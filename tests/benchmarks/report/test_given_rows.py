@@ -75,3 +75,21 @@ def test_what_a_file_says_of_its_search_is_shown():
         4096.0,
         None,
     )
+
+
+def test_policies_of_one_label_are_one_row_where_each_has_a_seed_of_its_own():
+    records = [made(seed) for seed in range(3)]
+    for record in records:
+        record.cell["framework"]["policy"] = f"{record.key}.json"
+    (row,) = build(records).groups[0].rows
+    assert (row.label, len(row.cells)) == ("MCT", 3)
+    other = made(2)
+    other.key, other.cell["framework"]["policy"] = "other", "other.json"
+    assert len(build([*records, other]).groups[0].rows) == 4
+    other.cell["framework"]["label"] = "AIMET"
+    rows = build([*records, other]).groups[0].rows
+    assert sorted((row.label, len(row.cells)) for row in rows) == [("AIMET", 1), ("MCT", 3)]
+    other.cell["budget"] = {"like": 4}
+    assert [len(row.cells) for group in build([*records, other]).groups for row in group.rows] == [
+        3, 1,
+    ]  # fmt: skip

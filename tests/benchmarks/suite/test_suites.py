@@ -3,10 +3,12 @@
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from benchmarks.data.recipes import recipe_of
+from benchmarks.records.store import read_record
 from benchmarks.suite.assets import entry_text, layers_of
 from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.config import AXES, composed, suite_cells
@@ -15,6 +17,7 @@ from benchmarks.suite.setting import setting_of
 from frameworks import registry
 from frameworks.core.budget import cheapest
 
+ROOT = Path(__file__).resolve().parents[3]
 SUITES = sorted(p.stem for p in (conf_folder() / "suite").glob("*.yaml"))
 BETWEEN = {"t4": (4, 8), "diana": (2, 8)}
 """Targets of two uniform policies, of which the cheaper one leaves nothing to choose and the dearer
@@ -115,12 +118,26 @@ def test_second_looks_at_trainings_are_those_of_the_methods_as_the_suite_cuts_th
     )
     most = {"epochs": protocol["max_epochs"], "images": protocol["max_images"]}
     looks = [x for x in cells_of("second_looks") if x["protocol"]["name"] == "controlled"]
+    common = {
+        **{"uniform bits": "uniform", "Mixed Precision DNNs' bits": "mixed_dnn"},
+        **{"CSQ's bits": "csq", "WaveQ's bits": "waveq"},
+    }
     seen = {}
     for cell in looks:
-        name = cell["framework"]["label"].removeprefix("uniform bits as ")
-        method = registry.get(name.lower().replace("-", "_"))
-        assert cell["protocol"]["quantizer"] == method.card.quantizer
-        own = replace(method.recipe, **most)
-        assert recipe_of(cell["protocol"]["fine_tune"], "fine_tune") == own, name
+        name, _, training = cell["framework"]["label"].partition(", ")
+        fine_tune = recipe_of(cell["protocol"]["fine_tune"], "fine_tune")
+        if training:  # the baselines', of what the method has found there
+            assert (training, cell["protocol"]["quantizer"]) == ("common training", "mse")
+            assert fine_tune == recipe_of(protocol["fine_tune"], "fine_tune")
+            found = read_record(ROOT / cell["framework"]["policy"]).cell
+            assert found["framework"]["name"] == common[name]
+            assert {"rounding": "nearest", **found["protocol"]} == protocol, name
+            assert name == "uniform bits" or found["seed"] == cell["seed"]
+        else:
+            name = name.removeprefix("uniform bits as ")
+            method = registry.get(name.lower().replace("-", "_"))
+            assert cell["protocol"]["quantizer"] == method.card.quantizer
+            assert fine_tune == replace(method.recipe, **most), name
         seen.setdefault(name, []).append(cell["seed"])
-    assert seen == {each: [0, 1, 2] for each in ("GMPQ", "FracBits", "BP-NAS", "DJPQ", "HMQ")}
+    methods = ("GMPQ", "FracBits", "BP-NAS", "DJPQ", "HMQ", *common)
+    assert seen == {each: [0, 1, 2] for each in methods}
