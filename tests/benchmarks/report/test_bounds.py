@@ -9,7 +9,7 @@ from benchmarks.report.numbers.bounds import Bound, bounds_of, nearest, within
 from benchmarks.report.numbers.cells import Cell, budget_label
 from benchmarks.report.table import build
 from frameworks import BudgetSpec
-from tests.benchmarks.report.test_table import make, only, rows_of
+from tests.benchmarks.report.made import make, only, rows_of
 
 SIZE, LATENCY = Bound("size", 1000.0, "bytes"), Bound("latency", 2.0, "ms")
 ASKED = {"size": {"like": 4}, "latency": {"ratio": 0.5}}

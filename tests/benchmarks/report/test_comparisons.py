@@ -14,7 +14,7 @@ from benchmarks.report.numbers import format as show
 from benchmarks.report.numbers.comparisons import FEWEST, Difference, compared, judge
 from benchmarks.report.numbers.moderation import Prior, prior, trigamma_inverse
 from benchmarks.report.table import build
-from tests.benchmarks.report.test_table import make, seeds
+from tests.benchmarks.report.made import make, seeds
 
 # Accuracies on a test set of 10,000 images.
 accuracies = st.integers(8000, 9500).map(lambda hits: hits / 100)
