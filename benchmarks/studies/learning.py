@@ -31,6 +31,7 @@ from benchmarks.records.record import digest
 from benchmarks.records.store import read_json, write_json, write_text
 from benchmarks.suite.cell import Run
 from benchmarks.suite.config import Cell, composed, suite_cells
+from benchmarks.suite.progress import title
 from benchmarks.suite.running.several import computed
 from frameworks import registry, seeded, steer
 
@@ -63,13 +64,21 @@ def silenced(method: str) -> Iterator[None]:
         yield
 
 
-def of_suite(suite: str) -> list[Cell]:
-    """The cells of a suite whose methods search by gradients."""
-    return [
+def of_suite(suite: str, only: Sequence[str] = ()) -> list[Cell]:
+    """The cells of a suite whose methods search by gradients, of those with all words in the title.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [
         cell
         for cell in suite_cells(composed([f"+suite={suite}"]))
         if registry.get(cell["framework"]["name"]).card.category == "gradient"
+        and set(only) <= set(title(cell).split())
     ]
+    if not found:
+        raise ValueError(f"suite {suite}: no method that searches by gradients has {only}")
+    return found
 
 
 def name_of(cell: Cell) -> str:
@@ -108,7 +117,9 @@ def looked(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def page(cells: Sequence[Cell], found: Sequence[dict[str, Any]], suite: str) -> str:
+def page(
+    cells: Sequence[Cell], found: Sequence[dict[str, Any]], suite: str, options: str = ""
+) -> str:
     """Markdown: a row for each method."""
     seeds = len({cell["seed"] for cell in cells})
     heading = ["framework", "with", "without", "gain", "lower loss", "other policy", "least"]
@@ -119,7 +130,7 @@ def page(cells: Sequence[Cell], found: Sequence[dict[str, Any]], suite: str) -> 
         "seeds: with the gradient of the task loss, and without it (the penalty alone). Of the "
         "seeds, those in which the loss of the policy is lower with it, and in which the policy "
         "is another one; the least accuracy with it. † one of the policies is over the budget. "
-        "Made by `python -m benchmarks.studies.learning`.",
+        f"Made by `python -m benchmarks.studies.learning{options}`.",
         "",
         "| " + " | ".join(heading) + " |",
         "|:--|" + "--:|" * (len(heading) - 1),
@@ -144,10 +155,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.learning")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suite", default="quick")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="words of the cells' titles, as of --dry-run"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that search")
     chosen = parser.parse_args(argv)
     torch.set_num_threads(1)
-    cells = of_suite(chosen.suite)
+    cells = of_suite(chosen.suite, chosen.only)
+    options = "" if chosen.suite == "quick" else f" --suite {chosen.suite}"
+    options += f" --only {' '.join(chosen.only)}" if chosen.only else ""
     keys = [name_of(cell) for cell in cells]
     kept = chosen.out.with_suffix(".json")
     had: dict[str, Any] = read_json(kept) if kept.exists() else {}
@@ -159,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, seed = cells[todo[i]]["framework"]["name"], cells[todo[i]]["seed"]
         accuracies = " and ".join(f"{one[side]['accuracy']:.1f} {side}" for side in SIDES)
         print(f"{len(found)} of {len(keys)}: {name} seed={seed}: {accuracies}", file=sys.stderr)
-    write_text(chosen.out, page(cells, [found[key] for key in keys], chosen.suite))
+    suite = " ".join([chosen.suite, *chosen.only])
+    write_text(chosen.out, page(cells, [found[key] for key in keys], suite, options))
     return 0
 
 

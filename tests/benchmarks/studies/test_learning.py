@@ -123,3 +123,12 @@ def test_waveq_says_what_the_page_says():
     on, off = (entry(page, "waveq", side) for side in ("with", "without"))
     said = " ".join(framework.__doc__.split())
     assert f"{on:.1f} % with its gradient and {off:.1f} % without" in said
+
+
+def test_some_cells_of_a_suite():
+    every = of_suite("fashion_mnist")
+    some = of_suite("fashion_mnist", ["ptq", "bops", "like=2.4"])
+    assert 0 < len(some) < len(every)
+    assert {(c["protocol"]["name"], c["budget"]["like"]) for c in some} == {("ptq", 2.4)}
+    with pytest.raises(ValueError, match="no method that searches by gradients has"):
+        of_suite("fashion_mnist", ["paper", "like=2.4"])
