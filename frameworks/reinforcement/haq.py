@@ -26,6 +26,11 @@ end, which costs it no evaluation, so that its episodes are no measure of what i
 Fewer evaluations: a warm-up of a sixth of them, and noise that ends near sigma = 0.1 by
 noise_decay = 0.2^(1 / (episodes - warmup)) (100: warmup 16, noise_decay 0.981). Less noise at the
 end only repeats policies.
+
+Where every policy's score is known (ResNet-8 with equal bits, 20 seeds;
+`benchmarks.studies.landscape`) 100 episodes end 0.25 and 0.09 points behind the best (bops like=3
+and 3.5), the published search, which makes 146 and 152 of its 600 distinct policies, 0.20 and 0.06;
+random policies that fill the budget 0.11 and 0.30 after 100, 0.10 and 0.30 after 600.
 """
 
 from __future__ import annotations
