@@ -45,14 +45,15 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
         print(text, file=sys.stderr, flush=True)
 
     table, cost = study.table, f"cost.{study.ground.target}"
+    lengths = f" --lengths {' '.join(chosen.lengths)}" if chosen.lengths else ""
     measures = [name for name in table.columns if name.startswith(("valid.", "test."))]
     shapes = {name: additivity(table, name) for name in measures}
     write_text(chosen.out / "front.svg", page.landscape_picture(table, cost, "test.accuracy"))
     lines = [
         f"# The landscape {chosen.table.stem}",
         "",
-        f"`python -m benchmarks.studies.landscape {chosen.table} --out {chosen.out}` makes this "
-        f"page from a table of {len(table)} policies ({table.fingerprint()[:16]}).",
+        f"`python -m benchmarks.studies.landscape {chosen.table} --out {chosen.out}{lengths}` makes "
+        f"this page from a table of {len(table)} policies ({table.fingerprint()[:16]}).",
         "",
         "![front](front.svg)",
         "",

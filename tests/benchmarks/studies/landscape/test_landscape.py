@@ -1,12 +1,17 @@
 """Fronts, additivity, ranks and regrets on spaces whose answers are known."""
 
 import json
+import re
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.oracle.oracle_table import OracleTable
+from benchmarks.studies.landscape import study
+from benchmarks.studies.landscape.__main__ import main
 from benchmarks.studies.landscape.page import regret_lines, regret_picture
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
@@ -248,3 +253,23 @@ def test_methods_say_what_the_committed_study_says(method):
     for name, column, below, digits in SAID[method]:
         value = entry(page, name, column, below)
         assert f"{value:.{digits}f}" in said, (name, column, below)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8-equal", "resnet8-weights"])
+def test_a_committed_page_is_what_its_command_makes_of_what_is_kept(name, tmp_path, monkeypatch):
+    def refuse(function, tasks, workers):
+        assert not tasks, f"{len(tasks)} searches are not kept"
+        return ()
+
+    monkeypatch.setattr(study, "computed", refuse)
+    folder = Path("results/oracle") / name
+    for path in folder.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    page = (folder / "study.md").read_text()
+    command = re.search(r"`python -m benchmarks.studies.landscape (.*?)`", page)[1].split()
+    command[command.index("--out") + 1] = str(tmp_path)
+    assert main(command) == 0
+    assert (tmp_path / "study.md").read_text().replace(str(tmp_path), str(folder)) == page
+    made = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert made == {path.name: path.read_text() for path in folder.glob("*.svg")}
