@@ -52,8 +52,8 @@ def written(study: Study, seeds: int, chosen: argparse.Namespace) -> str:
     lines = [
         f"# The landscape {chosen.table.stem}",
         "",
-        f"`python -m benchmarks.studies.landscape {chosen.table} --out {chosen.out}{lengths}` makes "
-        f"this page from a table of {len(table)} policies ({table.fingerprint()[:16]}).",
+        f"`python -m benchmarks.studies.landscape {chosen.table} --out {chosen.out}{lengths}` "
+        f"makes this page from a table of {len(table)} policies ({table.fingerprint()[:16]}).",
         "",
         "![front](front.svg)",
         "",
