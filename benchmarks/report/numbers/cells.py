@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -86,19 +86,20 @@ def joined(cells: Sequence[Cell]) -> list[Cell]:
 
     They are so where no seed comes twice in a group: then each seed has a policy of its own.
     """
-    alike: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        entry = json.loads(cell.framework)
-        if entry.get("label") and "policy" in entry:
-            one = plain({key: value for key, value in entry.items() if key != "policy"})
-            alike[one, cell.axes].append(cell)
-    same = {
-        id(cell): str(one)
-        for (one, _), found in alike.items()
-        if len({cell.pair for cell in found}) == len(found)
-        for cell in found
-    }
-    return [replace(cell, framework=same.get(id(cell), cell.framework)) for cell in cells]
+    pairs = [(cell, _labelled(cell)) for cell in cells]
+    counts = Counter((one, cell.axes, cell.seed) for cell, one in pairs)
+    twice = {(one, axes) for (one, axes, _), count in counts.items() if count > 1}
+    return [
+        cell if one is None or (one, cell.axes) in twice else replace(cell, framework=one)
+        for cell, one in pairs
+    ]
+
+
+def _labelled(cell: Cell) -> str | None:
+    """The framework's text without the policy of its label; None where it has none."""
+    entry = json.loads(cell.framework)
+    policy = entry.pop("policy", None)
+    return plain(entry) if policy is not None and entry.get("label") else None
 
 
 def dataset_labels(cells: Iterable[Cell]) -> dict[str, str]:
