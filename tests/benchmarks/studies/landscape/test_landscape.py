@@ -16,7 +16,7 @@ from benchmarks.studies.landscape.page import regret_lines, regret_picture
 from benchmarks.studies.landscape.ranks import estimated, ranks
 from benchmarks.studies.landscape.regret import Truth, at, searched, truth
 from benchmarks.studies.landscape.shape import additivity, best_row, front
-from benchmarks.studies.landscape.study import Study
+from benchmarks.studies.landscape.study import Study, ground_of, settings
 from benchmarks.studies.statements.measures import entry
 from frameworks import BudgetSpec, Scores, ScoringFramework, Solution, registry, targets
 from frameworks.baselines.exhaustive import Exhaustive
@@ -273,3 +273,28 @@ def test_a_committed_page_is_what_its_command_makes_of_what_is_kept(name, tmp_pa
     assert (tmp_path / "study.md").read_text().replace(str(tmp_path), str(folder)) == page
     made = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
     assert made == {path.name: path.read_text() for path in folder.glob("*.svg")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8-equal", "resnet8-weights"])
+def test_random_ends_at_the_best_of_the_policies_that_fill_up_the_budget(name):
+    """Found a second way: of all policies in the table, those that no decision's more bits fit."""
+    table = OracleTable.read(Path("results/oracle") / f"{name}.parquet")
+    ground, found = ground_of(table, settings()["budgets"]), []
+    target = targets.get(ground.target)()
+    costs = [target.cost(ground.problem.layers, table.policy(row)) for row in range(len(table))]
+    shape = [len(choice.bits) for choice in table.choices]
+    assert np.prod(shape) == len(table)
+    for like, best in ground.truths.items():
+        fits = np.array([best.budget.allows(cost) for cost in costs]).reshape(shape)
+        full = fits.copy()
+        for axis in range(len(shape)):
+            more = np.roll(fits, -1, axis)
+            more[(slice(None),) * axis + (-1,)] = False
+            full &= ~more
+        accuracy = table.columns["valid.accuracy"].reshape(shape)
+        page = f"results/oracle/{name}/study.md"
+        found.append(best.valid - accuracy[full].max())
+        said = entry(page, "random", "returned", f"**like={like:g}**")
+        assert said == pytest.approx(found[-1], abs=0.02)
+    assert len(found) == 3
