@@ -64,21 +64,30 @@ def silenced(method: str) -> Iterator[None]:
         yield
 
 
-def of_suite(suite: str, only: Sequence[str] = ()) -> list[Cell]:
+def of_suite(suite: str, only: Sequence[str] = (), frameworks: Sequence[str] = ()) -> list[Cell]:
     """The cells of a suite whose methods search by gradients, of those with all words in the title.
 
+    Args:
+        suite: its name.
+        only: words of a title.
+        frameworks: names of methods; none for all.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or none of a method that was named.
     """
-    found = [
+    every = [
         cell
         for cell in suite_cells(composed([f"+suite={suite}"]))
         if registry.get(cell["framework"]["name"]).card.category == "gradient"
         and set(only) <= set(title(cell).split())
     ]
-    if not found:
+    names = list(dict.fromkeys(cell["framework"]["name"] for cell in every))
+    if not names:
         raise ValueError(f"suite {suite}: no method that searches by gradients has {only}")
-    return found
+    for name in frameworks:
+        if name not in names:
+            raise ValueError(f"frameworks: {name!r} is none of {', '.join(names)}")
+    return [c for c in every if not frameworks or c["framework"]["name"] in frameworks]
 
 
 def name_of(cell: Cell) -> str:
@@ -158,12 +167,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", default=[], help="words of the cells' titles, as of --dry-run"
     )
+    parser.add_argument(
+        "--frameworks", nargs="+", default=[], metavar="NAME", help="of these methods alone"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that search")
     chosen = parser.parse_args(argv)
     torch.set_num_threads(1)
-    cells = of_suite(chosen.suite, chosen.only)
+    cells = of_suite(chosen.suite, chosen.only, chosen.frameworks)
     options = "" if chosen.suite == "quick" else f" --suite {chosen.suite}"
     options += f" --only {' '.join(chosen.only)}" if chosen.only else ""
+    options += f" --frameworks {' '.join(chosen.frameworks)}" if chosen.frameworks else ""
     keys = [name_of(cell) for cell in cells]
     kept = chosen.out.with_suffix(".json")
     had: dict[str, Any] = read_json(kept) if kept.exists() else {}

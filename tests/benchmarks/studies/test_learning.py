@@ -132,3 +132,7 @@ def test_some_cells_of_a_suite():
     assert {(c["protocol"]["name"], c["budget"]["like"]) for c in some} == {("ptq", 2.4)}
     with pytest.raises(ValueError, match="no method that searches by gradients has"):
         of_suite("fashion_mnist", ["paper", "like=2.4"])
+    two = of_suite("fashion_mnist", ["ptq", "bops", "like=2.4"], ["sdq", "csq"])
+    assert two == [cell for cell in some if cell["framework"]["name"] in ("sdq", "csq")]
+    with pytest.raises(ValueError, match=r"frameworks: 'haq' is none of dnas, .*djpq"):
+        of_suite("fashion_mnist", (), ["sdq", "haq"])
