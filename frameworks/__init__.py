@@ -1,6 +1,6 @@
 """Mixed-precision quantization frameworks under one interface."""
 
-from frameworks.core.budget import Budget, BudgetSpec, InfeasibleBudget
+from frameworks.core.budget import Budget, BudgetSpec
 from frameworks.core.card import Card
 from frameworks.core.contents import (
     Known,
@@ -52,6 +52,7 @@ from frameworks.core.search.learning import Learning
 from frameworks.core.search.sensitivities import Sensitivity, SensitivityFramework, assign
 from frameworks.core.search.steering import steer
 from frameworks.core.solution import Point, Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Choice, Space
 from frameworks.core.split import Split, TensorSplit

@@ -28,14 +28,19 @@ METHODS = [
 FLOORS = (
     ("frameworks.core.layers", "frameworks.core.card", "frameworks.core.randomness"),
     ("frameworks.core.contents", "frameworks.core.policy", "frameworks.core.plugins"),
-    ("frameworks.core.split", "frameworks.core.space", "frameworks.core.target"),
+    (
+        "frameworks.core.split",
+        "frameworks.core.space",
+        "frameworks.core.target",
+        "frameworks.core.solvers",
+    ),
     (
         "frameworks.core.solution",
         "frameworks.core.registry",
         "frameworks.core.budget",
         "frameworks.core.streaming",
     ),
-    ("frameworks.core.pricing", "frameworks.core.quantizers", "frameworks.core.solvers"),
+    ("frameworks.core.pricing", "frameworks.core.quantizers"),
     ("frameworks.core.networks.taking",),
     ("frameworks.core.networks",),
     ("frameworks.core.rounding",),

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from frameworks.core.policy import LayerBits, Policy
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
+from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.space import Space
 from frameworks.core.target import Target, UnsupportedBits
 
 Price = Callable[[Mapping[str, float]], float]
-
-TOLERANCE = 1e-9
-"""Relative slack of a limit, for sums in another order."""
-
-
-class InfeasibleBudget(ValueError):
-    """No policy of the space meets the budget."""
 
 
 @dataclass(frozen=True)
@@ -265,16 +260,21 @@ class Budget:
 
 
 def least(target: Target, space: Space, budget: Budget) -> Policy:
-    """A policy that meets the budget if any of those tried does; else the one nearest to it.
+    """A policy that meets the budget if any does; else the nearest to it of those tried.
 
     With one metric that is a cheapest policy, which meets any budget that can be met. With several,
     the cheapest by `Budget.price` and by each metric are tried; where more bits never cost less,
-    they are the same in every metric.
+    they are the same in every metric. Where fewer bits of one metric cost more of another, none of
+    them need meet all limits: then it is an integer programme's choice (of targets whose cost is a
+    sum over layers; of others what was tried is all that is known).
     """
     tried = [cheapest(target, space, bound.metric) for bound in budget.bounds]
     if budget.others:
         tried.insert(0, _cheapest(target, space, budget.price))
-    return min(tried, key=lambda policy: budget.load(target.cost(space.layers, policy)))
+    nearest = min(tried, key=lambda policy: budget.load(target.cost(space.layers, policy)))
+    if not budget.others or budget.allows(target.cost(space.layers, nearest)):
+        return nearest
+    return _within(target, space, budget) or nearest
 
 
 def cheapest(target: Target, space: Space, metric: str) -> Policy:
@@ -290,9 +290,38 @@ def cheapest(target: Target, space: Space, metric: str) -> Policy:
 def _cheapest(target: Target, space: Space, price: Price) -> Policy:
     if not target.separable:
         return _raised_freely(target, space, price)
+    best: dict[str, tuple[int, int]] = {}
+    for names, options in _costs(target, space):
+        costs = {pair: price(each) for pair, each in options.items()}
+        lowest = min(costs.values()) * (1 + TOLERANCE)
+        chosen = max((p for p in costs if costs[p] <= lowest), key=lambda p: (sum(p), p))
+        best.update(dict.fromkeys(names, chosen))
+    return Policy({name: best[name] for name in space.names})
+
+
+def _within(target: Target, space: Space, budget: Budget) -> Policy | None:
+    """The policy of least price within all limits; None where there is none, or none is known."""
+    if not target.separable:
+        return None
+    groups = {names: options for names, options in _costs(target, space)}
+    table = {
+        names[0]: {pair: (budget.price(costs), costs) for pair, costs in options.items()}
+        for names, options in groups.items()
+    }
+    try:
+        chosen = multiple_choice(table, budget.limits)
+    except InfeasibleBudget:
+        return None
+    best = {name: chosen[names[0]] for names in groups for name in names}
+    return Policy({name: best[name] for name in space.names})
+
+
+def _costs(
+    target: Target, space: Space
+) -> Iterator[tuple[tuple[str, ...], dict[tuple[int, int], dict[str, float]]]]:
+    """Tied layers, and what they cost together, in every metric, at the bits they can have."""
     tied = {name: group for group in space.groups for name in group}
     layers = {layer.name: layer for layer in space.layers}
-    best: dict[str, tuple[int, int]] = {}
     for names in dict.fromkeys(tied.get(name, (name,)) for name in space.names):
         members = [layers[name] for name in names]
         every = [
@@ -302,14 +331,13 @@ def _cheapest(target: Target, space: Space, price: Price) -> Policy:
             if w == a or not space.paired
         ]
         pairs = [pair for pair in every if all(target.supports(x, *pair) for x in members)]
-        costs = {
-            pair: price(target.cost(members, Policy(dict.fromkeys(names, pair))))
-            for pair in pairs or every  # a target names what it lacks when asked for its cost
-        }
-        lowest = min(costs.values()) * (1 + TOLERANCE)
-        chosen = max((p for p in costs if costs[p] <= lowest), key=lambda p: (sum(p), p))
-        best.update(dict.fromkeys(names, chosen))
-    return Policy({name: best[name] for name in space.names})
+        yield (
+            names,
+            {
+                pair: target.cost(members, Policy(dict.fromkeys(names, pair)))
+                for pair in pairs or every  # a target names what it lacks when asked for its cost
+            },
+        )
 
 
 def _raised_freely(target: Target, space: Space, price: Price) -> Policy:

@@ -30,7 +30,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
@@ -40,6 +39,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.frontier import Walk, walk
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.space import Space
 
 

@@ -123,7 +123,7 @@ class LayerKLRefined(LayerKL):
         problem.checkpoint(policy, -best)
         curve, seen = [best], {policy}
         rng = problem.rng("refine")
-        while len(seen) < self.refine:
+        while problem.space.choices and len(seen) < self.refine:
             problem.progress(len(seen), self.refine, "local moves")
             moved = self._new(problem, policy, seen, rng)
             if moved is None:

@@ -197,6 +197,12 @@ class FrameworkContract:
         problem = self.problem(budget=BudgetSpec(metrics=limits))
         self.check(problem, self.search(problem))
 
+    def test_answers_where_one_policy_is_left(self) -> None:
+        """A reason, or that policy: all bits are pinned, as by candidates of one bit width."""
+        problem = self.problem(bits=(4,), like=4)
+        solution = self.search(problem)
+        assert solution.policy == problem.space.lowest(), "the space has one policy, and it is none"
+
     def test_obeys_paired_bits_and_tied_layers(self) -> None:
         groups = [("blocks.0.conv1", "blocks.0.conv2")]
         problem = self.problem(paired=True, groups=groups)

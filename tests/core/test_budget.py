@@ -345,6 +345,17 @@ def test_the_least_of_several_limits_lies_between_the_cheapest_of_each():
     assert budget.allows(toy.Valley().cost(LAYERS, policy))
 
 
+@pytest.mark.parametrize("like", product((2, 3, 4, 5), repeat=len(LAYERS)))
+def test_limits_that_some_policy_meets_are_met(like):
+    """Of whatever policy the limits are the costs, that one meets them, and the least one does."""
+    space = Space.build(LAYERS, (2, 3, 4, 5), (8,))
+    pairs = {layer.name: (bits, 8) for layer, bits in zip(LAYERS, like, strict=True)}
+    costs = toy.Valley().cost(LAYERS, Policy(pairs))
+    metrics = {m: {"limit": costs[m]} for m in ("time", "size")}
+    budget = BudgetSpec(metrics=metrics).resolve(toy.Valley(), space)
+    assert budget.allows(toy.Valley().cost(LAYERS, least(toy.Valley(), space, budget)))
+
+
 @given(
     st.floats(1e-3, 1e15),
     st.floats(0, 2e15) | st.sampled_from([0.0]),

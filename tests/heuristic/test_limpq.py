@@ -296,6 +296,18 @@ def test_the_policy_has_the_least_sum_of_all_within_the_budget(learned):
     assert found.notes["importance"] == pytest.approx(least)
 
 
+def test_a_weight_that_is_stored_once_counts_once(learned):
+    asked, scores = learned
+    first, second, *_ = asked.space.free_layers
+    layers = [replace(x, shared=first.name) if x == second else x for x in asked.layers]
+    table = FAST.losses(asked.at(space=replace(asked.space, layers=tuple(layers))), scores)
+    plain = FAST.losses(asked, scores)
+    assert table[first.name] == plain[first.name]
+    assert plain[second.name][2, 2] != plain[second.name][3, 2]
+    for (_, a), value in table[second.name].items():
+        assert value == table[second.name][BITS[0], a] > 0
+
+
 HAND = {
     "act": {"a": {"4": 0.05, "3": 0.08, "2": 0.15}, "b": {"4": 0.02, "3": 0.03, "2": 0.06}},
     "weight": {"a": {"4": 0.01, "3": 0.018, "2": 0.04}, "b": {"4": 0.004, "3": 0.007, "2": 0.013}},

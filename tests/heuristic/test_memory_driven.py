@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frameworks import BudgetSpec, InfeasibleBudget, Layer, Policy, Space, registry, schemes
-from frameworks.core.budget import TOLERANCE
+from frameworks.core.solvers.limits import TOLERANCE
 from frameworks.hardware.mcu import MCU
 from frameworks.heuristic.memory_driven import MemoryDriven
 from frameworks.heuristic.memory_driven.rules import Cuts, cut_activations, cut_weights, held

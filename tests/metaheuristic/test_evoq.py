@@ -279,6 +279,12 @@ def test_every_evaluation_is_of_a_new_policy_and_the_best_is_returned():
     assert notes["learning"]["curve"]
 
 
+def test_a_population_of_one_is_searched_too():
+    asked = problem(like=3)
+    notes = EvoQ(evaluations=8, images=20, population=1, tournament=1).search(asked).notes
+    assert asked.meter.policies == notes["distinct"] == 8
+
+
 def test_a_space_of_few_policies_ends_by_draws():
     asked = problem(like=3.5, bits=(2, 4), groups=[[x.name for x in problem().space.free_layers]])
     notes = EvoQ(**{**SHORT, "evaluations": 10}).search(asked).notes

@@ -212,6 +212,18 @@ def test_what_does_not_fit_is_made_cheaper():
     assert paths.cheaper(paths.cheapest, rng) == paths.cheapest
 
 
+@pytest.mark.parametrize("genes", [(0, 0, 1, 1), (0, 1, 0, 1), (1, 0, 1, 0), (1, 1, 0, 0)])
+def test_where_one_path_meets_several_limits_there_is_one(genes):
+    """Of its pairs the one is smaller, and the other has fewer bit operations."""
+    problem, pairs = toy.make_problem(), ([2, 4], [3, 2])
+    costs = problem.cost(Paths(problem, pairs, True).policy(genes))
+    limits = {metric: {"limit": costs[metric]} for metric in ("bops", "size")}
+    both = toy.make_problem(budget=BudgetSpec(metrics=limits))
+    assert replace(FAST, pairs=pairs, layerwise=True).skip(both) is None
+    paths = Paths(both, pairs, True)
+    assert paths.fits(paths.cheapest)
+
+
 # --- training --------------------------------------------------------------------------------
 
 
@@ -347,6 +359,7 @@ def test_what_it_cannot_solve_is_said():
     assert "give `pairs`" in FAST.skip(crossed)
     assert replace(FAST, pairs=[[4, 2], [8, 3]]).skip(crossed) is None
     assert "sum over layers" in FAST.skip(toy.make_problem(toy.Peak()))
+    assert "pins all" in FAST.skip(toy.make_problem(bits=(4,), like=4))
 
 
 @pytest.mark.parametrize(

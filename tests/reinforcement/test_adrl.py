@@ -155,6 +155,19 @@ def test_a_distance_is_relative_to_the_weights():
     assert distance(toy.make_problem(), 0)(act, 2) < distance(toy.make_problem(), 0)(act, 8)
 
 
+def test_of_one_decision_about_weights_and_activations_the_worse_distance_counts():
+    """Activations have the larger norm, which would outweigh all that weights suffer."""
+    apart, paired = (
+        toy.make_problem(scheme="minmax"),
+        toy.make_problem(scheme="minmax", paired=True),
+    )
+    both = next(c for c in paired.space.choices if c.layers == STEP.layers)
+    alone = {
+        c.kind: distance(apart, 0)(c, 2) for c in apart.space.choices if c.layers == STEP.layers
+    }
+    assert distance(paired, 0)(both, 2) == min(alone.values()) == alone["weight"]
+
+
 def test_by_distance_fewer_bits_are_taken_where_they_do_little_harm():
     problem = toy.make_problem(like=3)
     refiner = ADRL(indicator="distance").agent(problem).refiner

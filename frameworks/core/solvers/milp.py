@@ -30,8 +30,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.solvers.knapsack import Knapsack, Unproven, solve
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 
 
 class Option(Hashable, Protocol):

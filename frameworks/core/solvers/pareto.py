@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frameworks.core.budget import TOLERANCE, InfeasibleBudget
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 from frameworks.core.solvers.milp import Option, summed, tied
 
 K = TypeVar("K", bound=Option)

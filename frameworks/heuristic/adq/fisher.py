@@ -48,6 +48,8 @@ def fisher_traces(
     model.requires_grad_(False)
     parameters = [model.get_submodule(n).get_parameter("weight").requires_grad_() for n in weights]
     found = {name: 0.0 for name in weights}, {name: 0.0 for name in inputs}
+    if not (weights or inputs):
+        return found
     with tapped(model, inputs=inputs) as taps, torch.enable_grad():
         for done, (x, y) in enumerate(split.batches(1)):
             progress(done, len(split))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.search.matched import Menu, matched
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 
 UNUSED = 0.1

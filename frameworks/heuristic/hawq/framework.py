@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.estimators.hessian import WeightHessian
@@ -31,6 +30,7 @@ from frameworks.core.policy import FLOAT, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
 from frameworks.core.supernets.decisions import tied_blocks

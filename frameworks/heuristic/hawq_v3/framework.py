@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.estimators.perturbation import second_order_scores, sensitivity
 from frameworks.core.evaluation.train import Recipe
@@ -37,6 +36,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.matched import Menu, matched
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.heuristic.hawq_v3.shortcuts import downsample_ties
 

@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import Framework
@@ -35,6 +34,7 @@ from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 from frameworks.heuristic.memory_driven import quantizer  # noqa: F401 (registers the scheme)
 from frameworks.heuristic.memory_driven.rules import MOST, Cuts, cut_activations, cut_weights
 

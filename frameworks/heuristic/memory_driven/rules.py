@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.layers import Layer
 from frameworks.core.policy import Policy
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 from frameworks.core.space import Space
 
 Kind = Literal["weight", "act"]

@@ -32,7 +32,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.estimators.derivatives import twice_differentiable
 from frameworks.core.evaluation.train import Recipe
@@ -42,6 +41,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.registry import register
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import Entry, multiple_choice, summed, tied
 from frameworks.heuristic.mpqco.greedy import greedy
 from frameworks.heuristic.mpqco.taylor import FORMS, Taylor

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-from frameworks.core.budget import InfeasibleBudget
+from frameworks.core.solvers.limits import InfeasibleBudget
 
 K = TypeVar("K", bound=Hashable)
 Options = Mapping[K, tuple[float, float]]

@@ -32,7 +32,6 @@ from typing import ClassVar
 
 import torch
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe
 from frameworks.core.framework import ScoringFramework
@@ -41,6 +40,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.likeness import likeness
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.heuristic.ompq.features import functions, grams, readers
 from frameworks.heuristic.ompq.menu import Menu, menu_of, nearest, ranges, ties_of
 from frameworks.heuristic.ompq.orthogonality import importance, independence, orm, overlap

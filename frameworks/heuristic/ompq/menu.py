@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.problem import Problem
+from frameworks.core.solvers.limits import InfeasibleBudget
 
 Menu = dict[str, dict[int, tuple[int, Mapping[str, float]]]]
 """By layer and weight bits: the activation bits beside them, and the cost."""

@@ -17,7 +17,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from frameworks.core.budget import TOLERANCE, Budget, InfeasibleBudget
+from frameworks.core.budget import Budget
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 from frameworks.core.solvers.milp import Entry, multiple_choice, summed, tied
 
 Item = Mapping[int, tuple[float, float]]

@@ -32,7 +32,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from frameworks.core.budget import TOLERANCE, InfeasibleBudget
 from frameworks.core.card import Card
 from frameworks.core.framework import ScoringFramework
 from frameworks.core.policy import FLOAT, VALID_BITS, Pair, Policy
@@ -40,6 +39,7 @@ from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.search.likeness import likeness
 from frameworks.core.solution import Scores, Solution
+from frameworks.core.solvers.limits import TOLERANCE, InfeasibleBudget
 from frameworks.heuristic.practical_ptq.ends import SEARCHES, longest
 from frameworks.heuristic.practical_ptq.groups import groups_of
 from frameworks.heuristic.practical_ptq.steps import (

@@ -133,10 +133,13 @@ class EvoQ(Framework):
         rng = problem.rng(self.name)
         mutation = Mutation(problem, sensitivities, rng)
         starts = list(dict.fromkeys([start, mutation.filled(start)]))
+        filled = starts[-1]
         members: list[Member] = []
         trials = Trials(problem, self.evaluations, DRAWS, differences)
         for _ in trials:
-            child = self._child(mutation, starts, members, trials.known, rng)
+            # The uniform policy first, as it is and with what it leaves of the budget.
+            known = trials.known
+            child = starts.pop(0) if starts else self._child(mutation, filled, members, known, rng)
             found = trials.score(child).loss
             trials.reward(child, -found)
             members.append((child, found))
@@ -150,23 +153,20 @@ class EvoQ(Framework):
     def _child(
         self,
         mutation: Mutation,
-        starts: Sequence[Policy],
+        filled: Policy,
         members: Sequence[Member],
         known: Container[Policy],
         rng: np.random.Generator,
     ) -> Policy:
-        """The uniform policy first, as it is and with what it leaves of the budget; then mutants.
+        """A mutant of the policy that fills up the budget until the population is full.
 
-        They are of the latter until the population is full, or of any member, where a small space
-        has not that many.
+        Or of any member, where a small space has not that many.
         """
-        if len(members) < len(starts):
-            return starts[len(members)]
         full = len(members) >= self.population
         for tried in range(TRIES):
             chosen = full or tried >= TRIES // 2
             count = self.tournament if full else 1
-            child = mutation(winner(members, count, rng) if chosen else starts[-1])
+            child = mutation(winner(members, count, rng) if chosen else filled)
             if child not in known:
                 break
         return child

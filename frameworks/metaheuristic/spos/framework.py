@@ -70,8 +70,7 @@ class SPOS(Framework):
         augment: whether images are augmented as the dataset says.
         bins: of cost, from 0.9 to 1.1 of the budget or as far as paths reach, over which training
             draws paths uniformly; 0 draws uniformly over all paths.
-        statistics: training images at most that BatchNorm's statistics of a path are taken of, and
-            at most as many as one pass holds.
+        statistics: training images, at most those of a pass, for a path's BatchNorm statistics.
         pairs: candidate (weight, activation) bits; by default all of the protocol's bits with no
             more weight bits than activation bits.
         layerwise: every layer is a choice, and not every block.
@@ -128,6 +127,7 @@ class SPOS(Framework):
             "it trains and evaluates; `random` with as many evaluations sees far fewer images",
         ),
     )
+    searches_choices: ClassVar[bool] = True
     recipe: ClassVar[Recipe | None] = Recipe(
         epochs=240, batch=1024, lr=0.5, schedule="cosine", weight_decay=4e-5, augment=True
     )

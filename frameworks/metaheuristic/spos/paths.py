@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.solvers.limits import InfeasibleBudget
+from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
-from frameworks.core.supernets.decisions import block_decisions, decided
+from frameworks.core.supernets.decisions import block_decisions, decided, decided_costs
 from frameworks.metaheuristic.spos.sampling import Sampler
 
 SPREAD = 0.1
@@ -63,10 +66,35 @@ class Paths:
         first = problem.budget.price(problem.cost(self.policy((0,) * len(self.counts))))
         self.rest = first - sum(float(costs[0]) for costs in self.costs)
 
-    @property
+    @cached_property
     def cheapest(self) -> Genes:
-        """The candidate of each choice that costs least."""
-        return tuple(int(costs.argmin()) for costs in self.costs)
+        """The candidate of each choice that costs least.
+
+        With several limits that need not be within all of them: then a path that is, if there is.
+        """
+        genes = tuple(int(costs.argmin()) for costs in self.costs)
+        if len(self.problem.budget.bounds) == 1 or self.fits(genes):
+            return genes
+        return self._within_all() or genes
+
+    def _within_all(self) -> Genes | None:
+        """The path of least price within all limits."""
+        limits = self.problem.budget.limits
+        tables = {metric: self.problem.layer_costs(metric) for metric in limits}
+        found = {m: decided_costs(self.problem, self.decisions, t) for m, t in tables.items()}
+        items: dict[str, dict[int, Entry]] = {
+            str(i): {
+                option: (price, {m: costs[i][option] for m, (_, costs) in found.items()})
+                for option, price in enumerate(prices.tolist())
+            }
+            for i, prices in enumerate(self.costs)
+        }
+        items["rest"] = {0: (0.0, {metric: rest for metric, (rest, _) in found.items()})}
+        try:
+            chosen = multiple_choice(items, limits)
+        except InfeasibleBudget:
+            return None
+        return tuple(chosen[str(i)] for i in range(len(self.decisions)))
 
     @property
     def candidates(self) -> dict[str, list[LayerBits]]:

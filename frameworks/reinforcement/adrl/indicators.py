@@ -5,7 +5,8 @@ decided elsewhere does not enter, so that each is computed once:
 
 - profiling: the accuracy, on a few search-validation images, of the network with that decision
   alone quantized, the rest in float; no retraining, BatchNorm corrected;
-- distance: -100 ||x - Q(x)|| / ||x|| of the layer's weights, or of a sample of its activations.
+- distance: -100 ||x - Q(x)|| / ||x|| of the layer's weights, or of a sample of its activations;
+  of both, where they are one decision, that of the one that suffers more.
 
 The refiner takes, of several candidates, the fewest bits whose score lies within a tolerance of the
 best one's: with a tolerance of 0 it takes the best, which is nearly always the one of most bits.
@@ -16,6 +17,7 @@ relative error is what separates 6 bits from 8.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -49,14 +51,14 @@ def distance(problem: Problem, images: int) -> Indicator:
     """By how far quantized tensors lie from their float values; no network is run."""
 
     def score(choice: Choice, bits: int) -> float:
-        missed = whole = 0.0
+        missed, whole = defaultdict[str, float](float), defaultdict[str, float](float)
         for name in choice.layers:
             for kind, x in _tensors(problem, choice, name).items():
                 quantizer = problem.quantizer(name, kind, bits)  # type: ignore[arg-type]
                 with torch.no_grad():
-                    missed += float((x - quantizer(x)).square().sum())
-                whole += float(x.square().sum())
-        return -100 * math.sqrt(missed / max(whole, 1e-30))
+                    missed[kind] += float((x - quantizer(x)).square().sum())
+                whole[kind] += float(x.square().sum())
+        return -100 * max(math.sqrt(missed[k] / max(whole[k], 1e-30)) for k in whole)
 
     return score
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frameworks.core.budget import InfeasibleBudget
 from frameworks.core.solvers import knapsack, milp
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 
 METRICS = ("size", "bops", "latency")

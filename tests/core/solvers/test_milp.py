@@ -8,7 +8,7 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frameworks.core.budget import InfeasibleBudget
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 
 

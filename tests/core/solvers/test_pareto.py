@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frameworks.core.budget import InfeasibleBudget
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.solvers.pareto import Frontier
 
