@@ -132,6 +132,11 @@ class Space:
         free = {name for choice in self.choices for name in choice.layers}
         return tuple(layer for layer in self.layers if layer.name in free)
 
+    @property
+    def free_weights(self) -> list[str]:
+        """Layers with free weight bits; of those that share a weight the one that stores it."""
+        return [x.name for x in self.layers if len(self.weight_bits[x.name]) > 1 and not x.shared]
+
     def decode(self, values: Sequence[int]) -> Policy:
         """The policy with the given bits for each of `choices`."""
         if len(values) != len(self.choices):

@@ -8,6 +8,7 @@ from torch import nn
 from frameworks import schemes
 from frameworks.core.policy import FLOAT
 from frameworks.core.quantizers.bitplanes import BitPlanes
+from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet
 from frameworks.gradient.csq.framework import CSQ, temperature
@@ -360,6 +361,21 @@ def test_finishing_grows_the_temperature_and_ends_on_grids_of_the_policy():
         assert float(codes.code.abs().max()) <= 2 ** (solution.policy[name].weight - 1) - 1
         torch.testing.assert_close(trained.qlayer(name).weight, codes.dequantize())
         assert float((each.logits.detach().abs() - 0.5).abs().max()) > 1e-4
+
+
+def test_a_layer_without_planes_that_stays_is_trained_by_the_protocol_s_quantizer():
+    of = problem(scheme="bsq", retrains=True, recipe=replace(CSQ.recipe, epochs=1, batch=64))
+    net, precision = planned(of, prune=False)
+    for row, mask in precision.masks.items():
+        mask.data = torch.full((7,), 1.0 if row else -1.0)
+    policy, steps = precision.policy(0.0), settle(net.qmodel, 0.0)
+    first = FREE[0]
+    assert policy[first].weight == of.space.weight_bits[first][0]
+    assert steps[first] == [0.0]
+    solution = Solution(policy, net.qmodel.float_state(), notes={"steps": steps})
+    trained = FAST.finish(of, solution)
+    assert set(planes_of(trained)) == set(FREE[1:])
+    assert bool(torch.isfinite(trained(of.images[:4])).all())
 
 
 def test_settling_writes_the_hard_weights():

@@ -6,6 +6,7 @@ import torch
 
 from frameworks import Policy, registry, schemes, steer
 from frameworks.core.networks.batchnorm import batchnorms
+from frameworks.core.policy import FLOAT
 from frameworks.gradient.djpq import DJPQ
 from frameworks.gradient.djpq.bottleneck import LOG_VARIANCE, Bottleneck, norms_behind
 from frameworks.gradient.djpq.jointnet import JointNet, costs_of, reachable
@@ -327,6 +328,12 @@ def test_costs_where_the_target_is_no_sum_over_layers():
     of = problem(toy.Peak())
     layer = of.layers[1]
     assert costs_of(of)[layer.name][2, 8] == layer.macs * 16
+
+
+def test_float_is_no_candidate_under_any_quantizer():
+    of = problem(bits=(2, 8, FLOAT), scheme="mse")
+    solution = replace(FAST, epochs=1).search(of)
+    assert FLOAT not in {b.act for b in solution.policy.values()}
 
 
 def test_folded_means_compute_what_the_gates_do(monkeypatch):

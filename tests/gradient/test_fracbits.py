@@ -317,6 +317,15 @@ def test_clips_are_learned_and_kept():
         )
 
 
+@pytest.mark.parametrize("method", [FAST, KERNEL])
+@pytest.mark.parametrize(("bits", "like"), [((2, 4, 8), 8), ((4, 8), 8), ((2, 3), 2)])
+def test_a_start_at_an_end_of_the_candidates_is_learned_from(method, bits, like):
+    of = problem(bits=bits, like=like)
+    starts = method.start(of, like + 0.5)
+    assert all(start.is_floating_point() and start.requires_grad for start in starts)
+    assert of.within(replace(method, epochs=1).search(of).policy)
+
+
 def test_skips():
     assert "nothing to search" in FAST.skip(problem(bits=(8,), like=8))
     assert "not" in FAST.skip(problem(toy.Peak()))

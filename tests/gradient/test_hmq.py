@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from frameworks import schemes
-from frameworks.core.policy import FLOAT
+from frameworks.core.policy import FLOAT, PRUNED
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
 from frameworks.gradient.hmq.bits import BitChoices, activation_bits, sized_bits
@@ -278,6 +278,13 @@ def test_float_is_no_candidate():
     _, bits, _ = placed(of)
     assert all(blocks[0].bits == (2, 8) for blocks in bits.blocks.values())
     assert bits.row(next(iter(bits.blocks)))[-1] == 0
+    assert {b.weight for b in FAST.search(of).policy.values()} <= {2, 8}
+
+
+def test_nothing_is_left_out():
+    of = problem("size", bits=(PRUNED, 2, 8), like=4)
+    _, bits, _ = placed(of)
+    assert all(blocks[0].bits == (2, 8) for blocks in bits.blocks.values())
     assert {b.weight for b in FAST.search(of).policy.values()} <= {2, 8}
 
 

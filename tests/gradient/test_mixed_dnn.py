@@ -8,6 +8,7 @@ import yaml
 from frameworks import BudgetSpec, steer
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
+from frameworks.gradient.mixed_dnn import framework
 from frameworks.gradient.mixed_dnn.constraints import Constraints
 from frameworks.gradient.mixed_dnn.framework import MixedDNN
 from frameworks.gradient.mixed_dnn.grids import grid, learned, restored, written
@@ -209,6 +210,25 @@ def test_bits_between_candidates_cost_the_next():
     assert float(found.detach()) == pytest.approx(share, rel=1e-5)
     found.backward()
     assert all(float(made.step.grad) < 0 < float(made.reach.grad) for made in learned(net))
+
+
+def test_an_iterate_is_kept_that_meets_the_memories_too(monkeypatch):
+    """Of iterates within the budget, here the first alone is within the memories."""
+
+    class First(Constraints):
+        calls = 0
+
+        def forward(self):
+            of_budget, each = super().forward()
+            self.calls += 1
+            return of_budget, each + (self.calls > 1) * 2
+
+    monkeypatch.setattr(framework, "Constraints", First)
+    of = problem("size", like=6)
+    start = written(net_of(of))
+    assert replace(FAST, epochs=1, memories="sum").search(of).notes["grids"] == start
+    monkeypatch.undo()
+    assert replace(FAST, epochs=1).search(of).notes["grids"] != start
 
 
 @pytest.mark.parametrize("memories", ["sum", "max"])

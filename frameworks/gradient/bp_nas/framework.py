@@ -145,7 +145,7 @@ class BPNAS(Framework):
         def reshaped(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             assert isinstance(model, QModel)
             for _, layer in model.qlayers():
-                if self.reshape:
+                if self.reshape and not layer.layer.shared:
                     scale_clip_(raw_weight(layer.inner).data, self.reshape)
             return cross_entropy(model, x, y)
 

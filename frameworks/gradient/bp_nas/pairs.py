@@ -130,6 +130,7 @@ class PairNet(nn.Module):
         return parts_of(self.qmodel)
 
     def raw_weights(self) -> list[Tensor]:
-        """The stored weights of all quantized layers, to be changed in place."""
+        """The stored weights of all quantized layers, each once, to be changed in place."""
         modules = [m for m in self.modules() if isinstance(m, PairLayer | QLayer)]
-        return [raw_weight(module.inner) for module in modules]
+        stored = (raw_weight(module.inner) for module in modules)
+        return list({id(weight): weight for weight in stored}.values())

@@ -13,7 +13,8 @@ Xiao, Yang, Dong, Keutzer, Du and Zhang, DAC 2023, arXiv 2212.02770; released co
   r the share that is kept, counted hard, r_T that of the budget: above it masks are pulled down,
   below it up, so that precision grows again and one search ends at the budget.
 - Afterwards the masks are fixed, and the bits of the planes that are left fine-tuned with T
-  growing from 1 once more.
+  growing from 1 once more. Then neither bits nor clips of activations have weight decay, and clips
+  learn at the full rate; the release decays all but the masks.
 
 Shorter searches (the released CIFAR example takes some 117,000 steps of 0.1): a mask has to move by
 a few hundredths from 0 for T = 200 to decide it, a bit by half: raise ``mask_lr`` and ``plane_lr``

@@ -56,11 +56,14 @@ def settle(qmodel: QModel, cut: float) -> dict[str, list[float]]:
 
 
 def replant(qmodel: QModel, steps: Mapping[str, Sequence[float]]) -> None:
-    """Put planes into a network at its policy: as many as the bits of each layer hold."""
+    """Put planes into a network at its policy: as many as the bits of each layer hold.
+
+    A layer of which no plane was kept, and that is not left out, has the protocol's quantizer.
+    """
     for name, values in steps.items():
         qlayer = qmodel.qlayer(name)
         weight, bits = raw_weight(qlayer.inner).detach(), qlayer.bits.weight
-        if isinstance(bits, int) and bits > 1:
+        if isinstance(bits, int) and bits > 1 and min(values) > 0:
             step = weight.new_tensor(values)
             step = step.view(-1, *(1,) * (weight.dim() - 1)) if len(values) > 1 else step.view(())
             qlayer.weight_quantizer = kept_planes(torch.round(weight / step), step, bits - 1)

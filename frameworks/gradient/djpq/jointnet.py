@@ -192,6 +192,7 @@ def channel_units(problem: Problem, spot: Spot) -> Tensor | None:
     """
     if spot.kind != "weight":
         return None
-    codes = problem.quantizer(spot.layer.name, "weight", spot.bits[-1]).codes(spot.tensor)
+    most = max(b for b in spot.bits if b < FLOAT)
+    codes = problem.quantizer(spot.layer.name, "weight", most).codes(spot.tensor)
     whole = codes.codebook is not None or codes.scale.dim() < 2
-    return None if whole else codes.scale * 2.0 ** (spot.bits[-1] - 1)
+    return None if whole else codes.scale * 2.0 ** (most - 1)

@@ -177,7 +177,7 @@ class FracBits(Framework):
             nn.Parameter(
                 torch.full(
                     (kernels,) if (kernels := self.kernels(problem, row)) > 1 else (),
-                    min(max(bits, choice.bits[0]), choice.bits[-1]),
+                    float(min(max(bits, choice.bits[0]), choice.bits[-1])),
                     device=problem.device,
                 )
             )

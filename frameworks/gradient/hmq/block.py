@@ -8,6 +8,7 @@ expected step and the expected threshold,
     Q(x) = Delta^ clip(round(x / Delta^), -q^, q^ - 1),   from 0 where x is never negative,
 
 and rounding has the gradient of the identity, so that the logits are reached through Delta^ and q^.
+At one signed bit these levels are -t and 0; the quantizer that stays has -t/2 and t/2.
 The noise is drawn anew for each image of a batch, and for each input channel of a weight.
 """
 

@@ -40,7 +40,7 @@ from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.bake import raw_weight
-from frameworks.core.policy import FLOAT, Policy
+from frameworks.core.policy import FLOAT, PRUNED, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.registry import register
@@ -206,7 +206,7 @@ def blocks_of(
     def make(spot: Spot) -> Quantizer:
         weight = spot.kind == "weight"
         top = top_threshold(float(spot.tensor.abs().max()), weight)
-        bits = tuple(b for b in spot.bits if b != FLOAT)
+        bits = tuple(b for b in spot.bits if b not in (PRUNED, FLOAT))
         if not weight and not problem.space.paired:
             bits = (acts[spot.layer.name],)
         # The input channels of a weight; the images of a batch.

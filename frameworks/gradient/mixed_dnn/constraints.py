@@ -3,7 +3,9 @@
 Uhlich et al., arXiv 1905.11452: the memory of all weights, sum_l n_l b_l, and that of activations,
 the sum over layers or the largest, must not exceed what there is. The bits are those of the grids
 (`frameworks.gradient.mixed_dnn.quantizer.ParametricQuantizer.needed`), raised to the next candidate
-with the gradient of the identity; tied layers have the most of any of them.
+with the gradient of the identity; tied layers have the most of any of them. The pull does not end
+at the fewest candidate, of which a grid may learn fewer bits yet, to no one's gain: it is priced as
+the candidate is.
 """
 
 from __future__ import annotations

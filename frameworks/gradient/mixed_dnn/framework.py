@@ -16,7 +16,9 @@ sony/ai-research-code, folder mixed-precision-dnns.
 - Weights, d and q_max train together by SGD from the float network, all with weight decay. Before a
   step the gradients of d and q_max are clipped to [-d, d], after it d to [2^-8, 1] and q_max to
   [2^-8, 127] or [2^-8, 255]. The learning rate falls tenfold at 1/2 and at 3/4.
-- One run: no policy is trained anew. Among its iterates one that meets all constraints is kept.
+- One run: no policy is trained anew. Among its iterates one that meets all constraints is kept: its
+  policy and grids; the weights are the last ones. After a step q_max is raised to d where it has
+  fallen below (the released code lowers d); both have one level then.
 
 Shorter searches (the paper takes 62,500 steps): a clipped gradient moves d by at most ``lr`` of
 itself in a step, ten times as much with momentum, so lr times steps must be some tenths for bits to
@@ -145,7 +147,7 @@ class MixedDNN(Framework):
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             nonlocal kept, found, within
             of_budget, each = constraints()
-            if float(of_budget.detach().max()) <= EXACT:
+            if met(of_budget, each):
                 kept, found, within = constraints.values(), written(net), True
             excess = (each - 1).clamp_min(0).square().sum()
             task = cross_entropy(model, x, y)
@@ -168,9 +170,10 @@ class MixedDNN(Framework):
                 net.qmodel, problem.train, self.images, [optimizer], loss, after_step, before_step
             )
             schedule.step()
-            shares.append(float(constraints()[0].detach().max()))
-            if shares[-1] <= EXACT or not within:
-                kept, found, within = constraints.values(), written(net), shares[-1] <= EXACT
+            of_budget, each = constraints()
+            shares.append(float(of_budget.detach().max()))
+            if (fits := met(of_budget, each)) or not within:
+                kept, found, within = constraints.values(), written(net), fits
             decided.append(constraints.values())
             problem.checkpoint(problem.space.decode(kept))
         changed = [
@@ -212,3 +215,8 @@ class MixedDNN(Framework):
         )
         problem.take_statistics(trained, Recipe(epochs=self.epochs, images=self.images))
         return trained
+
+
+def met(*shares: Tensor) -> bool:
+    """Whether shares of limits are within them."""
+    return all(float(each.detach().max()) <= EXACT for each in shares)

@@ -181,7 +181,7 @@ class SDQ(Framework):
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Train the float weights at the bits found, by the teacher and the bin regularizer."""
         teacher = distillation(problem.float_model(), temperature=1.0, weight=1.0)
-        free = [name for name, bits in problem.space.weight_bits.items() if len(bits) > 1]
+        free = problem.space.free_weights
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             assert isinstance(model, QModel)

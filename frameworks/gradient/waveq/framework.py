@@ -185,7 +185,7 @@ class WaveQ(Framework):
     def finish(self, problem: Problem, solution: Solution) -> QModel:
         """Part 3: the weights of the search settle at the levels of their bits, now fixed."""
         reach = {n: reach_of(problem.network.get_submodule(n)) for n in problem.space.names}
-        free = [name for name, bits in problem.space.weight_bits.items() if len(bits) > 1]
+        free = problem.space.free_weights
         betas = {n: torch.tensor(solution.policy[n].mean_weight - 1.0) for n in free}
 
         def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
