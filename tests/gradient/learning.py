@@ -10,10 +10,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 
+import pytest
+from torch import Tensor, nn
+
 from benchmarks.studies.learning import silenced
 from benchmarks.suite.cell import Run
 from benchmarks.suite.config import cell_of, composed, hydra
 from frameworks import Framework, Policy, Problem, registry, steer
+from frameworks.core.evaluation.train import Loss
+from frameworks.core.search import course
 
 SEEDS = 0, 1, 2
 
@@ -70,3 +75,25 @@ def learned(method: Framework, changes: tuple[str, ...] = (), **where: object) -
             assert judge.within(policy), "a policy over the budget tells nothing"
             out.append((policy, judge.evaluate(policy).accuracy))
     return Learned(*found)
+
+
+def silent(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """A task loss that says nothing: it and all its gradients are 0."""
+    return 0 * model(x).sum()
+
+
+def minimised(patch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of each later step, which the objective in a search's notes need not be."""
+    found: list[float] = []
+    plain = course.train_epoch
+
+    def noted(model: nn.Module, batches: object, optimizers: object, loss: Loss, *hooks: object):
+        def kept(*batch: object) -> Tensor:
+            value = loss(*batch)
+            found.append(float(value.detach()))
+            return value
+
+        return plain(model, batches, optimizers, kept, *hooks)
+
+    patch.setattr(course, "train_epoch", noted)
+    return found

@@ -11,13 +11,14 @@ from frameworks import schemes
 from frameworks.core.supernets.decisions import block_decisions
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 from frameworks.gradient.bp_nas import BPNAS
+from frameworks.gradient.bp_nas import search as module
 from frameworks.gradient.bp_nas.barrier import Domain, barrier, mean_bits, prob1
 from frameworks.gradient.bp_nas.framework import PAIRS
 from frameworks.gradient.bp_nas.pairs import PairNet
 from frameworks.gradient.bp_nas.scale_clip import ScaleClipWeight, clipping_point, scale_clip_
 from frameworks.gradient.bp_nas.search import Search
 from frameworks.testing import toy
-from tests.gradient.learning import learned
+from tests.gradient.learning import learned, silent
 
 FAST = BPNAS(
     epochs=3, images=128, batch=32, lr=0.01, theta_lr=0.2, mu=0.02, reshape=0.0, layerwise=True
@@ -205,6 +206,20 @@ def test_no_step_leaves_the_valid_domain(like):
         assert of.within(search.domain.most_probable(search.p))
     assert max(search.loads) < 1
     assert search.loads[-1] > 0.95, "and it goes up to the wall"
+
+
+def test_theta_is_held_back_by_the_slope_of_the_barrier(monkeypatch):
+    """And not by steps that are taken back alone: without a loss it still has this gradient."""
+    monkeypatch.setattr(module, "cross_entropy", silent)
+    search = Search(replace(FAST, images=64), toy.make_problem("bops", like=3))  # one step
+    (constraint,) = search.domain.constraints
+    expected = constraint.cost(search.p)
+    (slope,) = torch.autograd.grad(expected, search.choices.logits)
+    room = constraint.limit + 1 - expected.item()
+    search.train_theta(0.02, 0.0)
+    found = search.choices.logits.grad
+    assert 1e-3 < found.norm() < 1  # it was not clipped
+    torch.testing.assert_close(found, 0.02 / (room * math.log(room)) * slope)
 
 
 @pytest.mark.parametrize("target", ["bops", "size"])

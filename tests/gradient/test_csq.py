@@ -11,12 +11,13 @@ from frameworks.core.quantizers.bitplanes import BitPlanes
 from frameworks.core.solution import Solution
 from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet
+from frameworks.gradient.csq import framework, network
 from frameworks.gradient.csq.framework import CSQ, temperature
 from frameworks.gradient.csq.network import kept_planes, planes_of, planter, settle
 from frameworks.gradient.csq.planes import ContinuousPlanes, span
 from frameworks.gradient.csq.precision import Precision, plane_count
 from frameworks.testing import toy
-from tests.gradient.learning import SEEDS, learned, steer
+from tests.gradient.learning import SEEDS, learned, silent, steer
 from tests.gradient.learning import problem as suite_problem
 
 FAST = CSQ(epochs=6, warmup=1, images=128, batch=32, lr=0.02, mask_lr=20.0, plane_lr=5.0)
@@ -318,15 +319,60 @@ def test_precision_grows_again_below_the_budget():
     assert precision.share() > before
 
 
-def test_weights_of_the_search_are_on_the_found_grids():
-    of = problem(scheme="bsq")
+def temperatures(monkeypatch, where):
+    """Those of all planes at each step that a module's loss is asked for."""
+    found, plain = [], where.cross_entropy
+
+    def noted(model, x, y):
+        found.append({each.temperature for each in planes_of(model).values()})
+        return plain(model, x, y)
+
+    monkeypatch.setattr(where, "cross_entropy", noted)
+    return found
+
+
+def test_the_search_goes_on_at_rising_temperatures_of_planes_and_masks(monkeypatch):
+    found, of_masks, plain = temperatures(monkeypatch, framework), [], Precision.penalty
+
+    def noted(precision, now):
+        of_masks.append(now)
+        return plain(precision, now)
+
+    monkeypatch.setattr(Precision, "penalty", noted)
+    replace(FAST, epochs=2, images=64).search(problem())
+    expected = [200**0.5] * 2 + [200.0] * 2
+    assert [t for (t,) in found] == pytest.approx(expected)
+    assert of_masks == pytest.approx(expected)
+
+
+def test_the_penalty_draws_the_masks_of_the_search(monkeypatch):
+    monkeypatch.setattr(framework, "cross_entropy", silent)
+    kept, method = [], replace(FAST, epochs=1, images=32, weighted=False)  # one step, at T = 200
+    plain = method.optimizer
+    monkeypatch.setattr(method, "optimizer", lambda *given: kept.append(plain(*given)) or kept[0])
+    of = problem()
+    notes = method.search(of).notes
+    above = 1 - of.budget.limit / of.cost(of.space.highest())["size"]
+    # All 28 masks are at 0: each m is 1/2, of slope 200 / 4.
+    assert notes["learning"]["start"] == pytest.approx(0.01 * above * 28 / 2, rel=1e-5)
+    masks = torch.cat([mask.detach() for mask in kept[0].param_groups[1]["params"]])
+    torch.testing.assert_close(masks, torch.full((28,), -0.02 * 20 * 0.01 * above * 200 / 4))
+
+
+@pytest.mark.parametrize(("like", "prunes"), [(3, False), (2, True)])
+def test_weights_of_the_search_are_on_the_found_grids(like, prunes):
+    of = problem(scheme="bsq", like=like)
     solution = FAST.search(of)
+    assert (0 in {solution.policy[name].weight for name in FREE}) == prunes
     for name in FREE:
         weight, bits = solution.weights[f"{name}.weight"], solution.policy[name].weight
         (step,) = solution.notes["steps"][name]
+        if bits == 0:  # pruned: there is no grid, and no step
+            assert not weight.any()
+            continue
         codes = weight / step
         torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-3)
-        assert float(codes.abs().max()) <= 2 ** max(bits - 1, 0) - 1 + 1e-3
+        assert float(codes.abs().max()) <= 2 ** (bits - 1) - 1 + 1e-3
     of.float_model().load_state_dict(solution.weights)
 
 
@@ -376,6 +422,15 @@ def test_a_layer_without_planes_that_stays_is_trained_by_the_protocol_s_quantize
     trained = FAST.finish(of, solution)
     assert set(planes_of(trained)) == set(FREE[1:])
     assert bool(torch.isfinite(trained(of.images[:4])).all())
+
+
+def test_finishing_goes_through_all_temperatures(monkeypatch):
+    recipe = replace(CSQ.recipe, epochs=3, batch=32, images=64)  # two steps an epoch
+    of = problem(scheme="bsq", recipe=recipe)
+    solution = replace(FAST, epochs=1, images=32).search(of)
+    found = temperatures(monkeypatch, network)
+    FAST.finish(of, solution)
+    assert [t for (t,) in found] == pytest.approx([5.848035] * 2 + [34.199519] * 2 + [200] * 2)
 
 
 def test_settling_writes_the_hard_weights():

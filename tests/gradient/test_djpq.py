@@ -279,14 +279,6 @@ def test_cost_falls_with_bits_and_with_channels_by_hand():
     assert (net.gates[FREE[1]].log_variance.grad <= 0).all()
 
 
-def test_hand_numbers_of_a_large_layer():
-    # 64 -> 128 channels, 3x3, 16x16 outputs, 48 and 96 kept, 4 and 6 bits: 75.85 times fewer.
-    macs = 64 * 128 * 9 * 256
-    kept = 48 * 96 * 9 * 256 * 4 * 6
-    assert kept == 254_803_968
-    assert macs * 32 * 32 / kept == pytest.approx(75.85, abs=5e-3)
-
-
 def test_policy_rounds_up_to_candidates_and_prunes():
     net = joint(problem(bits=(2, 4, 8)))
     (_, first), (_, second) = net.tensors[:2]
@@ -402,6 +394,19 @@ def test_more_strength_costs_less():
         of = problem(retrains=False)
         costs.append(of.cost(replace(FAST, beta=beta).search(of).policy)["bops"])
     assert costs[0] > costs[1] > costs[2]
+
+
+@pytest.mark.parametrize(("beta", "end"), [(8.0, 3), (0.0, 6)])
+def test_bits_of_the_search_stay_between_the_candidates(beta, end):
+    of = problem(scheme="djpq", retrains=False, bits=(3, 4, 6))
+    notes = replace(FAST, beta=beta, quantizer_lr=1.0).search(of).notes
+    found = []
+    for name in FREE:
+        step, reach, power = notes["quantizers"][name][0]
+        found.append(math.log2(reach**power / step + 1) + 1)
+    assert min(found) > 3 - 1e-3
+    assert max(found) < 6 + 1e-3
+    assert any(bits == pytest.approx(end, abs=1e-3) for bits in found), "it was held there"
 
 
 def test_information_prunes_channels_that_stay_pruned():

@@ -262,10 +262,14 @@ def test_warmup_has_no_cost_term():
     assert values[0] > 100 > values[1]
 
 
-def test_bits_stay_in_their_range():
-    method = replace(FAST, bits_lr=1e5)
-    policy = method.search(problem()).policy
-    assert problem().within(policy)
+@pytest.mark.parametrize("method", [FAST, KERNEL], ids=["layer", "kernel"])
+def test_bits_stay_in_their_range(monkeypatch, method):
+    of, method = problem(), replace(method, epochs=1, bits_lr=1e5)
+    bits = method.start(of, 3.5)
+    monkeypatch.setattr(method, "start", lambda *_: bits)
+    assert of.within(method.search(of).policy)
+    found = torch.cat([each.detach().reshape(-1) for each in bits])
+    assert (found.min(), found.max()) == (2, 8)  # a step takes them far beyond both ends
 
 
 @pytest.mark.parametrize("method", [FAST, KERNEL], ids=["layer", "kernel"])

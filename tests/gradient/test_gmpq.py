@@ -15,7 +15,7 @@ from frameworks.core.supernets.composite_search import complexity
 from frameworks.core.supernets.relaxations import Choices
 from frameworks.core.supernets.supernet import CompositeNet
 from frameworks.gradient.edmips import EdMIPS
-from frameworks.gradient.gmpq import GMPQ
+from frameworks.gradient.gmpq import GMPQ, attribution
 from frameworks.gradient.gmpq import framework as module
 from frameworks.gradient.gmpq.attribution import (
     Attributed,
@@ -103,6 +103,24 @@ def test_the_power_of_undecided_and_of_unequal_layers_by_hand():
     assert expected_bits(of.space, leading)["blocks.0.conv1"][0] == pytest.approx(3.22414393)
     size = toy.make_problem("size", bits=(2, 4))
     assert expected_bits(size.space, torch.full((4, 2), 0.5))["blocks.0.conv1"] == (3, 8)
+
+
+def test_the_power_of_the_search_grows_as_bits_fall(monkeypatch):
+    powers, plain = [], attribution.distance
+
+    def noted(quantized, target, power):
+        powers.append(power)
+        return plain(quantized, target, power)
+
+    monkeypatch.setattr(attribution, "distance", noted)
+    method = replace(FAST, epochs=4, step=4, eta=10.0)
+    method.search(toy.make_problem("bops", bits=(2, 3, 4, 6)))
+    assert powers[0] == pytest.approx(1.706667, rel=1e-6)
+    assert powers == sorted(powers)
+    assert powers[-1] == pytest.approx(6, rel=0.01)  # all at 2 bits
+    powers.clear()
+    replace(method, epochs=1, power=3.0).search(toy.make_problem("bops"))
+    assert powers == [3.0, 3.0]
 
 
 def test_quantizers_by_hand():

@@ -8,6 +8,7 @@ from frameworks import schemes
 from frameworks.core.policy import FLOAT, PRUNED
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
+from frameworks.gradient.hmq import framework as module
 from frameworks.gradient.hmq.bits import BitChoices, activation_bits, sized_bits
 from frameworks.gradient.hmq.block import HMQBlock, expected, first_logit
 from frameworks.gradient.hmq.framework import (
@@ -20,7 +21,7 @@ from frameworks.gradient.hmq.framework import (
 )
 from frameworks.gradient.hmq.quantizer import power_of_two, thresholds, top_threshold
 from frameworks.testing import toy
-from tests.gradient.learning import SEEDS, learned, steer
+from tests.gradient.learning import SEEDS, learned, minimised, silent, steer
 from tests.gradient.learning import problem as suite_problem
 
 FAST = HMQ(epochs=4, cycle=1, images=128, batch=16, lr=1e-3, hmq_lr=0.5)
@@ -179,6 +180,40 @@ def test_shortfall_by_hand():
     assert 32 * shortfall(torch.tensor(5.0), 8.0).item() == pytest.approx(4.5)
     assert shortfall(torch.tensor(8.0), 8.0).item() == 0
     assert shortfall(torch.tensor(9.0), 8.0).item() == 0
+
+
+def test_the_target_of_the_search_climbs_with_its_cycles(monkeypatch):
+    monkeypatch.setattr(module, "cross_entropy", silent)
+    found = minimised(monkeypatch)
+    notes = replace(FAST, images=16, gamma=2.0).search(problem(like=3)).notes  # a step a cycle
+    final = notes["compression"][1]
+    # The notes have the shortfall of the last target, and by that the compression of each step.
+    at = [final * (1 - math.sqrt(value / 2)) for value in notes["learning"]["curve"]]
+    targets = [1, (2 + final) / 3, (1 + 2 * final) / 3, final]
+    each = [2 * max(1 - c / target, 0) ** 2 for c, target in zip(at, targets, strict=True)]
+    assert found == pytest.approx(each, rel=1e-4)
+    assert found[0] == 0 < found[1] < found[2] < found[3]
+
+
+def test_temperature_falls_in_every_cycle_of_the_search(monkeypatch):
+    found, plain = [], module.cross_entropy
+
+    def noted(model, x, y):
+        found.append({m.tau for m in model.modules() if isinstance(m, HMQBlock)})
+        return plain(model, x, y)
+
+    monkeypatch.setattr(module, "cross_entropy", noted)
+    replace(FAST, cycle=2, images=32).search(problem())  # two steps an epoch
+    cycle = [1, 0.990050, 0.980199, 0.970446]  # exp(-0.01 i)
+    assert [tau for (tau,) in found] == pytest.approx(2 * cycle, abs=1e-6)
+
+
+def test_without_the_loss_the_penalty_alone_compresses(monkeypatch):
+    monkeypatch.setattr(module, "cross_entropy", silent)
+    of = problem(like=3)
+    assert placed(of)[1].compression().item() < 1.1
+    found, final = replace(FAST, epochs=8, images=64, hmq_lr=2.0).search(of).notes["compression"]
+    assert found > 0.95 * final > 1.9
 
 
 def test_compression_is_of_the_cost_at_the_most_bits():

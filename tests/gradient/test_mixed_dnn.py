@@ -8,7 +8,7 @@ import yaml
 from frameworks import BudgetSpec, steer
 from frameworks.core.quantizers.uniform import UniformQuantizer
 from frameworks.core.supernets.placed import PlacedNet
-from frameworks.gradient.mixed_dnn import framework
+from frameworks.gradient.mixed_dnn import framework as module
 from frameworks.gradient.mixed_dnn.constraints import Constraints
 from frameworks.gradient.mixed_dnn.framework import MixedDNN
 from frameworks.gradient.mixed_dnn.grids import grid, learned, restored, written
@@ -223,7 +223,7 @@ def test_an_iterate_is_kept_that_meets_the_memories_too(monkeypatch):
             self.calls += 1
             return of_budget, each + (self.calls > 1) * 2
 
-    monkeypatch.setattr(framework, "Constraints", First)
+    monkeypatch.setattr(module, "Constraints", First)
     of = problem("size", like=6)
     start = written(net_of(of))
     assert replace(FAST, epochs=1, memories="sum").search(of).notes["grids"] == start
@@ -304,6 +304,30 @@ def test_decay_is_part_of_the_bounded_gradient():
     assert {id(p) for group in (rest, of_grids) for p in group["params"]} == every
 
 
+def after_a_step(monkeypatch, like, **fields):
+    """Before and after one step of a search without a loss: all steps, and all ranges."""
+    monkeypatch.setattr(module, "cross_entropy", learning.silent)
+    of = problem(like=like)
+    method = replace(FAST, epochs=1, images=16, **fields)
+    pairs = written(net_of(of)), method.search(of).notes["grids"]
+    numbers = [[kept[k][n][2:] for k in ("weight", "act") for n in FREE] for kept in pairs]
+    return [torch.tensor(each).T for each in numbers]
+
+
+def test_a_search_decays_steps_and_ranges(monkeypatch):
+    # By lr * decay, here 0.02 * 0.1; of a range not by more than lr * d.
+    (step, reach), after = after_a_step(monkeypatch, 8, weight_decay=0.1)
+    assert {7, 15} >= set((reach / step).tolist())
+    torch.testing.assert_close(after[0], step * (1 - 0.002))
+    torch.testing.assert_close(after[1], reach - 0.02 * torch.minimum(0.1 * reach, step))
+
+
+def test_a_step_of_the_search_moves_nothing_by_more_than_its_rate_of_d(monkeypatch):
+    (step, reach), after = after_a_step(monkeypatch, 2.1, penalty=1e9)
+    torch.testing.assert_close(after[0], step * 1.02)
+    torch.testing.assert_close(after[1], reach - 0.02 * step)
+
+
 def test_tied_layers_have_the_most_of_them():
     of = problem(paired=True, groups=[FREE[:2]])
     net = net_of(of)
@@ -334,6 +358,22 @@ def test_kept_policies_are_within_where_an_iterate_was():
     shares = solution.notes["shares"]
     assert len(shares) == len(solution.notes["changed"]) == 4
     assert min(shares) > 1 or of.within(solution.policy)
+
+
+def test_an_iterate_within_the_budget_is_kept_from_inside_an_epoch(monkeypatch):
+    """The loss draws all steps down: the first iterate has three bits, and the last has more."""
+
+    def loss(model, x, y):
+        steps = [m.step for m in model.modules() if isinstance(m, ParametricQuantizer)]
+        return learning.silent(model, x, y) + 1e3 * torch.stack(steps).sum()
+
+    monkeypatch.setattr(module, "cross_entropy", loss)
+    of = problem(like=3)
+    solution = replace(FAST, epochs=1, images=32, lr=0.5, bits=3, penalty=0.0).search(of)
+    assert solution.notes["shares"][0] > 1.1
+    assert of.within(solution.policy)
+    assert {(b.weight, b.act) for n, b in solution.policy.items() if n in FREE} == {(3, 3)}
+    assert solution.notes["grids"] == written(net_of(of, bits=3))
 
 
 def test_several_limits_at_once():

@@ -239,6 +239,19 @@ def test_bits_stop_falling_where_the_budget_is_met():
     assert not all(of.within(policy) for policy in up)
 
 
+def test_a_fresh_dbp_has_nothing_of_the_dropped_one_s_momentum(monkeypatch):
+    """One step, after which the first layer drops and the budget is met."""
+    monkeypatch.setattr(framework, "cross_entropy", learning.silent)
+    kept, method = [], replace(FAST, images=32, beta_lr=100.0)
+    plain = method.optimizer
+    monkeypatch.setattr(method, "optimizer", lambda *given: kept.append(plain(*given)) or kept[0])
+    policy = method.search(problem(like=7.9)).policy
+    assert [policy[name].weight for name in FREE] == [6, 8, 8, 8]
+    (optimizer,) = kept
+    logits = optimizer.param_groups[1]["params"]
+    assert [logit in optimizer.state for logit in logits] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("target", ["bops", "size"])
 def test_the_budget_is_met_by_steering(target):
     of = problem(target, like=4)

@@ -17,6 +17,7 @@ from frameworks.gradient.waveq.network import (
 )
 from frameworks.gradient.waveq.sinusoid import Period, WaveWeight, profile, wave
 from frameworks.testing import toy
+from tests.gradient.learning import minimised, silent
 
 WaveQ = waveq.WaveQ
 FAST = WaveQ(epochs=4, images=256, batch=32, lr=0.02, beta_lr=10.0, lambda_beta=0.3)
@@ -102,6 +103,19 @@ def test_profiles_by_hand():
     }
     for t, both in expected.items():
         assert profile(t, 200, 500, 10) == pytest.approx(both, abs=1e-6)
+
+
+@pytest.mark.parametrize("off", ["lambda_w", "lambda_beta"])
+def test_both_strengths_follow_their_profile_in_the_search(monkeypatch, off):
+    monkeypatch.setattr(framework, "cross_entropy", silent)
+    found = minimised(monkeypatch)
+    method = replace(FAST, epochs=8, images=32, **{off: 0.0})  # a step an epoch
+    plateau = method.search(problem()).notes["learning"]["curve"]
+    shares = [a / b for a, b in zip(found, plateau, strict=True)]
+    # (1 + tanh((t - 1/4) / 0.025)) / 2; that of the bits begins to fall before the end.
+    assert shares[:3] == pytest.approx([2.1e-9, 4.54e-5, 0.5], rel=0.02)
+    assert shares[3:7] == pytest.approx([0.999955, 1, 1, 1], abs=1e-6)
+    assert shares[7] == pytest.approx(1 if off == "lambda_beta" else 0.999955, abs=1e-6)
 
 
 @pytest.mark.parametrize(
