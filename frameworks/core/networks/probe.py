@@ -86,8 +86,9 @@ def same_function(given: nn.Module, wrapped: nn.Module, images: Tensor) -> None:
         gap = float((outputs[0] - outputs[1]).abs().max())
         raise ValueError(
             f"the network computes otherwise with its layers wrapped (logits are off by {gap:.3g}):"
-            " it asks for the type of its modules, or reads one where another was put; call layers "
-            "as modules, and branch on attributes of its own"
+            " it asks for the type of its modules, reads one where another was put, or reads what "
+            "torch's encoder leaves at padded places; call layers as modules, branch on attributes "
+            "of its own, and leave padded places out"
         )
 
 

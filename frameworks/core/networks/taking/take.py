@@ -166,7 +166,20 @@ def _rewritten(root: nn.Module, notes: Taken) -> nn.Module:
         new = make(module, memo)
         take_hooks(new, module)
         root = replaced(root, module, new)
+    _without_nested(root)
     return root
+
+
+def _without_nested(root: nn.Module) -> None:
+    """Turn off the nested tensors that torch's encoders make of padded batches.
+
+    They are for the fused attention alone; `Attention` asks for shapes, which they do not have.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(part, Attention) for part in module.modules()
+        ):
+            module.use_nested_tensor = False
 
 
 def _with_read(root: nn.Module, name: str) -> nn.Module:

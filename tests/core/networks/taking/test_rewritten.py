@@ -396,6 +396,47 @@ def test_a_network_that_computes_otherwise_once_wrapped_is_refused(kind):
         QModel(net, layers, schemes.get("mse")(), seen)
 
 
+class Padded(nn.Module):
+    """An encoder that is told which places are padding, and reads the first ``read`` of ten."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read, self.stem, self.head = read, nn.Linear(6, 12), nn.Linear(12, 4)
+        layer = nn.TransformerEncoderLayer(12, 2, 20, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def encoded(self, x):
+        padding = (torch.arange(10) >= 7).expand(len(x), -1)
+        return self.encoder(self.stem(x.flatten(1, 2)), src_key_padding_mask=padding)
+
+    def forward(self, x):
+        return self.head(self.encoded(x)[:, : self.read].mean(1))
+
+
+def test_an_encoder_that_is_told_of_padding_computes_the_same_where_there_is_none():
+    torch.manual_seed(0)
+    net, x = Padded(7).eval(), torch.randn(4, 1, 10, 6)
+    layers = describe(net, (1, 10, 6))
+    made = taken(net)
+    with torch.no_grad():
+        given_ = net.encoded(x)
+        assert not given_[:, 7:].any()  # torch made nested tensors, which have nothing there
+        assert torch.allclose(made.encoded(x)[:, :7], given_[:, :7], **CLOSE)
+        model = QModel(net, layers, schemes.get("mse")(), observe(net, layers, x, torch_rng(0)))
+        whole = model.eval().fix(Policy.uniform(layers, 32, 32))(x)
+        assert torch.allclose(whole, net(x), **CLOSE)
+    assert net.encoder.use_nested_tensor
+
+
+def test_a_network_that_reads_padded_places_is_refused():
+    torch.manual_seed(0)
+    net, x = Padded(8).eval(), torch.randn(4, 1, 10, 6)
+    layers = describe(net, (1, 10, 6))
+    seen = observe(net, layers, x, torch_rng(0))
+    with pytest.raises(ValueError, match="computes otherwise with its layers wrapped"):
+        QModel(net, layers, schemes.get("mse")(), seen)
+
+
 def test_layers_inside_layers_keep_their_names():
     class Adapted(nn.Linear):
         def __init__(self):
