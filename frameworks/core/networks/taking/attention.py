@@ -38,14 +38,18 @@ class Attention(nn.Module):
         self.bias_k, self.bias_v = module.bias_k, module.bias_v
         if module.in_proj_weight is not None:
             weights = module.in_proj_weight.chunk(3)
+            mask = mask_of(module, "in_proj_weight")
+            masks = (None,) * 3 if mask is None else mask.chunk(3)
         else:
-            weights = tuple(getattr(module, f"{part}_proj_weight") for part in ("q", "k", "v"))
+            names = [f"{part}_proj_weight" for part in ("q", "k", "v")]
+            weights = tuple(getattr(module, name) for name in names)
+            masks = tuple(mask_of(module, name) for name in names)
         biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (
-            linear(w, b, memo) for w, b in zip(weights, biases, strict=True)
+            linear(w, b, mask, memo) for w, b, mask in zip(weights, biases, masks, strict=True)
         )
-        self.out_proj = linear(module.out_proj.weight, module.out_proj.bias, memo)
-        keep_mask(self.out_proj, mask_of(module.out_proj))
+        out = module.out_proj
+        self.out_proj = linear(out.weight, out.bias, mask_of(out), memo)
         self.training = module.training
 
     def forward(
@@ -127,13 +131,16 @@ def plain_entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     return found
 
 
-def linear(weight: Tensor, bias: Tensor | None, memo: Memo | None = None) -> nn.Linear:
-    """A linear layer with copies of these weights ``[out, in]`` and bias ``[out]``.
+def linear(
+    weight: Tensor, bias: Tensor | None, mask: Tensor | None = None, memo: Memo | None = None
+) -> nn.Linear:
+    """A linear layer with copies of these weights ``[out, in]``, their mask and bias ``[out]``.
 
     What is stored once is copied once: ``memo`` has the copies made so far.
     """
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     made.weight = copied_once(weight, memo)
+    keep_mask(made, mask)
     if bias is not None:
         made.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return made

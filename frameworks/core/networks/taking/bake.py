@@ -3,7 +3,7 @@
 A layer under ``spectral_norm``, ``weight_norm``, a pruning mask or any other parametrization has no
 weight of its own that could be quantized or trained. Its present weight takes their place. Pruned
 entries stay pruned: the mask is kept beside the weight (`mask_of`), and what quantizes or trains
-the layer applies it.
+the layer applies it. Masks of vectors, such as biases, are not kept: nothing applies them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-MASK = "kept"
-"""Name of the buffer with the mask of a pruned weight."""
+MASK = "kept_"
+"""Begins the name of the buffer with a pruned tensor's mask; the tensor's own name ends it."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Baked:
         return bool(torch.allclose(found, value, rtol=1e-4, atol=1e-6))
 
 
-def mask_of(module: nn.Module) -> Tensor | None:
-    """The mask of a pruned weight, which is 0 where the weight has to stay 0."""
-    return module._buffers.get(MASK)
+def mask_of(module: nn.Module, tensor: str = "weight") -> Tensor | None:
+    """The mask of a pruned tensor, which is 0 where the tensor has to stay 0."""
+    return module._buffers.get(f"{MASK}{tensor}")
 
 
 def raw_weight(module: nn.Module) -> Tensor:
@@ -109,10 +109,10 @@ def raw_weight(module: nn.Module) -> Tensor:
     return weight if mask is None else weight * mask
 
 
-def keep_mask(module: nn.Module, mask: Tensor | None) -> None:
-    """Give a weight a mask (see `mask_of`), if there is one."""
+def keep_mask(module: nn.Module, mask: Tensor | None, tensor: str = "weight") -> None:
+    """Give a tensor a mask (see `mask_of`), if there is one."""
     if mask is not None:
-        module.register_buffer(MASK, mask.detach().clone(), persistent=False)
+        module.register_buffer(f"{MASK}{tensor}", mask.detach().clone(), persistent=False)
 
 
 def computed(model: nn.Module) -> bool:
@@ -200,4 +200,4 @@ def _bake_module(module: nn.Module) -> None:
         else:
             mask = getattr(module, f"{name}_mask")
             prune.remove(module, name)  # type: ignore[no-untyped-call]
-            keep_mask(module, mask if name == "weight" else None)
+            keep_mask(module, mask if mask.dim() > 1 else None, name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.networks.taking.attention import linear
+from frameworks.core.networks.taking.bake import mask_of
 from frameworks.core.networks.taking.storage import Memo
 
 State = tuple[Tensor, ...]
@@ -64,10 +65,9 @@ class Recurrent(nn.Module):
         ]
         for suffix in self.suffixes:
             for part in _PARTS:
-                weight = getattr(module, f"weight_{part}{suffix}", None)
-                if weight is not None:
-                    bias = getattr(module, f"bias_{part}{suffix}", None)
-                    self.add_module(f"{part}{suffix}", linear(weight, bias, memo))
+                made = _linear(module, f"{part}{suffix}", memo)
+                if made is not None:
+                    self.add_module(f"{part}{suffix}", made)
         self.training = module.training
 
     def flatten_parameters(self) -> None:
@@ -134,8 +134,8 @@ class Cell(nn.Module):
         relu = getattr(module, "nonlinearity", "tanh") == "relu"
         self.mode = kinds.get(type(module), "RNN_RELU" if relu else "RNN_TANH")
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
-        self.ih = linear(module.weight_ih, getattr(module, "bias_ih", None), memo)
-        self.hh = linear(module.weight_hh, getattr(module, "bias_hh", None), memo)
+        for part in ("ih", "hh"):
+            self.add_module(part, _linear(module, part, memo))
         self.training = module.training
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
@@ -146,9 +146,19 @@ class Cell(nn.Module):
         else:
             state = hx if isinstance(hx, tuple) else (hx,)
             state = tuple(s.unsqueeze(0) for s in state) if alone else state
-        state = step(self.mode, self.ih(x), self.hh(state[0]), state)
+        moved = self.get_submodule("hh")(state[0])
+        state = step(self.mode, self.get_submodule("ih")(x), moved, state)
         state = tuple(s.squeeze(0) for s in state) if alone else state
         return state if self.mode == "LSTM" else state[0]
+
+
+def _linear(module: nn.Module, part: str, memo: Memo | None) -> nn.Linear | None:
+    """One matrix of torch's module as a layer; None if it has no such matrix."""
+    weight = getattr(module, f"weight_{part}", None)
+    if weight is None:
+        return None
+    mask = mask_of(module, f"weight_{part}")
+    return linear(weight, getattr(module, f"bias_{part}", None), mask, memo)
 
 
 def given_entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from frameworks.core.networks.taking import attention, recurrent
 from frameworks.core.networks.taking.attention import Attention
-from frameworks.core.networks.taking.bake import Baked, bake, computed, copied
+from frameworks.core.networks.taking.bake import Baked, bake, computed, copied, keep_mask, mask_of
 from frameworks.core.networks.taking.hooks import take_hooks
 from frameworks.core.networks.taking.reads import SUFFIX, Read, bare, listen, listens
 from frameworks.core.networks.taking.recurrent import CELLS, SEQUENCES, Cell, Recurrent
@@ -188,6 +188,7 @@ def _with_read(root: nn.Module, name: str) -> nn.Module:
         weight, bias = module._parameters["weight"], module._parameters.get("bias")
         assert weight is not None
         read = Read(weight, bias)
+        keep_mask(read, mask_of(module))
         # Sizes, strides and the like, which the network may read.
         plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
         read.__dict__ |= {k: v for k, v in plain.items() if not hasattr(read, k)}
@@ -196,7 +197,9 @@ def _with_read(root: nn.Module, name: str) -> nn.Module:
     owner, attribute = bare(root, name)
     weight = owner._parameters[attribute]
     assert weight is not None
-    owner.add_module(name.rpartition(".")[2], Read(weight))
+    read = Read(weight)
+    keep_mask(read, mask_of(owner, attribute))
+    owner.add_module(name.rpartition(".")[2], read)
     return root
 
 

@@ -50,6 +50,7 @@ RULES = {
     "prune_twice": lambda m: half(half(m)),
     "doubled": doubled,
 }
+RECIPE = Recipe(epochs=2, batch=16, lr=0.1)
 INVERTIBLE = {"weight_norm", "old_weight_norm", "old_weight_norm_whole", "prune", "prune_twice"}
 
 
@@ -126,24 +127,84 @@ def test_taking_twice_changes_nothing():
     assert taken(plain) is plain
 
 
-def test_pruned_weights_stay_pruned_through_fine_tuning():
-    net = network("prune")
-    x, y = torch.rand(64, 1, 8, 8), torch.randint(4, (64,))
-    layers = describe(net, (1, 8, 8))
-    space, target = Space.build(layers, (4,), (4,)), targets.get("size")()
-    problem = Problem(
+def problem_of(net, shape):
+    x, y = torch.rand(64, *shape), torch.randint(4, (64,))
+    space, target = Space.build(describe(net, shape), (4,), (4,)), targets.get("size")()
+    return Problem(
         network=net, space=space, target=target, budget=BudgetSpec(like=8).resolve(target, space),
         scheme=schemes.get("mse")(), data=Data(TensorSplit(x, y), TensorSplit(x, y), x),
         retrains=True,
     )  # fmt: skip
-    recipe = Recipe(epochs=2, batch=16, lr=0.1)
-    state = problem.fine_tune(Policy.uniform(layers, 4, 4), recipe).float_state()
+
+
+def test_pruned_weights_stay_pruned_through_fine_tuning():
+    net = network("prune")
+    problem = problem_of(net, (1, 8, 8))
+    policy = Policy.uniform(problem.layers, 4, 4)
+    state = problem.fine_tune(policy, RECIPE).float_state()
     mask = net[2].weight_mask.bool()
     before = net[2].weight_orig.detach()
     assert not torch.equal(state["2.weight"][mask], before[mask])
     assert not state["2.weight"][~mask].any()
     assert torch.equal(state["2.weight_mask"], net[2].weight_mask)
-    assert problem.evaluator(state)(Policy.uniform(layers, 4, 4)).loss > 0
+    assert problem.evaluator(state)(policy).loss > 0
+
+
+class Cut(nn.Module):
+    """A network with one pruned tensor, named by where it lies."""
+
+    def __init__(self, tensor):
+        super().__init__()
+        self.tensor, self.stem, self.head = tensor, nn.Linear(6, 6), nn.Linear(6, 4)
+        self.part = {
+            "read.weight": lambda: nn.Linear(6, 6),
+            "bare": lambda: None,
+            "in_proj_weight": lambda: nn.MultiheadAttention(6, 2, batch_first=True),
+            "k_proj_weight": lambda: nn.MultiheadAttention(6, 2, kdim=5, vdim=5, batch_first=True),
+            "weight_hh_l0": lambda: nn.LSTM(6, 6, batch_first=True),
+            "weight_ih": lambda: nn.GRUCell(6, 6),
+        }[tensor]()
+        if tensor == "bare":
+            self.bare = nn.Parameter(torch.randn(6, 6))
+        prune.random_unstructured(self.part or self, tensor.rpartition(".")[2], 0.5)
+
+    def forward(self, x):
+        x = self.stem(x.flatten(1, 2)).relu()
+        if self.tensor in ("read.weight", "bare"):
+            weight = self.bare if self.part is None else self.part.weight
+            x = nn.functional.linear(x, weight).relu()
+        elif self.tensor == "in_proj_weight":
+            x = self.part(x, x, x)[0]
+        elif self.tensor == "k_proj_weight":
+            x = self.part(x, x[..., :5], x[..., :5])[0]
+        else:
+            x = self.part(x)[0] if self.tensor == "weight_hh_l0" else self.part(x.mean(1))[:, None]
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "names"),
+    [
+        ("read.weight", ["part"]),
+        ("bare", ["bare_read"]),
+        ("in_proj_weight", ["part.q_proj", "part.k_proj", "part.v_proj"]),
+        ("k_proj_weight", ["part.k_proj"]),
+        ("weight_hh_l0", ["part.hh_l0"]),
+        ("weight_ih", ["part.ih"]),
+    ],
+)
+def test_pruned_entries_stay_pruned_wherever_the_mask_lies(tensor, names):
+    torch.manual_seed(0)
+    net = Cut(tensor).eval()
+    mask = next(b for n, b in net.named_buffers() if n.endswith("_mask")).bool()
+    before = next(p for n, p in net.named_parameters() if n.endswith("_orig"))
+    problem = problem_of(net, (1, 5, 6))
+    tuned = problem.fine_tune(Policy.uniform(problem.layers, 4, 4), RECIPE)
+    layers = [tuned.qlayer(name) for name in names]
+    trained = torch.cat([layer.inner.weight for layer in layers])
+    assert not torch.isclose(trained, before)[mask].all()
+    assert not trained[~mask].any()
+    assert not torch.cat([layer.weight for layer in layers])[~mask].any()
 
 
 def test_a_weight_computed_in_another_way_is_refused_by_name():
