@@ -61,7 +61,7 @@ class QModel(nn.Module):
             for name in names[inner]:
                 self.model = swap_module(self.model, name, wrapped)
         for layer in layers:
-            if layer.shared:  # copies of tensors in one memory are apart
+            if layer.shared:  # two parameters in one memory would be trained twice
                 self.qlayer(layer.name).inner.weight = self.qlayer(layer.shared).inner.weight
         if calibration.images is not None and not calibration.probed:
             with _uncounted(model):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.networks.taking.bake import keep_mask, mask_of
-from frameworks.core.networks.taking.storage import Memo, copied_once
+from frameworks.core.networks.taking.storage import Copies, copied_once
 
 
 class Attention(nn.Module):
@@ -28,7 +28,7 @@ class Attention(nn.Module):
     in_proj_bias = None
     """Read by torch's encoder layers: without it they do not take their fused path."""
 
-    def __init__(self, module: nn.MultiheadAttention, memo: Memo | None = None) -> None:
+    def __init__(self, module: nn.MultiheadAttention, copies: Copies | None = None) -> None:
         super().__init__()
         self.embed_dim, self.num_heads = module.embed_dim, module.num_heads
         self.head_dim = module.embed_dim // module.num_heads
@@ -46,10 +46,10 @@ class Attention(nn.Module):
             masks = tuple(mask_of(module, name) for name in names)
         biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (
-            linear(w, b, mask, memo) for w, b, mask in zip(weights, biases, masks, strict=True)
+            linear(w, b, mask, copies) for w, b, mask in zip(weights, biases, masks, strict=True)
         )
         out = module.out_proj
-        self.out_proj = linear(out.weight, out.bias, mask_of(out), memo)
+        self.out_proj = linear(out.weight, out.bias, mask_of(out), copies)
         self.training = module.training
 
     def forward(
@@ -132,14 +132,14 @@ def plain_entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def linear(
-    weight: Tensor, bias: Tensor | None, mask: Tensor | None = None, memo: Memo | None = None
+    weight: Tensor, bias: Tensor | None, mask: Tensor | None = None, copies: Copies | None = None
 ) -> nn.Linear:
     """A linear layer with copies of these weights ``[out, in]``, their mask and bias ``[out]``.
 
-    What is stored once is copied once: ``memo`` has the copies made so far.
+    What is stored once is copied once: ``copies`` has the parameters made so far.
     """
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    made.weight = copied_once(weight, memo)
+    made.weight = copied_once(weight, copies)
     keep_mask(made, mask)
     if bias is not None:
         made.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)

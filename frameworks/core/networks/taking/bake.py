@@ -19,6 +19,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from frameworks.core.networks.taking.storage import copied_together
+
 MASK = "kept_"
 """Begins the name of the buffer with a pruned tensor's mask; the tensor's own name ends it."""
 
@@ -137,14 +139,17 @@ def bake(model: nn.Module) -> list[Baked]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; of computed tensors with a graph, which torch refuses to copy, the values."""
+    """A deep copy in which parameters in one memory still are.
+
+    Of computed tensors with a graph, which torch refuses to copy, it has the values.
+    """
     memo: dict[int, Any] = {
         id(value): value.detach().clone()
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, memo | copied_together(model))
 
 
 def _computing(module: nn.Module) -> Iterator[tuple[str, Any]]:

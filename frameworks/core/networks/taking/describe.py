@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from frameworks.core.layers import Layer
 from frameworks.core.networks.taking.reads import SUFFIX, Observed, Read
-from frameworks.core.networks.taking.storage import storage_of
+from frameworks.core.networks.taking.storage import (
+    in_different_shapes,
+    overlap,
+    same_place,
+    storage_of,
+)
 from frameworks.core.networks.taking.take import LAYERS, taken
 from frameworks.core.networks.taking.transposed import Transposed, positions
 
@@ -96,7 +101,7 @@ class _Pass:
         self.stored = {self._storage(m): n for m, n in self.names.items()}
         self.views: dict[str, None] = {}
         self.running: list[nn.Module] = []
-        self.storages: dict[tuple[Any, ...], str] = {}
+        self.storages: dict[Any, list[tuple[str, Tensor]]] = {}
         for path, module in self.model.named_modules():
             for attribute, parameter in module._parameters.items():
                 if parameter is not None and parameter.dim() > 1:
@@ -120,16 +125,22 @@ class _Pass:
             return
         weight = module.weight
         assert isinstance(weight, Tensor)
-        owner = self.storages.setdefault(storage_of(weight), name)
-        if owner != name and self.found[owner].params != facts["params"]:
-            raise ValueError(
-                f"layers {owner} and {name} store their weights in one tensor in different shapes; "
-                "a policy cannot give it bits"
-            )
+        owner = self._owner(name, weight)
         self.found[name] = Layer(
             name=name, index=len(self.found), block=_block_of(self.model, name),
             shared="" if owner == name else owner, **facts,
         )  # fmt: skip
+
+    def _owner(self, name: str, weight: Tensor) -> str:
+        """The first layer that stores a weight: the named one, if none before it does."""
+        known = self.storages.setdefault(storage_of(weight)[0], [])
+        for owner, stored in known:
+            if same_place(stored, weight):
+                return owner
+            if overlap(stored, weight):
+                raise in_different_shapes(owner, name)
+        known.append((name, weight))
+        return name
 
     def seen(self, weight: Any) -> None:
         """A function was called with a weight."""

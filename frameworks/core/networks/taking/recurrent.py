@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from frameworks.core.networks.taking.attention import linear
 from frameworks.core.networks.taking.bake import mask_of
-from frameworks.core.networks.taking.storage import Memo
+from frameworks.core.networks.taking.storage import Copies
 
 State = tuple[Tensor, ...]
 SEQUENCES = (nn.LSTM, nn.GRU, nn.RNN)
@@ -53,7 +53,7 @@ def step(mode: str, x: Tensor, moved: Tensor, state: State) -> State:
 class Recurrent(nn.Module):
     """A sequence model with the arguments and results of torch's; packed sequences are refused."""
 
-    def __init__(self, module: nn.RNNBase, memo: Memo | None = None) -> None:
+    def __init__(self, module: nn.RNNBase, copies: Copies | None = None) -> None:
         super().__init__()
         for fact in _FACTS:
             setattr(self, fact, getattr(module, fact))
@@ -65,7 +65,7 @@ class Recurrent(nn.Module):
         ]
         for suffix in self.suffixes:
             for part in _PARTS:
-                made = _linear(module, f"{part}{suffix}", memo)
+                made = _linear(module, f"{part}{suffix}", copies)
                 if made is not None:
                     self.add_module(f"{part}{suffix}", made)
         self.training = module.training
@@ -128,14 +128,14 @@ class Recurrent(nn.Module):
 class Cell(nn.Module):
     """One step, with the arguments and results of torch's cells."""
 
-    def __init__(self, module: nn.RNNCellBase, memo: Memo | None = None) -> None:
+    def __init__(self, module: nn.RNNCellBase, copies: Copies | None = None) -> None:
         super().__init__()
         kinds = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
         relu = getattr(module, "nonlinearity", "tanh") == "relu"
         self.mode = kinds.get(type(module), "RNN_RELU" if relu else "RNN_TANH")
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
         for part in ("ih", "hh"):
-            self.add_module(part, _linear(module, part, memo))
+            self.add_module(part, _linear(module, part, copies))
         self.training = module.training
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
@@ -152,13 +152,13 @@ class Cell(nn.Module):
         return state if self.mode == "LSTM" else state[0]
 
 
-def _linear(module: nn.Module, part: str, memo: Memo | None) -> nn.Linear | None:
+def _linear(module: nn.Module, part: str, copies: Copies | None) -> nn.Linear | None:
     """One matrix of torch's module as a layer; None if it has no such matrix."""
     weight = getattr(module, f"weight_{part}", None)
     if weight is None:
         return None
     mask = mask_of(module, f"weight_{part}")
-    return linear(weight, getattr(module, f"bias_{part}", None), mask, memo)
+    return linear(weight, getattr(module, f"bias_{part}", None), mask, copies)
 
 
 def given_entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

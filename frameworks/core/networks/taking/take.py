@@ -23,7 +23,7 @@ from frameworks.core.networks.taking.bake import Baked, bake, computed, copied, 
 from frameworks.core.networks.taking.hooks import take_hooks
 from frameworks.core.networks.taking.reads import SUFFIX, Read, bare, listen, listens
 from frameworks.core.networks.taking.recurrent import CELLS, SEQUENCES, Cell, Recurrent
-from frameworks.core.networks.taking.storage import Memo
+from frameworks.core.networks.taking.storage import Copies
 from frameworks.core.networks.taking.transposed import Transposed, is_transposed
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -58,7 +58,8 @@ def taken(model: nn.Module, reads: Iterable[str] = ()) -> nn.Module:
         reads: names of layers whose weights functions read (`frameworks.Layer.read`).
 
     Raises:
-        ValueError: a layer's weight is computed in a way that cannot be baked; it is named.
+        ValueError: a layer's weight is computed in a way that cannot be baked, or is stored in
+            another layer, too, in another shape; it is named.
     """
     before = model.__dict__.get(_MARK)
     missing = set(reads) - (before.reads if before else set())
@@ -142,7 +143,7 @@ def replaced(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return root
 
 
-def _makes(module: nn.Module) -> Callable[[Any, Memo], nn.Module] | None:
+def _makes(module: nn.Module) -> Callable[[Any, Copies], nn.Module] | None:
     """What makes the module that takes the place of one of torch's with torch's own forward."""
     if "forward" in vars(module):
         return None
@@ -156,18 +157,37 @@ def _makes(module: nn.Module) -> Callable[[Any, Memo], nn.Module] | None:
 
 
 def _rewritten(root: nn.Module, notes: Taken) -> nn.Module:
-    memo: Memo = {}
+    copies = _staying(root)
     for name, module in list(root.named_modules()):
         make = _makes(module)
         if make is None:
             continue
         if make is not Transposed:
             notes.rewritten.append(name)
-        new = make(module, memo)
+        copies.path = name
+        new = make(module, copies)
         take_hooks(new, module)
         root = replaced(root, module, new)
     _without_nested(root)
     return root
+
+
+def _staying(root: nn.Module) -> Copies:
+    """The parameters that lie outside of what is written out: a tie with one of them stays."""
+    copies, gone = Copies(), []
+    # A module comes before its parts, under each of its names.
+    for path, module in root.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        if _makes(module) is not None:
+            gone.append(prefix)
+        if path.startswith(tuple(gone)) or prefix in gone:
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.dim() > 1:
+                layer = isinstance(module, QUANTIZABLE) and name == "weight"
+                where = path if layer else f"{prefix}{name}"
+                copies.keep(where, parameter, parameter, layer=layer)
+    return copies
 
 
 def _without_nested(root: nn.Module) -> None:

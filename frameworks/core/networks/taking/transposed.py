@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frameworks.core.networks.taking.bake import keep_mask, mask_of
-from frameworks.core.networks.taking.storage import Memo, copied_once
+from frameworks.core.networks.taking.storage import Copies, copied_once
 
 KINDS = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
@@ -25,7 +25,7 @@ class Transposed(nn.Module):
     """
 
     def __init__(
-        self, module: nn.ConvTranspose1d | nn.ConvTranspose2d, memo: Memo | None = None
+        self, module: nn.ConvTranspose1d | nn.ConvTranspose2d, copies: Copies | None = None
     ) -> None:
         super().__init__()
         self.run: Callable[..., Tensor] = KINDS[type(module)]
@@ -34,7 +34,10 @@ class Transposed(nn.Module):
         self.padding, self.output_padding = module.padding, module.output_padding
         self.dilation, self.groups = module.dilation, module.groups
         self.weight = copied_once(
-            module.weight, memo, lambda weight: outputs_first(weight, self.groups)
+            module.weight,
+            copies,
+            lambda weight: outputs_first(weight, self.groups),
+            ("outputs first", self.groups),
         )
         mask = mask_of(module)
         keep_mask(self, None if mask is None else outputs_first(mask, self.groups))
