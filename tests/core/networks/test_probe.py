@@ -1,5 +1,7 @@
 """Networks whose layers' bits would mean nothing are refused by the layer's name."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -171,6 +173,35 @@ def test_a_linear_layer_both_called_and_read_has_two_calls():
 def test_a_convolution_both_called_and_read_is_refused():
     with pytest.raises(ValueError, match="layer conv is called as a module and"):
         describe(Both("conv"), (1, 4, 4))
+
+
+class Around(nn.Module):
+    """Calls one of its layers, or one of its own forward, by ``.forward``."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.stem, self.head = kind, nn.Conv2d(1, 6, 3), nn.Linear(6, 4)
+        self.up = nn.ConvTranspose2d(6, 6, 3)
+
+    def forward(self, x):
+        x = self.stem.forward(x) if self.kind == "stem" else self.stem(x)
+        x = self.up.forward(x) if self.kind == "up" else self.up(x)
+        x = x.relu().mean((2, 3))
+        return self.head.forward(x) if self.kind == "head" else self.head(x)
+
+
+@pytest.mark.parametrize("kind", ["stem", "up", "head"])
+def test_a_layer_that_is_called_by_its_forward_is_refused(kind):
+    net = Around(kind)
+    words = f"layer {kind} is called by .forward; call it as a module: {kind}(x)"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        describe(net, (1, 8, 8))
+    net.kind = ""
+    net.stem.forward = lambda x: nn.functional.conv2d(x, net.stem.weight) * 2
+    replaced = net.stem.forward
+    assert [layer.name for layer in describe(net, (1, 8, 8))] == ["stem", "up", "head"]
+    assert net.stem.forward is replaced
+    assert "forward" not in vars(net.head)
 
 
 def test_a_weight_that_an_embedding_shares_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -131,6 +131,21 @@ class _Pass:
             shared="" if owner == name else owner, **facts,
         )  # fmt: skip
 
+    def _within_calls(self, module: nn.Module) -> Callable[..., Any]:
+        """A layer's forward, refused outside of a call: nothing that hangs on the call sees it."""
+        forward = module.forward
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            if module not in self.running:
+                name = self.names[module]
+                leaf = name.rpartition(".")[2]
+                raise ValueError(
+                    f"layer {name} is called by .forward; call it as a module: {leaf}(x)"
+                )
+            return forward(*args, **kwargs)
+
+        return checked
+
     def _owner(self, name: str, weight: Tensor) -> str:
         """The first layer that stores a weight: the named one, if none before it does."""
         known = self.storages.setdefault(storage_of(weight)[0], [])
@@ -164,11 +179,18 @@ class _Pass:
         handles = [m.register_forward_pre_hook(self.begin) for m in self.names]
         handles += [m.register_forward_hook(self.end) for m in self.names]
         training = {m: m.training for m in self.model.modules()}
+        own = {m: vars(m)["forward"] for m in self.names if "forward" in vars(m)}
         try:
             self.model.eval()
+            for module in self.names:
+                vars(module)["forward"] = self._within_calls(module)
             with Observed(self.seen):
                 yield
         finally:
+            for module in self.names:
+                vars(module).pop("forward", None)
+            for module, forward in own.items():
+                vars(module)["forward"] = forward
             for handle in handles:
                 handle.remove()
             for module, mode in training.items():
@@ -186,7 +208,8 @@ def describe(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
         input_shape: shape of one sample, ``(C, H, W)``.
 
     Raises:
-        ValueError: the model has no quantizable layer, or one whose weight cannot be quantized.
+        ValueError: the model has no quantizable layer, one whose weight cannot be quantized, or one
+            that is not called as a module.
     """
     network = taken(model)
     shown = _passed(network, input_shape)
