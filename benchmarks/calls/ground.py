@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.calls.images import Images, as_split
 from benchmarks.data.load import Splits, check_labels
 from benchmarks.fingerprints.numerics import computing_in, place, place_named
-from benchmarks.models.network_check import PROBES, check_network
+from benchmarks.models.network_check import PROBES, check_network, uncompiled
 from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
 from benchmarks.suite.assets import inspected
@@ -49,7 +49,7 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
     room = Room(MEMORY)
     parts = {"train": as_split(train, "train"), "valid": as_split(valid, "valid", room)}
     parts["test"] = parts["valid"] if test is None else as_split(test, "test", room)
-    network = copy.deepcopy(model).cpu().eval()
+    network = copy.deepcopy(uncompiled(model)).cpu().eval()
     images = parts["train"].subset(PROBES, torch_rng(0, "probe")).images()
     shape: Any = tuple(images.shape[1:])
     if len(shape) == 3:

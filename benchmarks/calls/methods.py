@@ -22,6 +22,7 @@ from benchmarks.calls.frame import frame
 from benchmarks.calls.ground import computing_on, ground_from
 from benchmarks.calls.images import Images
 from benchmarks.fingerprints.numerics import library
+from benchmarks.models.network_check import uncompiled
 from benchmarks.progress.board import Board
 from benchmarks.progress.show import joined
 from benchmarks.progress.times import STAGES, seconds_of
@@ -101,7 +102,7 @@ def search(
         if not isinstance(method, str | Framework):
             raise TypeError(f"method is a {type(method).__name__}: give a name or a framework")
         (entry,) = entries_of(method)
-        cell = asked.cell(type(model).__name__, entry, seed)
+        cell = asked.cell(type(uncompiled(model)).__name__, entry, seed)
         ground = ground_from(model, train, valid, test)
         check_cells([cell], describe(ground.network, ground.splits.input_shape))
         record = _record(cell, ground)
@@ -177,7 +178,7 @@ def juxtapose(
         every = [seeds] if isinstance(seeds, int) else list(seeds)
         if not every:
             raise ValueError("seeds is empty: give one at least")
-        name, entries = type(model).__name__, entries_of(methods)
+        name, entries = type(uncompiled(model)).__name__, entries_of(methods)
         own = [asked.cell(name, entry, seed) for entry in entries for seed in every]
         ground = ground_from(model, train, valid, test)
         check_cells(own, describe(ground.network, ground.splits.input_shape))

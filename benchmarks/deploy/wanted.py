@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.calls.ground import ground_from
 from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.data.unlabelled import cut_tensor
+from benchmarks.models.network_check import uncompiled
 from benchmarks.models.preprocessing import UNLABELLED, prepared_as
 from benchmarks.suite.assets import Progress
 from benchmarks.suite.config import PROTOCOLS, Cell, cell_of, composed
@@ -68,7 +69,7 @@ class Wanted:
     @property
     def name(self) -> str:
         """Of the model, for people."""
-        return self.model if isinstance(self.model, str) else type(self.model).__name__
+        return self.model if isinstance(self.model, str) else type(uncompiled(self.model)).__name__
 
     @property
     def where(self) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.fingerprints.named_files import names_code
 from benchmarks.models.files import build_of
-from benchmarks.models.network_check import check_modules
+from benchmarks.models.network_check import check_modules, uncompiled
 from benchmarks.models.small import OWN
 from frameworks import Registry, UnknownName, seeded
 
@@ -82,7 +82,7 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
     _check_published(config, classes)
     with seeded(0, "init", config.name):
         try:
-            model = make(
+            made = make(
                 pretrained=config.pretrained,
                 num_classes=classes,
                 in_chans=input_shape[0],
@@ -90,6 +90,7 @@ def create(config: ModelConfig, classes: int, input_shape: tuple[int, int, int])
             )
         except (RuntimeError, TypeError, AssertionError) as error:
             raise _misfit(config, input_shape, error) from error
+        model = uncompiled(made)
         check_modules(model, f"model {config.name}")
         model.eval()
         try:

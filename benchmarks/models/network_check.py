@@ -22,6 +22,20 @@ CALLED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linea
 UNKNOWN = (nn.Conv3d, nn.ConvTranspose3d)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The network that ``torch.compile`` wraps; the argument itself where it does not.
+
+    Under the compiler a layer's call is not seen each time, and another layer in its place is
+    compiled anew.
+    """
+    return model.get_submodule("_orig_mod") if _compiled(model) else model
+
+
+def _compiled(module: nn.Module) -> bool:
+    # By its name: to import the type is to load the compiler.
+    return type(module).__name__ == "OptimizedModule"
+
+
 def check_modules(model: nn.Module, where: str) -> None:
     """What can be told without running a network.
 
@@ -30,12 +44,18 @@ def check_modules(model: nn.Module, where: str) -> None:
         where: names it in messages.
 
     Raises:
-        ValueError: it has no parameters, or layers or types that are not supported.
+        ValueError: it has no parameters, or layers or types that are not supported, or a part of it
+            is compiled.
     """
     for name, module in model.named_modules():
         if isinstance(module, UNKNOWN):
             kind = type(module).__name__
             raise ValueError(f"{where}: layer {name} is a {kind}; only 1D and 2D ones are taken")
+        if _compiled(module):
+            raise ValueError(
+                f"{where}: {name} is compiled by torch.compile, so that not every call of its "
+                f"layers is seen; use the module itself, {name}._orig_mod"
+            )
     parameters = dict(model.named_parameters())
     if not parameters:
         raise ValueError(f"{where} has no parameters, so nothing to quantize")

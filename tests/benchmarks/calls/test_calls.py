@@ -91,6 +91,15 @@ def test_a_call_computes_what_a_cell_of_the_suite_does(cache_folder, protocol):
     assert found.record.notes == record.notes
 
 
+def test_a_compiled_network_gives_what_it_gives_uncompiled(data):
+    compiled = data | {"model": torch.compile(data["model"])}
+    one, two = (
+        search(**given, method="uniform", protocol=FAST, quiet=True) for given in (data, compiled)
+    )
+    assert (one.score, one.policy) == (two.score, two.policy)
+    assert one.record.cell == two.record.cell
+
+
 def test_a_table_has_a_row_a_method_with_the_baselines(data, capsys):
     table = juxtapose(
         **data, methods={"hawq_v3": HAWQ, "haq": {"episodes": 4}, "bsq": {}},

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.models.build import ModelConfig, create, models
-from benchmarks.models.network_check import PROBES, check_modules, check_network
+from benchmarks.models.network_check import PROBES, check_modules, check_network, uncompiled
 from frameworks import seeded, torch_rng
 from frameworks.testing import toy
 
@@ -225,3 +225,20 @@ def test_create_checks_before_it_runs_and_takes_lazy_layers(monkeypatch):
     monkeypatch.setitem(models._entries, "odd", lambda **_: net(lambda s, h, x: {}["h"]))
     with pytest.raises(ValueError, match="model odd does not work on inputs of"):
         create(ModelConfig(name="odd"), 10, SHAPE)
+
+
+def test_a_compiled_network_is_taken_as_the_one_that_was_compiled(monkeypatch):
+    model = net()
+    assert uncompiled(model) is model
+    assert uncompiled(torch.compile(model)) is model
+    models.names()
+    monkeypatch.setitem(models._entries, "fast", lambda **_: torch.compile(net()))
+    made = create(ModelConfig(name="fast"), 10, SHAPE)
+    assert list(made.state_dict()) == list(model.state_dict())
+    check(made)
+
+
+def test_a_compiled_part_is_named():
+    model = net(lambda self, h, x: self.more["part"](h), part=torch.compile(conv()))
+    with pytest.raises(ValueError, match=r"mine: more\.part is compiled by torch\.compile"):
+        check(model)
