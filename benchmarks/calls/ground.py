@@ -13,7 +13,12 @@ from torch import nn
 from benchmarks.calls.images import Images, as_split
 from benchmarks.data.load import Splits, check_labels
 from benchmarks.fingerprints.numerics import computing_in, place, place_named
-from benchmarks.models.network_check import PROBES, check_network, uncompiled
+from benchmarks.models.network_check import (
+    PROBES,
+    check_modules,
+    check_network,
+    uncompiled,
+)
 from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
 from benchmarks.suite.assets import inspected
@@ -46,15 +51,20 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: give a torch.nn.Module")
+    # Before it is copied or run: torch's own words for these name no tensor.
+    plain = uncompiled(model)
+    check_modules(plain, "model")
     room = Room(MEMORY)
     parts = {"train": as_split(train, "train"), "valid": as_split(valid, "valid", room)}
     parts["test"] = parts["valid"] if test is None else as_split(test, "test", room)
-    network = copy.deepcopy(uncompiled(model)).cpu().eval()
+    network = copy.deepcopy(plain).cpu().eval()
     images = parts["train"].subset(PROBES, torch_rng(0, "probe")).images()
     shape: Any = tuple(images.shape[1:])
     if len(shape) == 3:
         network = network.to(memory_format=torch.channels_last)
     classes = _classes(network, images)
+    check_network(network, images, classes, "model")
+    assert classes is not None
     for name, split in parts.items():
         if isinstance(split, TensorSplit):
             if tuple(split.x.shape[1:]) != shape:
@@ -62,7 +72,6 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
                     f"{name}: images of {list(split.x.shape[1:])}, train's {list(shape)}"
                 )
             check_labels(split.y, classes, f"{name}, with a model of {classes} outputs")
-    check_network(network, images, classes, "model")
     splits = Splits(**parts, classes=classes, input_shape=shape)
     _, accounting = inspected(network, splits, "model")
     here = splits.to(place().device)
@@ -71,12 +80,12 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
 
 
 @torch.no_grad()
-def _classes(network: nn.Module, images: torch.Tensor) -> int:
+def _classes(network: nn.Module, images: torch.Tensor) -> int | None:
+    """How many logits the network gives; None where it gives none."""
     try:
         output = network(images)
     except Exception as error:
         raise ValueError(
             f"model fails on images of train, {list(images.shape)}: {error}"
         ) from error
-    # What is no such tensor is refused, with its reason, by the check of the network.
-    return output.shape[-1] if isinstance(output, torch.Tensor) and output.dim() else 0
+    return output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None

@@ -67,13 +67,13 @@ def check_modules(model: nn.Module, where: str) -> None:
             raise ValueError(f"{where}: {name} is {dtype}; convert the model with .float()")
 
 
-def check_network(model: nn.Module, images: Tensor, classes: int, where: str) -> None:
+def check_network(model: nn.Module, images: Tensor, classes: int | None, where: str) -> None:
     """Everything about a network that its searches, its costs and its export rely on.
 
     Args:
         model: a float network; its weights, mode and the global random state are left alone.
         images: a few of the data set's images ``[N, C, H, W]``.
-        classes: how many logits it must give.
+        classes: how many logits it must give; None: any number.
         where: names the network in messages.
 
     Raises:
@@ -106,7 +106,7 @@ def check_network(model: nn.Module, images: Tensor, classes: int, where: str) ->
 class _Probe:
     """Runs a network and notes which layers are called, and how."""
 
-    def __init__(self, model: nn.Module, classes: int, where: str) -> None:
+    def __init__(self, model: nn.Module, classes: int | None, where: str) -> None:
         self.model, self.classes, self.where = model, classes, where
         self.names: dict[nn.Module, str] = {
             m: n for n, m in model.named_modules() if isinstance(m, CALLED)
@@ -165,14 +165,16 @@ class _Probe:
             )
 
 
-def _logits(output: Any, images: int, classes: int, where: str) -> Tensor:
+def _logits(output: Any, images: int, classes: int | None, where: str) -> Tensor:
     """The one float tensor ``[images, classes]`` that a network must give."""
-    wanted = f"one float tensor of logits [images, classes] = [{images}, {classes}]"
+    sizes = "" if classes is None else f" = [{images}, {classes}]"
+    wanted = f"one float tensor of logits [images, classes]{sizes}"
     if not isinstance(output, Tensor):
         kind = type(output).__name__
         count = f" of {len(output)} outputs" if isinstance(output, tuple | list | dict) else ""
         raise ValueError(f"{where} gives a {kind}{count}, not {wanted}; return its logits alone")
-    if output.shape != (images, classes):
+    pair = output.dim() == 2 and len(output) == images
+    if not pair or classes not in (None, output.shape[1]):
         raise ValueError(f"{where} gives {list(output.shape)}, not {wanted}")
     if output.dtype != torch.float32:
         raise ValueError(f"{where} gives {output.dtype}, not {wanted}; end it with .float()")

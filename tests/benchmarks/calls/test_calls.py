@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,21 @@ def data():
 
 def hawq():
     return registry.get("hawq_v3")(**HAWQ)
+
+
+class Other(nn.Module):
+    """The toy network with another form of output."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change = toy.network(), change
+
+    def forward(self, x):
+        return self.change(self.inner(x))
+
+
+def of_type(dtype):
+    return copy.deepcopy(toy.network()).to(dtype)
 
 
 def state(model):
@@ -217,6 +233,15 @@ def test_a_found_network_is_exported(data, tmp_path, capsys):
         ({"model": nn.Flatten()}, r"model has no parameters"),
         ({"model": nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())}, r"model fails on images of"),
         ({"valid": toy.split("valid", 8).x}, r"valid is a Tensor: give a DataLoader"),
+        ({"model": Other(lambda y: {"out": y})}, r"a dict of 1 outputs, not .*, classes\];"),
+        ({"model": Other(lambda y: (y, y))}, r"model gives a tuple of 2 outputs, not one float"),
+        (
+            {"model": Other(lambda y: y[..., None])},
+            r"gives \[4, 4, 1\], not one .*, classes\]$",
+        ),
+        ({"model": of_type(torch.float16)}, r"model: \S+ is float16; convert the model with"),
+        ({"model": of_type(torch.bfloat16)}, r"model: \S+ is bfloat16; convert the model with"),
+        ({"model": of_type(torch.float64)}, r"model: \S+ is float64; convert the model with"),
         ({"valid": (torch.zeros(4, 3, 9, 9), LABELS)}, r"valid: images of \[3, 9, 9\]"),
         ({"valid": (torch.zeros(4, *toy.SHAPE), LABELS + 99)}, r"valid, .* labels run from"),
     ],
