@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.calls.checked import Checked
 from benchmarks.calls.images import Images, as_split
 from benchmarks.data.load import Splits, check_labels
 from benchmarks.fingerprints.numerics import computing_in, place, place_named
@@ -23,7 +24,7 @@ from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
 from benchmarks.suite.assets import inspected
 from benchmarks.suite.ground import Ground
-from frameworks import Room, TensorSplit, torch_rng
+from frameworks import DatasetSplit, Room, Split, TensorSplit, torch_rng
 
 MEMORY = 2.0**30
 """Bytes that decoded images of ``valid`` and ``test`` may take; ``train`` may be augmented."""
@@ -66,17 +67,26 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
     check_network(network, images, classes, "model")
     assert classes is not None
     for name, split in parts.items():
-        if isinstance(split, TensorSplit):
-            if tuple(split.x.shape[1:]) != shape:
-                raise ValueError(
-                    f"{name}: images of {list(split.x.shape[1:])}, train's {list(shape)}"
-                )
-            check_labels(split.y, classes, f"{name}, with a model of {classes} outputs")
+        _check_split(split, name, shape, classes)
     splits = Splits(**parts, classes=classes, input_shape=shape)
     _, accounting = inspected(network, splits, "model")
     here = splits.to(place().device)
     facts = {"checkpoint": fingerprint(network), "origin": "the caller's"}
     return Ground(here, network, accuracy_here(network, here.test), accounting, facts)
+
+
+def _check_split(split: Split, name: str, shape: tuple[int, ...], classes: int) -> None:
+    """Compare a part with train's images and the network's outputs.
+
+    A dataset's other images are compared as they are read; see `benchmarks.calls.checked`.
+    """
+    own = tuple(split.images(1).shape[1:])
+    if own != shape:
+        raise ValueError(f"{name}: images of {list(own)}, train's {list(shape)}")
+    if isinstance(split, TensorSplit):
+        check_labels(split.y, classes, f"{name}, with a model of {classes} outputs")
+    elif isinstance(split, DatasetSplit) and isinstance(split.dataset, Checked):
+        split.dataset.classes = classes
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from benchmarks.calls.checked import FLOATS, Checked, pair
 from frameworks import DatasetSplit, Room, Split, TensorSplit, seeded
 
 Images = Split | Dataset[Any] | Iterable[Any]
@@ -81,10 +82,9 @@ def _of_dataset(dataset: Dataset[Any], name: str, workers: int, room: Room | Non
     tensors = _tensors(dataset)
     if tensors is not None:
         return _resident(*tensors, name)
-    split = DatasetSplit(dataset, name=name, workers=workers, room=room)
-    x, y = _pair(dataset[0], name)
-    _resident(torch.as_tensor(x)[None], torch.as_tensor(y)[None], f"{name}, image 0")
-    return split
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise ValueError(f"{name} has no images")
+    return DatasetSplit(Checked(dataset, name), name=name, workers=workers, room=room)
 
 
 def _tensors(dataset: Any) -> tuple[Tensor, Tensor] | None:
@@ -101,26 +101,26 @@ def _tensors(dataset: Any) -> tuple[Tensor, Tensor] | None:
 def _gathered(batches: Iterable[Any], name: str) -> TensorSplit:
     """All batches in one; a loader's shuffling is the same each time."""
     with seeded(0, "gathered", name):
-        parts = [_resident(*_pair(batch, name), name) for batch in batches]
+        parts = [_resident(*pair(batch, name), name) for batch in batches]
     if not parts:
         raise ValueError(f"{name} has no batches; give {FORMS}")
+    if len(shapes := {tuple(part.x.shape[1:]): None for part in parts}) > 1:
+        several = " and ".join(str(list(shape)) for shape in list(shapes)[:2])
+        raise ValueError(f"{name}: batches have images of {several}; give all one size")
     return TensorSplit(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
 
-def _pair(batch: Any, name: str) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        count = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-        kind = type(batch).__name__
-        raise ValueError(f"{name} gives a {kind}{count}: give pairs (images, labels)")
-    return batch[0], batch[1]
-
-
 def _resident(x: Any, y: Any, name: str) -> TensorSplit:
-    x, y = (torch.as_tensor(part).detach().cpu() for part in (x, y))
-    if x.dtype != torch.float32:
+    try:
+        x, y = (torch.as_tensor(part).detach().cpu() for part in (x, y))
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = " and ".join(type(part).__name__ for part in (x, y))
         raise ValueError(
-            f"{name}: images are {x.dtype}; give torch.float32, normalised as the network expects"
-        )
+            f"{name}: images and labels are a {kinds}, of which torch makes no tensors ({error}); "
+            "give float32 [N, C, H, W] and class numbers [N]"
+        ) from error
+    if x.dtype != torch.float32:
+        raise ValueError(f"{name}: images are {x.dtype}; {FLOATS}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: some images hold NaN or infinite values")
     if x.dim() < 2 or y.dim() != 1 or y.is_floating_point() or len(x) != len(y) or not len(x):

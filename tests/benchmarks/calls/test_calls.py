@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 import benchmarks
 from benchmarks import juxtapose, search
@@ -50,6 +51,19 @@ class Other(nn.Module):
 
 def of_type(dtype):
     return copy.deepcopy(toy.network()).to(dtype)
+
+
+class Few(Dataset):
+    """Four times the same image of the same class."""
+
+    def __init__(self, x, y):
+        self.sample = x, y
+
+    def __getitem__(self, index):
+        return self.sample
+
+    def __len__(self):
+        return 4
 
 
 def state(model):
@@ -242,6 +256,8 @@ def test_a_found_network_is_exported(data, tmp_path, capsys):
         ({"model": of_type(torch.float16)}, r"model: \S+ is float16; convert the model with"),
         ({"model": of_type(torch.bfloat16)}, r"model: \S+ is bfloat16; convert the model with"),
         ({"model": of_type(torch.float64)}, r"model: \S+ is float64; convert the model with"),
+        ({"valid": Few(torch.zeros(2, 9, 9), 0)}, r"valid: images of \[2, 9, 9\], train's"),
+        ({"test": Few(torch.zeros(toy.SHAPE), 99)}, r"test, image 0: its label is 99"),
         ({"valid": (torch.zeros(4, 3, 9, 9), LABELS)}, r"valid: images of \[3, 9, 9\]"),
         ({"valid": (torch.zeros(4, *toy.SHAPE), LABELS + 99)}, r"valid, .* labels run from"),
     ],

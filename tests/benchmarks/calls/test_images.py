@@ -1,6 +1,9 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -31,6 +34,30 @@ class Plain(Dataset):
 class Stream(IterableDataset):
     def __iter__(self):
         return zip(X, Y, strict=True)
+
+
+class Odd(Dataset):
+    """Ten samples, one of which is another; a network of three outputs is theirs."""
+
+    def __init__(self, index, x=None, y=None):
+        self.index, self.other = index, (x, y)
+
+    def __getitem__(self, index):
+        x, y = self.other if index == self.index else (None, None)
+        return X[index] if x is None else x, int(Y[index]) if y is None else y
+
+    def __len__(self):
+        return len(X)
+
+
+class Batched(Odd):
+    """One that reads a batch at once."""
+
+    asked: ClassVar = []
+
+    def __getitems__(self, index):
+        self.asked.append(index)
+        return [self[i] for i in index]
 
 
 def collated(samples):
@@ -78,6 +105,46 @@ def test_all_forms_hold_the_same_images(data, kind):
     assert y.dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": -100}, r"valid, image 7: its label is -100, those of .* 3 outputs run from 0 to 2;"),
+        ({"y": 3}, r"valid, image 7: its label is 3, those of a model of 3 outputs"),
+        ({"y": "cat"}, r"valid, image 7: its label is 'cat'; give a class number"),
+        ({"y": 1.0}, r"valid, image 7: its label is 1\.0; give a class number"),
+        ({"y": torch.tensor([0, 1, 0])}, r"valid, image 7: its label is tensor\(\[0, 1, 0\]\);"),
+        ({"x": X[7] * torch.nan}, r"valid, image 7 holds NaN or infinite values"),
+        ({"x": X[7].double()}, r"valid, image 7 is torch\.float64; give torch\.float32"),
+        ({"x": X[7][:1]}, r"valid, image 7 is \[1, 3, 3\], image 0 \[2, 3, 3\]; give all"),
+        ({"x": Image.new("L", (3, 3))}, r"valid, image 7 is a Image: give a tensor \[C, H, W\]"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Odd, Batched])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_bad_sample_of_a_dataset_is_named_when_it_is_read(kind, shuffled, change, message):
+    split = as_split(kind(7, **change), "valid")
+    split.dataset.classes = 3
+    with pytest.raises(ValueError, match=message):
+        list(split.batches(4, torch_rng(0) if shuffled else None))
+    part = split.subset(9, torch_rng(1))
+    with pytest.raises(ValueError, match=message):
+        list(part.batches(4))
+
+
+def test_a_dataset_that_reads_batches_at_once_still_does():
+    Batched.asked.clear()
+    split = as_split(Batched(None), "train")
+    assert torch.equal(content(split)[0], X)
+    assert Batched.asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_labels_of_a_dataset_may_be_any_whole_numbers():
+    for label in (np.uint8(2), np.int64(2), torch.tensor(2, dtype=torch.int16), 2):
+        y = content(as_split(Odd(7, y=label), "train"))[1]
+        assert y.dtype == torch.int64
+        assert y[7] == 2
+
+
 def test_a_loaders_workers_and_subset_are_kept():
     assert as_split(DataLoader(Plain(), num_workers=2), "train").workers == 2
     split = as_split(DataLoader(Plain(), sampler=SubsetRandomSampler([7, 2])), "train")
@@ -116,7 +183,9 @@ def test_a_split_of_a_loader_can_be_cut():
         ([], r"train has no batches"),
         ([X, X, X], r"train gives a Tensor: give pairs \(images, labels\)"),
         ([(X, Y, Y)], r"train gives a tuple of 3: give pairs"),
-        (Subset(Plain(), []), r"split: train has no images"),
+        ((X, ["cat"] * 10), r"train: images and labels are a Tensor and list, of which torch"),
+        ([(X, Y), (X[..., :2], Y)], r"images of \[2, 3, 3\] and \[2, 3, 2\]; give all one size"),
+        (Subset(Plain(), []), r"train has no images"),
     ],
 )
 def test_what_is_no_data_is_refused_with_the_choices(data, message):
