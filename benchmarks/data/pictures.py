@@ -120,6 +120,17 @@ def loaded(source: Source, name: str) -> Image.Image:
         ) from error
 
 
+def check_readable(path: str) -> None:
+    """Read a file to its end; whether its values fit those of its set is for `scan`.
+
+    Raises:
+        CorruptData: it cannot be read, or its mode is unknown.
+    """
+    image = loaded(path, path)
+    if _deep(image) is None:
+        Pictures().rgb(image, path)
+
+
 def scan(paths: Iterable[str]) -> Pictures:
     """Read files to their end, and find the range of those that do not say theirs.
 

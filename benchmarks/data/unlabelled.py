@@ -27,7 +27,7 @@ from benchmarks.data.load import (
 )
 from benchmarks.data.ondisk import OnDisk, cut
 from benchmarks.data.parts import images_below
-from benchmarks.data.pictures import PictureFiles, Pictures, scan
+from benchmarks.data.pictures import PictureFiles, Pictures, check_readable, scan
 from frameworks import TensorSplit
 
 FEWEST = 4
@@ -103,13 +103,16 @@ def _readable(paths: Sequence[str], root: Path) -> tuple[list[str], Pictures]:
 
     Raises:
         MissingData: they are too few.
+        CorruptData: their range cannot be told, or one lies outside of it; the message names a
+            file.
     """
     kept: dict[bytes, str] = {}
     bad: list[str] = []
     copies: list[str] = []
     for path in paths:
         try:
-            scan([path]).read(path, path)
+            # Of its own range a single file cannot tell: that is for all together, below.
+            check_readable(path)
             content = hashlib.sha256(Path(path).read_bytes()).digest()
         except (CorruptData, OSError):
             bad.append(path)

@@ -1,12 +1,14 @@
 """Any folder of images, without labels."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks.data import unlabelled
-from benchmarks.data.load import DatasetConfig, MissingData, load
+from benchmarks.data.load import CorruptData, DatasetConfig, MissingData, load
 from benchmarks.data.unlabelled import cut_tensor
 from frameworks import numpy_rng
 
@@ -55,6 +57,25 @@ def test_unreadable_files_and_copies_are_named_counted_and_skipped(tmp_path):
     text = " ".join(str(w.message) for w in said)
     assert "1 of 10 images cannot be read and are skipped: sub/torn.png" in text
     assert "1 of 10 images are copies of others and are skipped: copy.png" in text
+
+
+def test_dark_images_of_16_bit_stay_where_others_tell_the_range(tmp_path):
+    for i in range(8):
+        deep = np.full((12, 12), 257 * (255 - i if i % 2 else i), np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{i}.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splits = read(tmp_path, mean=[0.0] * 3, std=[1.0] * 3)
+    assert sizes(splits) == [4, 2, 2]
+    found = (255 * rows(splits)[:, 0]).round().tolist()
+    assert sorted(found) == [0, 2, 4, 6, 248, 250, 252, 254]
+
+
+def test_images_of_an_unknown_range_are_refused_by_name(tmp_path):
+    for i in range(8):
+        Image.fromarray(np.full((12, 12), 100 + i, np.uint16)).save(tmp_path / f"{i}.tif")
+    with pytest.raises(CorruptData, match=r"0\.tif: integers of 16 bit that run from 100 to 107"):
+        read(tmp_path)
 
 
 def test_of_a_large_folder_a_part_is_drawn(tmp_path, monkeypatch):
