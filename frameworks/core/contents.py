@@ -47,6 +47,11 @@ class Known:
     basis: str
 
 
+def encoded(text: str) -> bytes:
+    """Text with the names of files in it, also of those that are no UTF-8 on disk."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _settle(newest: float) -> None:
     """Wait until a change after this one must have another time."""
     if abs(time.time() - newest) < TICK:
@@ -62,7 +67,7 @@ def _facts(files: Mapping[str, Path]) -> tuple[list[str], str, int]:
     for name, stat in found.items():
         lines.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
         # What an editor puts in a file's place, or dates back, has another inode or ctime.
-        state.update(f"{lines[-1]}\0{stat.st_ctime_ns}\0{stat.st_ino}\0{stat.st_dev}\n".encode())
+        state.update(encoded(f"{lines[-1]}\0{stat.st_ctime_ns}\0{stat.st_ino}\0{stat.st_dev}\n"))
         size += stat.st_size
     return lines, state.hexdigest(), size
 
@@ -72,7 +77,7 @@ def _content(files: Mapping[str, Path], state: str) -> str:
         digest = hashlib.sha256()
         for name, path in files.items():
             with path.open("rb") as file:
-                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+                digest.update(encoded(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}"))
         _contents[state] = digest.hexdigest()[:16]
     return _contents[state]
 
@@ -87,7 +92,7 @@ def identify_files(files: Mapping[str, Path]) -> Known:
     lines, state, size = _facts(files)
     if size <= CONTENT_LIMIT:
         return Known(_content(files, state), CONTENT)
-    return Known(hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16], FACTS)
+    return Known(hashlib.sha256(encoded("\n".join(lines))).hexdigest()[:16], FACTS)
 
 
 def file_digest(path: Path) -> str:
@@ -212,7 +217,7 @@ def _listed(dataset: Any) -> Known | None:
     known = identify_files(dict(zip(names, paths, strict=True)))
     labels = hashlib.sha256()
     for name, sample in zip(names, samples, strict=True):
-        labels.update(f"{name}\0{sample[1]}\n".encode())
+        labels.update(encoded(f"{name}\0{sample[1]}\n"))
     return _part_of(known, labels.digest())
 
 

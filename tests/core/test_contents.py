@@ -1,8 +1,10 @@
 """What files and data sets hold: every change is seen, where they lie does not count."""
 
+import hashlib
 import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,3 +289,22 @@ def test_links_that_lead_round_in_a_circle_end(tmp_path):
     assert sorted(files_under(tmp_path)) == [
         "train/a/1.png", "train/a/y/1.png", "train/b/1.png", "train/b/y/1.png"
     ]  # fmt: skip
+
+
+def test_names_that_are_no_utf8_are_known_like_others(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    (odd / os.fsdecode(b"\xe9.bin")).write_bytes(b"1")
+    files = files_under(tmp_path)
+    first, state = identify_files(files), folder_state(tmp_path)
+    assert first == identify_files(files)
+    (odd / os.fsdecode(b"\xe9.bin")).write_bytes(b"2")
+    assert identify_files(files) != first
+    assert folder_state(tmp_path) != state
+
+
+def test_the_digest_of_other_names_is_of_their_utf8(tmp_path):
+    (tmp_path / "café").write_bytes(b"1")
+    content = hashlib.sha256(b"1").hexdigest()
+    expected = hashlib.sha256(f"café\0{content}".encode()).hexdigest()[:16]
+    assert identify_files(files_under(tmp_path)).digest == expected
