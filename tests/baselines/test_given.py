@@ -71,6 +71,13 @@ def test_every_form_of_a_file_is_the_same_policy(written, name):
     assert bits(policy) == PAIRS
 
 
+@pytest.mark.parametrize("column", ["note", "factor", "MACs", "exact", "parameters", "habit"])
+def test_columns_that_do_not_speak_of_bits_are_free(written, column):
+    path = written(f"layer,weight,{column}\n{FIRST},4,2\n", "a.csv")
+    (entry,) = read_policy(Path(path))
+    assert (entry.weight, entry.act) == (4, None)
+
+
 @pytest.mark.parametrize("text", ["8,4,2,4", "8 4\n2 4\n", "8\n4\n2\n4"])
 def test_a_published_list_has_weights_alone(written, text):
     entries = read_policy(Path(written(text, "list.txt")))
@@ -133,6 +140,10 @@ FIRST, SECOND = NAMES[1:3]
         ({"status": "failed", "policy": None}, r"the cell is failed"),
         ([{"layer": FIRST, "weight": 4}, 4], r"name all or none"),
         ([], r"it has no layers"),
+        ({FIRST: {"weight": 8, "activation": 2}}, r"unknown key 'activation'; choose from layer, "),
+        ({FIRST: {"weight": 8, "w_bits": 2}}, rf"layer {FIRST}: weight and w_bits are the same"),
+        (f'{{"{FIRST}": 8, "{FIRST}": 2}}', rf"a\.json: the key '{FIRST}' is there twice"),
+        ({FIRST: "1_0"}, rf"layer {FIRST}: '1_0' is no number of bits"),
         ("3", r"a int: give an object by layer, or a list"),
         ("{", r"a\.json: no JSON"),
     ],
@@ -147,6 +158,9 @@ def test_what_is_wrong_with_a_file_is_said_with_layer_and_choices(written, data,
     ("text", "message"),
     [
         ("layer,bits\nconv1,4\n", r"missing columns \['weight'\]"),
+        (f"layer,weight,activation\n{FIRST},4,2\n", r"unknown column 'activation'; choose from "),
+        (f"layer,weight,A-Bits\n{FIRST},4,2\n", r"unknown column 'A-Bits'; choose from layer, w"),
+        (f"layer,weight,w_bits\n{FIRST},4,2\n", r"weight and w_bits are the same; give one"),
         (f"layer,weight\n{FIRST},x\n", r"a\.csv line 2: 'x' is no number of bits"),
         (f"layer,weight\n{FIRST},4\n{FIRST},4\n", rf"layer {FIRST} is there twice"),
         ("", r"a\.csv: it has no layers"),

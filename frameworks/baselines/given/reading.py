@@ -29,10 +29,16 @@ from typing import Any
 
 from frameworks.core.policy import Bits, LayerBits
 from frameworks.core.pricing.costfile import some
-from frameworks.core.pricing.separated import SUFFIXES, read_text, separated
+from frameworks.core.pricing.separated import SUFFIXES, read_text, separated, unique
 
 WEIGHT, ACT = ("weight", "w_bits", "weight_bits"), ("act", "a_bits", "act_bits")
 """Names of an entry's bits."""
+KEYS = ("layer", *WEIGHT, *ACT)
+"""What an entry may have."""
+_OF_BITS = re.compile(
+    r"(?:.*[^a-z])?(?:[wa]?bits?|[wa]|weights?|act|activations?)(?:[^a-z].*)?", re.IGNORECASE
+)
+"""A column's name that speaks of bits; columns for notes, sizes and the like are free."""
 SPENT = {
     "seconds": "seconds",
     "images": "images_forward",
@@ -103,9 +109,11 @@ def read_spent(path: Path) -> dict[str, float]:
 
 def _data(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: no JSON ({error}); tables end with {some(SUFFIXES)}") from error
+    except ValueError as error:  # a key twice, or a number of too many digits
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _json(path: Path, text: str) -> Iterator[Entry]:
@@ -137,7 +145,11 @@ def _table(path: Path, text: str) -> Iterator[Entry]:
     weight = next((name for name in WEIGHT if name in names), WEIGHT[0])
     act = [name for name in ACT if name in names]
     for where, row in separated(path, text, ("layer", weight, *act), weight):
-        yield _entry(where, row, str(row["layer"] or "").strip())
+        if odd := [name for name in row if name not in KEYS and _OF_BITS.fullmatch(name)]:
+            choices = ", ".join(KEYS)
+            raise ValueError(f"{where}: unknown column {odd[0]!r}; choose from {choices}")
+        known = {name: value for name, value in row.items() if name in KEYS}
+        yield _entry(where, known, str(row["layer"] or "").strip())
 
 
 def _entry(where: str, value: Any, layer: str | None) -> Entry:
@@ -152,13 +164,12 @@ def _entry(where: str, value: Any, layer: str | None) -> Entry:
 def _parts(where: str, value: Any) -> tuple[Any, Any]:
     """Weight and activation bits as they stand in the file."""
     if isinstance(value, Mapping):
-        weight, act = (
-            next((value[name] for name in names if value.get(name) not in (None, "")), None)
-            for names in (WEIGHT, ACT)
-        )
+        weight, act = _one_of(where, value, WEIGHT), _one_of(where, value, ACT)
         if weight is None:
             has = some(map(str, value)) or "nothing"
             raise ValueError(f"{where}: no weight bits; give 'weight' and 'act', it has {has}")
+        if unknown := [name for name in value if name not in KEYS]:
+            raise ValueError(f"{where}: unknown key {unknown[0]!r}; choose from {', '.join(KEYS)}")
         return weight, act
     if isinstance(value, list) and len(value) == 2:
         return value[0], value[1]
@@ -170,6 +181,14 @@ def _parts(where: str, value: Any) -> tuple[Any, Any]:
     return value, None
 
 
+def _one_of(where: str, value: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """What stands under the one of these names that an entry has; None where it has none."""
+    given = [name for name in names if value.get(name) not in (None, "")]
+    if len(given) > 1:
+        raise ValueError(f"{where}: {' and '.join(given)} are the same; give one of them")
+    return value[given[0]] if given else None
+
+
 def _weight(value: Any) -> Any:
     return tuple(map(_number, value)) if isinstance(value, list) else _number(value)
 
@@ -179,7 +198,9 @@ def _number(value: Any) -> Any:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r:.60} is no number of bits") from None
+        number = None
+    if number is None or (isinstance(value, str) and "_" in value):  # Python reads 1_6 as 16
+        raise ValueError(f"{value!r:.60} is no number of bits")
     return int(number) if number.is_integer() else number
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from frameworks.core.layers import Layer
 from frameworks.core.policy import PRUNED, VALID_BITS, LayerBits
-from frameworks.core.pricing.separated import SUFFIXES, read_text, separated
+from frameworks.core.pricing.separated import SUFFIXES, read_text, separated, unique
 
 COLUMNS = ("layer", "w_bits", "a_bits", "cost")
 Row = tuple[str, Mapping[str, Any]]
@@ -106,10 +106,10 @@ def _read(path: Path) -> tuple[str, str, Iterator[Row], Mapping[str, Any]]:
     if path.suffix.lower() in SUFFIXES:
         return "", "", separated(path, text, COLUMNS, "cost"), {}
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError(f"{path}: not a readable table: nested too deeply") from error
-    except ValueError as error:  # JSON's own, or a number of too many digits
+    except ValueError as error:  # JSON's own, a key twice, or a number of too many digits
         raise ValueError(f"{path}: not a readable table: {error}") from error
     return *_json_rows(path, data), data
 
@@ -198,8 +198,10 @@ def _layer(value: Any, where: str) -> str | int:
 
 
 def _number(value: Any) -> float:
+    # Python reads 1_000 as a number, and nothing else that writes tables does.
+    odd = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
     try:
-        return math.nan if isinstance(value, bool) else float(value)
+        return math.nan if odd else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 

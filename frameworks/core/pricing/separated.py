@@ -37,6 +37,20 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: not a readable table: {error}; save it as UTF-8") from error
 
 
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, as ``object_pairs_hook``: Python would keep the last of two.
+
+    Raises:
+        ValueError: a key is there twice; the message names it.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r} is there twice in one object; leave one of them")
+        found[name] = value
+    return found
+
+
 def separated(path: Path, text: str, columns: Sequence[str], number: str) -> Iterator[Line]:
     """The lines of a separated table, decimal commas of its numbers written as points.
 
