@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Literal
 
 from safetensors import safe_open
@@ -27,7 +26,7 @@ from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
 from benchmarks.models.network_check import PROBES, check_network
-from benchmarks.models.weights import contiguous, fill, fingerprint, read_weights
+from benchmarks.models.weights import Unreadable, contiguous, fill, fingerprint, read_weights
 from benchmarks.records.cache import WAITING, cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
@@ -237,7 +236,8 @@ def _load(model: nn.Module, path: Path) -> None:
     where = f"checkpoint {path}"
     try:
         state = read_weights(path, model.state_dict().keys())
-    except Exception as error:
-        fault = shorten(str(error), 200, placeholder=" ...")
-        raise ValueError(f"{where} does not fit the model: {fault}") from error
+    except Unreadable as error:
+        raise ValueError(f"{where} {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where} does not fit the model: {error}") from error
     fill(model, state, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -35,6 +36,20 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What wrappers put before the names of weights."""
 
 
+class Unreadable(ValueError):
+    """A file that cannot be read as weights; the message says why, and what is expected."""
+
+
+def _fault(error: Exception) -> str:
+    """The one sentence of an error that says what is wrong.
+
+    Of files with more than tensors in them torch writes a page of advice, in colours for terminals.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    told = re.search(r"WeightsUnpickler error:\s*(.+?)(?:\. |\n|$)", text)
+    return shorten(told[1] if told else text or type(error).__name__, 160, placeholder=" ...")
+
+
 def read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
     """The weights in a file: safetensors, or what ``torch.load`` reads with ``weights_only``.
 
@@ -47,12 +62,23 @@ def read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
         names: of the model's weights and buffers.
 
     Raises:
+        Unreadable: it is no such file, or only a part of one.
         ValueError: it holds no weights; the message says what there is.
-        Exception: it cannot be read.
     """
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = path.suffix == ".safetensors"
+    try:
+        found = (
+            load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch raises whatever comes, an OSError for a torn zip archive
+        wanted = (
+            "safetensors, as its name says"
+            if tensors
+            else "a state dict, as torch.save(model.state_dict(), FILE) writes it (safetensors has "
+            "the suffix .safetensors)"
+        )
+        fault = f"cannot be read ({_fault(error)})"
+        raise Unreadable(f"{fault}: is it whole? It must hold {wanted}") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"it holds a {type(found).__name__}, no state dict")
     wrapped = (found[key] for key in _WRAPPED if isinstance(found.get(key), Mapping))
@@ -72,6 +98,15 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     Raises:
         ValueError: they do not fit the model, or are not finite; the message begins with ``where``.
     """
+    for tensor, own in model.state_dict().items():
+        # torch would cast: integers without their scale, complex numbers to their real part.
+        given = state.get(tensor, own)
+        if own.is_floating_point() and not given.is_floating_point():
+            kind = str(given.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{where} does not fit the model: {tensor} is {kind}, and floating-point in the "
+                "model; save it as floats"
+            )
     try:
         model.load_state_dict(state)
     except Exception as error:

@@ -8,7 +8,7 @@ from torch import nn
 from benchmarks.fingerprints.named_files import by_content
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import model_code
-from benchmarks.models.weights import read_weights
+from benchmarks.models.weights import Unreadable, fill, read_weights
 
 SOURCE = """
 from torch import nn
@@ -113,5 +113,42 @@ def test_what_are_no_weights_is_said_and_code_is_not_run(tmp_path):
     with pytest.raises(ValueError, match=r"it holds no state dict; there are \['epoch'\]"):
         read_weights(path, [])
     torch.save(net(), path)
-    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+    with pytest.raises(
+        Unreadable, match=r"\(Unsupported global: .*Sequential .*state dict"
+    ) as said:
         read_weights(path, [])
+    assert "\x1b" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("x.pt", r"torch\.save\(model\.state_dict"),
+        ("x.safetensors", "safetensors, as its name"),
+    ],
+)
+def test_a_torn_file_is_said_to_be_unreadable(tmp_path, name, wanted):
+    path = tmp_path / name
+    save = torch.save if name == "x.pt" else save_file
+    save(net().state_dict(), path)
+    for size in (0, path.stat().st_size // 2):
+        path.write_bytes(path.read_bytes()[:size] if size else b"")
+        with pytest.raises(Unreadable, match=rf"cannot be read \(.+\): is it whole.*{wanted}"):
+            read_weights(path, [])
+        save(net().state_dict(), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_weights_of_another_kind_than_floats_are_refused_by_name(dtype):
+    state = {**net().state_dict(), "0.weight": net().state_dict()["0.weight"].to(dtype)}
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"mine does not fit the model: 0\.weight is {kind}, "):
+        fill(net(), state, "mine")
+
+
+def test_half_precision_and_missing_entries_are_as_before():
+    model, state = net(), net().state_dict()
+    fill(model, {k: v.half() if v.is_floating_point() else v for k, v in state.items()}, "mine")
+    assert torch.equal(model[0].weight, state["0.weight"].half().float())
+    with pytest.raises(ValueError, match=r"mine does not fit the model: .*Missing key"):
+        fill(model, {k: v for k, v in state.items() if k != "0.weight"}, "mine")
