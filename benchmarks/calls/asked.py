@@ -45,6 +45,7 @@ class Asked:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed = {seed!r}: give a whole number")
         budget = {name: getattr(self, name) for name in ("like", "ratio", "limit", "metric")}
+        self._check_numbers()
         cell = {
             "framework": framework,
             "model": {"name": model},
@@ -55,6 +56,17 @@ class Asked:
             "seed": seed,
         }
         return labelled(cell)
+
+    def _check_numbers(self) -> None:
+        # Python takes True for 1, which nobody means by it.
+        for name in ("like", "ratio", "limit"):
+            if isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name} = {value}: give a number")
+        if self.bits is None:
+            return
+        listed = isinstance(self.bits, Iterable) and not isinstance(self.bits, str | bytes)
+        if not listed or any(isinstance(bit, bool) for bit in self.bits):
+            raise TypeError(f"bits = {self.bits!r:.60}: give several candidates, such as (2, 4, 8)")
 
     def _hardware(self) -> dict[str, Any]:
         if isinstance(self.target, str):

@@ -54,6 +54,8 @@ class BudgetSpec:
                 f"limits), not {given or 'none'}"
             )
         name, value = next(iter(given.items()))
+        if isinstance(value, bool):
+            raise ValueError(f"budget.{name} = {value}: give a number")
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"budget.{name} = {value} must be a positive number")
         if self.like is not None and not 1 <= self.like <= 8:
