@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,44 @@ def _state(roots: list[Path]) -> str:
     return " ".join(folder_state(root) for root in roots)
 
 
+def files_beside(script: Path) -> dict[Path, str]:
+    """What a script imports from its own folder, where Python looks first: files with their names.
+
+    Whole packages count, and what all of these import from that folder or from their own.
+    """
+    script = script.resolve()
+    found: dict[Path, str] = {}
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        for name in imports(path):
+            if name.startswith("."):
+                root = place_below(path.parent, name)
+            elif name.partition(".")[0] in _ELSEWHERE:
+                continue
+            else:
+                root = place_below(script.parent, f".{name}")
+            if root is None:
+                continue
+            files = _package_files(root).values() if root.is_dir() else (root,)
+            new = [file for file in files if file not in found and file != script]
+            found |= {file: os.path.relpath(file, script.parent) for file in new}
+            waiting += [file for file in new if file.suffix == ".py"]
+    return found
+
+
+def digest_of(files: Mapping[Path, str]) -> str:
+    """A digest of files by the names that count: Python files by their code, others by content."""
+    digest = hashlib.sha256()
+    data = {name: path for path, name in files.items() if path.suffix != ".py"}
+    for path, name in sorted(files.items(), key=lambda item: item[1]):
+        if path.suffix == ".py":
+            digest.update(f"{name}\0{code_digest(path)}\n".encode())
+    known = identify_files(data) if data else Known("", "")
+    digest.update(known.digest.encode())
+    return digest.hexdigest()[:16]
+
+
 @cache
 def _unreadable() -> str:
     """Code that lies in no file, as a notebook's, is new in every process."""
@@ -96,15 +135,8 @@ class _Source:
         """A digest of the files; names and versions of the libraries."""
         if not self._files:
             return {"source": _unreadable()}
-        digest = hashlib.sha256()
-        data = {name: path for path, name in self._files.items() if path.suffix != ".py"}
-        for path, name in sorted(self._files.items(), key=lambda item: item[1]):
-            if path.suffix == ".py":
-                digest.update(f"{name}\0{code_digest(path)}\n".encode())
-        known = identify_files(data) if data else Known("", "")
-        digest.update(known.digest.encode())
         return {
-            "source": digest.hexdigest()[:16],
+            "source": digest_of(self._files),
             "imports": dict(sorted(self._libraries.items())),
         }
 

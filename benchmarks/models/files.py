@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.fingerprints.named_files import split_code
+from benchmarks.fingerprints.sources import digest_of, files_beside
 from frameworks import file_digest
 
 
@@ -42,10 +43,16 @@ def build_of(name: str) -> Callable[..., nn.Module]:
 
 
 def _imported(file: Path, name: str) -> Any:
-    """The module of a file, imported anew whenever its content has changed."""
-    known = f"juxtabit_model_{file_digest(file)}"
+    """The module of a file, imported anew whenever it or what it imports beside it has changed."""
+    beside = files_beside(file)
+    known = f"juxtabit_model_{file_digest(file)}" + (f"_{digest_of(beside)}" if beside else "")
     if known in sys.modules:
         return sys.modules[known]
+    # Modules of these names are from before a change, or from another folder.
+    tops = {Path(name).parts[0].removesuffix(".py") for name in beside.values()}
+    aside = {n: m for n, m in sys.modules.items() if n.partition(".")[0] in tops}
+    for other in aside:
+        del sys.modules[other]
     spec = importlib.util.spec_from_file_location(known, file)
     assert spec is not None
     assert spec.loader is not None
@@ -59,6 +66,7 @@ def _imported(file: Path, name: str) -> Any:
         raise ValueError(f"model.name: {name}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
+        sys.modules.update(aside)
     return module
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.data.load import DatasetConfig, Splits, datasets
 from benchmarks.fingerprints.named_files import by_content, names_code, split_code
 from benchmarks.fingerprints.numerics import library, numerics
-from benchmarks.fingerprints.sources import code_of_entry
+from benchmarks.fingerprints.sources import code_of_entry, digest_of, files_beside
 from benchmarks.models.build import ModelConfig, models, refuse_broken
 from benchmarks.models.small import OWN
 from frameworks import (
@@ -76,7 +76,10 @@ def model_code(name: str) -> dict[str, Any]:
         UnknownName: a plugin's that cannot be imported.
     """
     if names_code(name):
-        return {"file": file_digest(Path(split_code(name)[0]).expanduser())}
+        path = Path(split_code(name)[0]).expanduser()
+        found = {"file": file_digest(path)}
+        # Of a file that stands alone nothing more is said, as before these counted.
+        return {**found, "beside": digest_of(files)} if (files := files_beside(path)) else found
     if name in models.names():
         return _code(models, name)
     if name in OWN:

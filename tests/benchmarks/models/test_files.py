@@ -9,6 +9,7 @@ from benchmarks.fingerprints.named_files import by_content
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import model_code
 from benchmarks.models.weights import Unreadable, fill, read_weights
+from frameworks import file_digest
 
 SOURCE = """
 from torch import nn
@@ -47,6 +48,7 @@ def test_what_a_file_holds_counts_and_not_where_it_lies(file, tmp_path):
     other = tmp_path / "b" / "other.py"
     other.parent.mkdir()
     other.write_text(SOURCE)
+    (other.parent / "beside.py").write_text("WIDTH = 6\n")
     digests = {}
     entries = [by_content(f"{f}:build", "model.name", digests) for f in (file, other)]
     assert entries[0] == entries[1] == f"content {digests['model.file']}:build"
@@ -152,3 +154,41 @@ def test_half_precision_and_missing_entries_are_as_before():
     assert torch.equal(model[0].weight, state["0.weight"].half().float())
     with pytest.raises(ValueError, match=r"mine does not fit the model: .*Missing key"):
         fill(model, {k: v for k, v in state.items() if k != "0.weight"}, "mine")
+
+
+def test_what_a_file_imports_beside_it_counts_and_is_imported_anew(file):
+    name, beside = f"{file}:build", file.parent / "beside.py"
+    assert create(ModelConfig(name), 7, (3, 8, 8))[0].out_channels == 6
+    first = model_code(name)
+    beside.write_text("WIDTH = 6  # a comment\n")
+    assert model_code(name) == first
+    beside.write_text("from deeper.parts import WIDTH\n")
+    (file.parent / "deeper").mkdir()
+    (file.parent / "deeper" / "parts.py").write_text("WIDTH = 5\n")
+    second = model_code(name)
+    assert create(ModelConfig(name), 7, (3, 8, 8))[0].out_channels == 5
+    (file.parent / "deeper" / "parts.py").write_text("WIDTH = 3\n")
+    assert create(ModelConfig(name), 7, (3, 8, 8))[0].out_channels == 3
+    codes = [first, second, model_code(name)]
+    assert len({code["file"] for code in codes}) == 1
+    assert len({code["beside"] for code in codes}) == 3
+
+
+def test_neighbours_of_two_files_may_have_one_name(file, tmp_path):
+    other = tmp_path / "b" / "nets.py"
+    other.parent.mkdir()
+    other.write_text(SOURCE)
+    (other.parent / "beside.py").write_text("WIDTH = 9\n")
+    widths = [
+        create(ModelConfig(f"{f}:build"), 7, (3, 8, 8))[0].out_channels for f in (file, other)
+    ]
+    assert widths == [6, 9]
+    assert model_code(f"{file}:build") != model_code(f"{other}:build")
+
+
+def test_a_file_that_stands_alone_has_the_digest_of_its_content_alone(tmp_path):
+    path = tmp_path / "alone.py"
+    path.write_text("import torch, timm, json\nfrom frameworks import Policy\n")
+    (tmp_path / "unused.py").write_text("")
+    (tmp_path / "json.py").write_text("")
+    assert model_code(f"{path}:build") == {"file": file_digest(path)}
