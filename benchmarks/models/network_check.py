@@ -5,6 +5,7 @@ Each fault is a `ValueError` that names the model, the layer or tensor, and what
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,28 @@ def check_network(model: nn.Module, images: Tensor, classes: int | None, where: 
             f"{where}: the logits of an image depend on the other images of its batch"
             f"{since(model, images, images[:1])}; in eval mode every image must stand alone"
         )
+
+
+def check_training(model: nn.Module, images: Tensor, classes: int, where: str) -> None:
+    """What a network must give in train mode, of which `check_network` knows nothing.
+
+    Args:
+        model: a float network where ``images`` are; it is copied, and the global random state is
+            left alone.
+        images: two images or more, as BatchNorm needs.
+        classes: how many logits it must give.
+        where: names the network in messages.
+
+    Raises:
+        ValueError: it fails, or gives anything but one tensor of logits.
+    """
+    network = copy.deepcopy(model).train()
+    with torch.no_grad(), seeded(0, "training check"):
+        try:
+            output = network(images)
+        except Exception as error:
+            raise ValueError(f"{where} fails in train mode: {error}") from error
+    _logits(output, len(images), classes, f"{where} in train mode")
 
 
 class _Probe:

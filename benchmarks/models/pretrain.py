@@ -25,7 +25,7 @@ from benchmarks.fingerprints.numerics import place
 from benchmarks.models import committed
 from benchmarks.models.build import ModelConfig, create
 from benchmarks.models.ingredients import checkpoint_facts
-from benchmarks.models.network_check import PROBES, check_network
+from benchmarks.models.network_check import PROBES, check_network, check_training
 from benchmarks.models.weights import Unreadable, contiguous, fill, fingerprint, read_weights
 from benchmarks.records.cache import WAITING, cache_folder, locked, untrusted
 from benchmarks.records.record import digest
@@ -144,6 +144,8 @@ def _trained(
         if not _cached(model, path):
             # Anew, as a broken file may have been loaded in part.
             model = create(model_config, splits.classes, splits.input_shape)
+            name = f"model {model_config.name}"
+            check_training(model, splits.train.images(2), splits.classes, name)
             try:
                 _train(model, splits, recipe, progress)
             except FloatingPointError as error:

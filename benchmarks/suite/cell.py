@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fingerprints.numerics import place
+from benchmarks.models.network_check import check_training
 from benchmarks.records.cache import WAITING, cache_folder
 from benchmarks.records.plaindata import as_plain
 from benchmarks.records.record import Record
@@ -223,6 +224,7 @@ class Run:
     def go(self) -> None:
         """Search, train, measure."""
         framework = self.setting.framework
+        self._check_training()
         problem = self.problem(framework.card.needs)
         with self.guarded(framework, "skip", problem):
             reason = skipped(framework, problem)
@@ -246,6 +248,13 @@ class Run:
         if self.left_behind:
             self.record.notes["left_behind"] = self.left_behind
         self.record.status = "done"
+
+    def _check_training(self) -> None:
+        """What would end the training of the found policy ends the cell before its search."""
+        if self.trains and self.setting.recipe.epochs:
+            network = placed(copy.deepcopy(self.network), place().device)
+            images = self.splits.train.images(2)
+            check_training(network, images, self.splits.classes, "the network")
 
     @contextmanager
     def guarded(self, framework: Framework, method: str, problem: Problem) -> Iterator[None]:

@@ -142,7 +142,11 @@ def make_optimizer(
     weights: Iterable[nn.Parameter],
     ranges: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer, with weight decay on weight tensors only."""
+    """The recipe's optimizer, with weight decay on weight tensors only.
+
+    Raises:
+        ValueError: there is nothing to train.
+    """
     every = [p for p in weights if p.requires_grad]
     groups = [
         {"params": [p for p in every if p.dim() > 1], "weight_decay": recipe.weight_decay},
@@ -150,6 +154,11 @@ def make_optimizer(
         {"params": list(ranges), "weight_decay": 0.0, "lr": recipe.lr * recipe.range_lr},
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError(
+            "there is nothing to train: all parameters are frozen; let some have "
+            "requires_grad=True, or train for 0 epochs"
+        )
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
@@ -168,8 +177,13 @@ def train_epoch(
     for x, y in batches:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        with _autocast(x):
-            value = loss(model, x, y)
+        try:
+            with _autocast(x):
+                value = loss(model, x, y)
+        except ValueError as error:
+            if len(x) == 1 and "more than 1 value per channel" in str(error):
+                raise _single(error) from error
+            raise
         value.backward()  # type: ignore[no-untyped-call]
         if before_step is not None:
             before_step()
@@ -180,6 +194,13 @@ def train_epoch(
         total += float(value.detach()) * len(x)
         count += len(x)
     return total / max(count, 1)
+
+
+def _single(error: ValueError) -> ValueError:
+    return ValueError(
+        f"a batch has one image alone, and BatchNorm has no variance of it ({error}); choose "
+        "another batch size, or another number of images, so that more are left for the last batch"
+    )
 
 
 def fit(

@@ -291,6 +291,21 @@ def test_wrong_methods_are_refused_before_any_work(data, monkeypatch, change, me
         juxtapose(**{**data, "quiet": True, **change})
 
 
+class Auxiliary(Other):
+    def forward(self, x):
+        y = self.inner(x)
+        return (y, y) if self.training else y
+
+
+def test_a_second_head_in_train_mode_is_refused_where_the_protocol_trains(data, monkeypatch):
+    call = {**data, "model": Auxiliary(None), "method": "uniform", "quiet": True}
+    assert search(**call, protocol=FAST).score > 0
+    monkeypatch.setattr("benchmarks.suite.cell.Run.search", lambda *_: pytest.fail("it has begun"))
+    short = {"name": "controlled", "fine_tune": {"epochs": 1}}
+    with pytest.raises(ValueError, match=r"the network in train mode gives a tuple of 2 outputs"):
+        search(**call, protocol=short)
+
+
 def test_the_calls_are_there_without_being_imported_at_once():
     assert {"juxtapose", "search"} <= set(dir(benchmarks))
     with pytest.raises(AttributeError, match="no attribute 'searches'"):

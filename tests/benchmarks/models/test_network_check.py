@@ -6,7 +6,13 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.models.build import ModelConfig, create, models
-from benchmarks.models.network_check import PROBES, check_modules, check_network, uncompiled
+from benchmarks.models.network_check import (
+    PROBES,
+    check_modules,
+    check_network,
+    check_training,
+    uncompiled,
+)
 from frameworks import seeded, torch_rng
 from frameworks.testing import toy
 
@@ -242,3 +248,28 @@ def test_a_compiled_part_is_named():
     model = net(lambda self, h, x: self.more["part"](h), part=torch.compile(conv()))
     with pytest.raises(ValueError, match=r"mine: more\.part is compiled by torch\.compile"):
         check(model)
+
+
+class Auxiliary(Net):
+    """A second head in train mode."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, y) if self.training else y
+
+
+def test_what_a_network_gives_in_train_mode_is_looked_at_on_a_copy():
+    model = net(
+        lambda s, h, x: s.more["drop"](s.more["n"](h)), n=nn.BatchNorm2d(4), drop=nn.Dropout()
+    )
+    before, state = copy.deepcopy(model.eval().state_dict()), torch.get_rng_state()
+    check_training(model, IMAGES[:2], 10, "mine")
+    assert not model.training
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    check(Auxiliary())
+    with pytest.raises(ValueError, match=r"mine in train mode gives a tuple of 2 outputs, not one"):
+        check_training(Auxiliary(), IMAGES[:2], 10, "mine")
+    odd = net(lambda s, h, x: {}["h"] if s.training else h)
+    with pytest.raises(ValueError, match="mine fails in train mode: 'h'"):
+        check_training(odd, IMAGES[:2], 10, "mine")

@@ -251,3 +251,17 @@ def test_training_learns():
         on_epoch=lambda epoch, epochs, loss: losses.append(loss),
     )
     assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_network_without_anything_to_train_is_told_so(split):
+    model = linear().requires_grad_(False)
+    with pytest.raises(ValueError, match=r"nothing to train: all parameters are frozen"):
+        fit(model, split, Recipe(epochs=1), torch_rng(0))
+
+
+def test_a_last_batch_of_one_image_is_named_where_batchnorm_fails_on_it():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    images = TensorSplit(torch.randn(9, 1, 2, 2, generator=torch_rng(1)), torch.arange(9) % 3)
+    with pytest.raises(ValueError, match=r"one image alone, .*BatchNorm.*another batch size"):
+        fit(model, images, Recipe(epochs=1, batch=4), torch_rng(0))
+    fit(model, images, Recipe(epochs=1, batch=3), torch_rng(0))
