@@ -115,8 +115,13 @@ def check_training(model: nn.Module, images: Tensor, classes: int, where: str) -
         where: names the network in messages.
 
     Raises:
-        ValueError: it fails, or gives anything but one tensor of logits.
+        ValueError: it fails, gives anything but one tensor of logits, or is frozen as a whole.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{where}: all parameters are frozen, and it is to be trained; let those that may "
+            "change have requires_grad=True"
+        )
     network = copy.deepcopy(model).train()
     with torch.no_grad(), seeded(0, "training check"):
         try:

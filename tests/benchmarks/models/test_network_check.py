@@ -270,6 +270,11 @@ def test_what_a_network_gives_in_train_mode_is_looked_at_on_a_copy():
     check(Auxiliary())
     with pytest.raises(ValueError, match=r"mine in train mode gives a tuple of 2 outputs, not one"):
         check_training(Auxiliary(), IMAGES[:2], 10, "mine")
+    with pytest.raises(ValueError, match="mine: all parameters are frozen, and"):
+        check_training(net().requires_grad_(False), IMAGES[:2], 10, "mine")
+    part = net()
+    part.stem.requires_grad_(False)
+    check_training(part, IMAGES[:2], 10, "mine")
     odd = net(lambda s, h, x: {}["h"] if s.training else h)
     with pytest.raises(ValueError, match="mine fails in train mode: 'h'"):
         check_training(odd, IMAGES[:2], 10, "mine")
