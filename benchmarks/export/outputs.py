@@ -20,12 +20,12 @@ from torch import Tensor
 
 from benchmarks.export.formats.integers import suits
 from benchmarks.export.graphs.errors import UnsupportedExport
+from benchmarks.export.graphs.graph import fresh
 from benchmarks.export.graphs.runtime import outputs, session
 from frameworks import Grid, schemes
 
 BITS = 8
 BATCH = 125
-BIAS_SCALE = ".bias.scale"
 RECTIFIERS = ("Relu", "Clip", "Identity")
 
 
@@ -80,9 +80,16 @@ def altered(plain: onnx.ModelProto, made: onnx.ModelProto) -> list[str]:
 
 
 def rounded_biases(model: onnx.ModelProto) -> float:
-    """By how much biases in int32 may move values in sum: half a unit of each layer."""
-    scales = [t for t in model.graph.initializer if t.name.endswith(BIAS_SCALE)]
-    return sum(0.5 * float(numpy_helper.to_array(t).max()) for t in scales)
+    """By how much biases in int32 may move values in sum: half a unit of each call of a layer."""
+    constants = {t.name: t for t in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    whole = [n for n in nodes if _is_int32(constants.get(n.input[0]))]
+    scales = [numpy_helper.to_array(constants[n.input[1]]) for n in whole]
+    return sum(0.5 * float(scale.max()) for scale in scales)
+
+
+def _is_int32(tensor: onnx.TensorProto | None) -> bool:
+    return tensor is not None and tensor.data_type == TensorProto.INT32
 
 
 def ranges(
@@ -184,16 +191,19 @@ class _Flow:
 
     def quantize(self, value: str, grid: Grid) -> None:
         """Write a quantizer behind a value, for all that reads it."""
-        names = [f"{value}.out.scale", f"{value}.out.zero_point"]
+        names = [self._named(f"{value}.out.{part}") for part in ("scale", "zero_point")]
         constants = (np.float32(grid.step), np.uint8(-round(grid.low + grid.offset)))
         self.graph.initializer.extend(
             numpy_helper.from_array(np.asarray(c), n) for c, n in zip(constants, names, strict=True)
         )
-        code, real = f"{value}.out.code", f"{value}.out"
+        code, real = self._named(f"{value}.out.code"), self._named(f"{value}.out")
         for node in self.readers[value]:
             _rewire(node, value, real)
         self._add("QuantizeLinear", [value, *names], code)
         self._add("DequantizeLinear", [code, *names], real)
+
+    def _named(self, name: str) -> str:
+        return fresh(name, self.makers.keys() | self.constants.keys())
 
     def _add(self, op: str, inputs: list[str], output: str) -> None:
         node = helper.make_node(op, inputs, [output], f"{op}:{output}")

@@ -68,10 +68,25 @@ def folded(weights: Affine, factor: Array) -> Affine | None:
     code[factor == 0] = 0
     if code.max(initial=0) > weights.high or code.min(initial=0) < weights.low:
         return None
-    scale = weights.scale * np.abs(factor).astype(np.float32)
+    return replace(weights, code=code, scale=_positive(scaled(weights, np.abs(factor)).scale))
+
+
+def scaled(weights: Affine, factor: Array) -> Affine:
+    """The weights times a factor for each channel ``[C]``, with the same codes."""
+    return replace(weights, scale=weights.scale * factor.astype(np.float32))
+
+
+def unturned(weights: Affine, factor: Array) -> Affine:
+    """The weights times what is left of a factor ``[C]`` without its sign, which may be 0."""
+    made = scaled(weights, np.abs(factor))
+    return replace(made, scale=_positive(made.scale))
+
+
+def _positive(scale: Array) -> Array:
     # Of a channel whose factor is 0 nothing is left but a bias, which may be in units of its scale.
     spare = scale[scale > 0].min(initial=np.float32(1))
-    return replace(weights, code=code, scale=np.where(scale > 0, scale, spare))
+    positive: Array = np.where(scale > 0, scale, spare)
+    return positive
 
 
 def batchnorm_of(graph: Graph, conv: onnx.NodeProto) -> onnx.NodeProto | None:

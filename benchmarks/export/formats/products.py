@@ -13,6 +13,7 @@ kernels either.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,22 @@ import onnx
 
 from benchmarks.export.checks.ties import INTEGER_TIE, TIE
 from benchmarks.export.formats.activations import code_width
-from benchmarks.export.formats.affine import Affine, affine, batchnorm_of, folded, normalisation
-from benchmarks.export.formats.integers import Integers, bias_moves, bias_units, saturates
+from benchmarks.export.formats.affine import (
+    Affine,
+    affine,
+    batchnorm_of,
+    folded,
+    normalisation,
+    scaled,
+    unturned,
+)
+from benchmarks.export.formats.integers import (
+    Integers,
+    bias_moves,
+    bias_units,
+    filled,
+    saturates,
+)
 from benchmarks.export.formats.weights import write_float, write_weight
 from benchmarks.export.formats.writing import Writing
 from benchmarks.export.graphs.codes import Exported
@@ -32,19 +47,53 @@ from benchmarks.export.graphs.graph import attributes
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a convolution, with the BatchNorm that alone reads its result.
+
+    Attributes:
+        node: the convolution.
+        factor: what its sums are multiplied with ``[C]``.
+        shift: what is then added ``[C]``, with the bias in it.
+        out: the result.
+    """
+
+    node: onnx.NodeProto
+    factor: Array
+    shift: Array
+    out: str
+
+
 def write_convolution(w: Writing, node: onnx.NodeProto) -> None:
     """Write a convolution, together with the BatchNorm that alone reads its result."""
-    entry = w.layers[w.weights[node.input[1]]]
-    norm = batchnorm_of(w.graph, node)
+    index = w.weights[node.input[1]]
+    entry, call = w.layers[index], _call(w, node)
+    calls = [_call(w, other) for other in w.convolutions[index]]
+    if call.out != node.output[0]:
+        w.gone.add(call.out)
+    integers = _in_integers(w, entry, call)
+    if integers is None:
+        _in_float(w, entry, call, calls)
+        return
+    turned, units = integers
+    assert entry.grid is not None
+    name, out, unsigned = entry.layer.name, call.out, saturates(turned, entry.grid)
+    weight = write_weight(w.graph, entry, f"{out}.weight", turned, unsigned=unsigned)
+    code = w.graph.keep(f"{name}.bias", units.astype(np.int32))
+    scale = (turned.scale * np.float32(entry.grid.step)).astype(np.float32)
+    kept = w.graph.keep(f"{name}.bias.scale", scale)
+    bias = w.graph.add("DequantizeLinear", [code, kept], f"{out}.bias", axis=0)
+    w.graph.add("Conv", [node.input[0], weight, bias], out, layer=name, **attributes(node))
+
+
+def _call(w: Writing, node: onnx.NodeProto) -> Call:
+    entry, norm = w.layers[w.weights[node.input[1]]], batchnorm_of(w.graph, node)
     factor = np.ones(len(entry.weights.value))
     shift = np.zeros(len(factor))
     if norm is not None:
         factor, shift = normalisation(w.graph, norm)
-        w.gone.add(norm.output[0])
     shift = shift + _bias_of(w, node, entry) * factor
-    out = node.output[0] if norm is None else norm.output[0]
-    if not _in_integers(w, node, entry, factor, shift, out):
-        _in_float(w, node, entry, factor, shift, out)
+    return Call(node, factor, shift, node.output[0] if norm is None else norm.output[0])
 
 
 def _bias_of(w: Writing, node: onnx.NodeProto, entry: Exported) -> Array | float:
@@ -56,25 +105,14 @@ def _bias_of(w: Writing, node: onnx.NodeProto, entry: Exported) -> Array | float
     return bias
 
 
-def _in_integers(
-    w: Writing, node: onnx.NodeProto, entry: Exported, factor: Array, shift: Array, out: str
-) -> bool:
-    """Write a convolution in the form that ONNX Runtime runs in integers, if there is one."""
-    made = w.multiplied(entry, node.input[0]) if w.integers > Integers.NONE else None
-    turned = folded(made, factor) if made is not None else None
-    if turned is None or entry.grid is None or not _exact(w, entry, turned, out):
-        return False
-    units = bias_units(turned, entry.grid, shift)
-    if units is None:
-        return False
-    name, unsigned = entry.layer.name, saturates(turned, entry.grid)
-    weight = write_weight(w.graph, entry, f"{out}.weight", turned, unsigned=unsigned)
-    code = w.graph.keep(f"{name}.bias", units.astype(np.int32))
-    scale = (turned.scale * np.float32(entry.grid.step)).astype(np.float32)
-    kept = w.graph.keep(f"{name}.bias.scale", scale)
-    bias = w.graph.add("DequantizeLinear", [code, kept], f"{out}.bias", axis=0)
-    w.graph.add("Conv", [node.input[0], weight, bias], out, layer=name, **attributes(node))
-    return True
+def _in_integers(w: Writing, entry: Exported, call: Call) -> tuple[Affine, Array] | None:
+    """Weights and bias of the form that ONNX Runtime runs in integers, if there is one."""
+    made = w.multiplied(entry, call.node.input[0]) if w.integers > Integers.NONE else None
+    turned = folded(made, call.factor) if made is not None else None
+    if turned is None or entry.grid is None or not _exact(w, entry, turned, call.out):
+        return None
+    units = bias_units(turned, entry.grid, call.shift)
+    return None if units is None else (turned, units)
 
 
 def _exact(w: Writing, entry: Exported, made: Affine, out: str) -> bool:
@@ -89,24 +127,54 @@ def _exact(w: Writing, entry: Exported, made: Affine, out: str) -> bool:
     return bias_moves(made, entry.grid) <= (INTEGER_TIE - TIE) * grid.step
 
 
-def _in_float(
-    w: Writing, node: onnx.NodeProto, entry: Exported, factor: Array, shift: Array, out: str
-) -> None:
-    """Write a convolution times a factor, plus a shift, for each output channel."""
+def _in_float(w: Writing, entry: Exported, call: Call, calls: list[Call]) -> None:
+    """Write a convolution times a factor, plus a shift, for each output channel.
+
+    The file has a weight once, whatever follows each of the layer's calls: where not all of them
+    turn the same codes around, none does, and where one runs in integers, all have its codes. Only
+    calls in integers, whose scales must be positive, may turn codes around that others do not, and
+    then have them once more.
+    """
+    out, node, name = call.out, call.node, entry.layer.name
     made, sign = affine(entry.weights), None
     real = w.integers > Integers.NONE or made is None
     if made is None:
-        value = entry.weights.value.double().numpy()
-        value = value * factor.reshape(-1, *(1,) * (value.ndim - 1))
-        weight = write_float(w.graph, f"{entry.layer.name}.float", value, f"{out}.weight")
+        weight = _float_weight(w, entry, call, calls)
     else:
-        turned = folded(made, factor)
-        if turned is None:
-            turned, sign = folded(made, np.abs(factor)), np.where(factor < 0, -1.0, 1.0)
-        weight = write_weight(w.graph, entry, f"{out}.weight", turned, real=real)
-    inputs, name = [node.input[0], weight], entry.layer.name
+        others = (other for other in calls if other.node is not node)
+        whole = any(_in_integers(w, entry, other) is not None for other in others)
+        made = filled(made) if whole else made
+        turned, sign = _turned(made, call, calls, real)
+        unsigned = whole and entry.grid is not None and saturates(turned, entry.grid)
+        weight = write_weight(w.graph, entry, f"{out}.weight", turned, real=real, unsigned=unsigned)
+    inputs = [node.input[0], weight]
     at = w.graph.add("Conv", inputs, f"{out}.sum", layer=name, **attributes(node))
-    _after(w, entry, at, sign, shift, out, real and w.apart(out))
+    _after(w, entry, at, sign, call.shift, out, real and w.apart(out))
+
+
+def _turned(made: Affine, call: Call, calls: list[Call], real: bool) -> tuple[Affine, Array | None]:
+    """Weights times a call's factor, and the signs that are left for what follows them, if any."""
+    signs = np.sign(call.factor)
+    if all(np.array_equal(np.sign(other.factor), signs) for other in calls):
+        turned = folded(made, call.factor)
+        if turned is not None:
+            return turned, None
+        absolute = folded(made, np.abs(call.factor))
+        assert absolute is not None
+        return absolute, np.where(call.factor < 0, -1.0, 1.0)
+    if real:
+        return scaled(made, call.factor), None
+    return unturned(made, call.factor), None if (signs == 1).all() else signs
+
+
+def _float_weight(w: Writing, entry: Exported, call: Call, calls: list[Call]) -> str:
+    """Write a float weight times a call's factor; beside the weight where calls have others."""
+    value, name = entry.weights.value.double().numpy(), entry.layer.name
+    factor = call.factor.reshape(-1, *(1,) * (value.ndim - 1))
+    if all(np.array_equal(other.factor, call.factor) for other in calls):
+        return write_float(w.graph, f"{name}.float", value * factor, f"{call.out}.weight")
+    kept = w.graph.keep(f"{name}.factor", factor.astype(np.float32))
+    return write_float(w.graph, f"{name}.float", value, f"{call.out}.weight", kept)
 
 
 def _after(

@@ -43,7 +43,8 @@ def write_weight(
         out: the value's name.
         made: the integers, where they are not the weight's own.
         transposed: ``[in, out]`` in the place of ``[out, in]``.
-        real: with operations which ONNX Runtime carries out when it loads the file.
+        real: with operations which ONNX Runtime carries out when it loads the file; scales may
+            then be negative.
         unsigned: codes of 8 bits with a zero point of 128.
     """
     made = made or affine(entry.weights)
@@ -64,6 +65,8 @@ def write_weight(
         broad = made.scale.reshape(-1, *(1,) * (0 if transposed else code.ndim - 1))
         factor = graph.keep(f"{name}.factor", broad)
         cast = graph.add("Cast", [kept], f"{out}.real", to=TensorProto.FLOAT)
+        if point:
+            cast = graph.add("Sub", [cast, graph.bound(point, np.float32)], f"{out}.centred")
         return graph.add("Mul", [cast, factor], out)
     inputs = [kept, graph.keep(f"{name}.scale", made.scale)]
     if point:
@@ -71,6 +74,9 @@ def write_weight(
     return graph.add("DequantizeLinear", inputs, out, axis=1 if transposed else 0)
 
 
-def write_float(graph: Graph, name: str, value: Array, out: str) -> str:
-    """Write a weight as it is."""
-    return graph.add("Identity", [graph.keep(name, value.astype(np.float32))], out)
+def write_float(graph: Graph, name: str, value: Array, out: str, factor: str | None = None) -> str:
+    """Write a weight as it is, or times a constant."""
+    kept = graph.keep(name, value.astype(np.float32))
+    if factor is not None:
+        return graph.add("Mul", [kept, factor], out)
+    return graph.add("Identity", [kept], out)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
+import onnx
+
 from benchmarks.export.formats.activations import Activations, code_width
 from benchmarks.export.formats.affine import Affine, affine
 from benchmarks.export.formats.integers import Integers, filled
@@ -23,6 +27,7 @@ class Writing:
         integers: what is to run in integers.
         activations: the writer of layers' inputs.
         weights: the layers of the values that are weights.
+        convolutions: of each layer the nodes that call it, if they are convolutions.
         gone: results that another node already computes.
     """
 
@@ -38,6 +43,10 @@ class Writing:
                 self.weights[node.output[0]] = layer
             else:
                 self._inputs[node.output[0]] = layer
+        self.convolutions: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.old:
+            if node.op_type == "Conv" and node.input[1] in self.weights:
+                self.convolutions[self.weights[node.input[1]]].append(node)
 
     def grids(self, value: str) -> set[Grid | None]:
         """The grids of all that reads a value; None for what is no quantizer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,15 @@ from benchmarks.export.graphs.trace import DOMAIN, MARK
 Array = npt.NDArray[Any]
 CODES = "juxtabit.codes"
 """The model's property that says where the codes of each layer's input are."""
+
+
+def fresh(name: str, taken: Container[str]) -> str:
+    """A name that is free: this one, or the first of ``name.2``, ``name.3``, ... that is."""
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}.{count}"
+    return found
 
 
 class Graph:
@@ -37,7 +46,10 @@ class Graph:
                 self.readers[name].append(node)
         self.results = {value.name for value in model.graph.output}
         self._constants = {t.name: t for t in model.graph.initializer}
-        self._names = set(self._constants)
+        self._kept: dict[str, onnx.TensorProto] = {}
+        self._values = {name for node in self.old for name in node.output}
+        self._names = self._values | set(self._constants) | {v.name for v in model.graph.input}
+        """All that has a name: torch's names and those of layers know nothing of each other."""
         self.codes: dict[str, list[tuple[str, int | None, str]]] = defaultdict(list)
 
     @staticmethod
@@ -62,7 +74,12 @@ class Graph:
         self, op: str, inputs: list[str], output: str, domain: str = "", layer: str = "",
         **fields: Any,
     ) -> str:  # fmt: skip
-        """Write a node, named after its layer, if any; the name of its result."""
+        """Write a node, named after its layer, if any; the name that its result has.
+
+        That is the one asked for where the old graph has it, and where nothing else does.
+        """
+        output = output if output in self._values else fresh(output, self._names)
+        self._names.add(output)
         name = f"{op}:layer {layer}:{output}" if layer else f"{op}:{output}"
         made = helper.make_node(op, inputs, [output], name=name, domain=domain)
         made.attribute.extend(helper.make_attribute(k, v) for k, v in fields.items())
@@ -70,18 +87,32 @@ class Graph:
         return output
 
     def keep(self, name: str, value: npt.ArrayLike, kind: int | None = None) -> str:
-        """A constant of this name (once), of the array's type or of a given one (4 bits)."""
-        if name not in self._names:
-            self._names.add(name)
-            value = np.asarray(value)
-            if kind is None:
-                tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
-            else:
-                nibbles = value.flatten().astype(np.int64) & 15
-                raw = pack(nibbles, np.full(value.size, 4)).tobytes()
-                tensor = helper.make_tensor(name, kind, value.shape, raw, raw=True)
-            self.model.graph.initializer.append(tensor)
-        return name
+        """A constant of the array's type or of a given one (4 bits); the name that it has.
+
+        What a layer's calls have in common is kept once. What differs (BatchNorm behind them, the
+        type of codes) gets a name of its own, a number behind the one asked for.
+        """
+        value = np.asarray(value)
+        if kind is None:
+            tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        else:
+            nibbles = value.flatten().astype(np.int64) & 15
+            raw = pack(nibbles, np.full(value.size, 4)).tobytes()
+            tensor = helper.make_tensor(name, kind, value.shape, raw, raw=True)
+        return self._place(tensor)
+
+    def _place(self, tensor: onnx.TensorProto) -> str:
+        """Add a constant where there is none like it; its name."""
+        count, name = 1, tensor.name
+        while tensor.name in self._names:
+            if self._kept.get(tensor.name) == tensor:
+                return tensor.name
+            count += 1
+            tensor.name = f"{name}.{count}"
+        self._names.add(tensor.name)
+        self.model.graph.initializer.append(tensor)
+        self._kept[tensor.name] = self.model.graph.initializer[-1]
+        return tensor.name
 
     def bound(self, value: int, dtype: npt.DTypeLike) -> str:
         """A whole number as a constant of a type, an end of a Clip."""
