@@ -13,6 +13,7 @@ Tang et al., ECCV 2022, arXiv 2203.08368; released code 1hunters/LIMPQ.
       subject to  sum_l MAC_l b_w b_a <= the budget (bit operations), or size, or both.
   A step that is smaller than that of the next more bits is an outlier of the training; the released
   code gives it a value of 1e8, so that its bits are not taken unless nothing else fits.
+- The final training is LSQ's, whose steps have scaled gradients here; the release scales none.
 """
 
 from __future__ import annotations

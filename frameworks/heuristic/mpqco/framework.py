@@ -20,7 +20,8 @@ which four steps bring to a knapsack:
 4. Proposition 1 drops what no best choice needs, Algorithm 1 takes the largest
    (Omega_i(b) - Omega_i(b')) / (cost_i(b') - cost_i(b)) that fits, from the fewest bits on.
 
-After that the network is trained at these bits, with learned step sizes.
+After that the network is trained at these bits, with learned step sizes. Weights have the ranges of
+the protocol's quantizer, one an output channel, where the paper has one a layer.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ flipped to c where that lowers the cost (relative BOPs, in the paper). The walk 
   binary or interpolation search, of a few evaluations.
 
 There is no training and nothing to tune. AIMET, the authors' toolkit, has the same list and search
-along it, but ends at an accuracy alone; the budget is the paper's.
+along it, but ends at an accuracy alone; the budget is the paper's. Weights have the ranges of the
+protocol's quantizer, one an output channel.
 """
 
 from __future__ import annotations
