@@ -108,7 +108,7 @@ def check_training(model: nn.Module, images: Tensor, classes: int, where: str) -
     """What a network must give in train mode, of which `check_network` knows nothing.
 
     Args:
-        model: a float network where ``images`` are; it is copied, and the global random state is
+        model: a float network; it is copied to where ``images`` are, and the global random state is
             left alone.
         images: two images or more, as BatchNorm needs.
         classes: how many logits it must give.
@@ -122,7 +122,7 @@ def check_training(model: nn.Module, images: Tensor, classes: int, where: str) -
             f"{where}: all parameters are frozen, and it is to be trained; let those that may "
             "change have requires_grad=True"
         )
-    network = copy.deepcopy(model).train()
+    network = copy.deepcopy(model).to(images.device).train()
     with torch.no_grad(), seeded(0, "training check"):
         try:
             output = network(images)

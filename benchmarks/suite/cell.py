@@ -252,9 +252,8 @@ class Run:
     def _check_training(self) -> None:
         """What would end the training of the found policy ends the cell before its search."""
         if self.trains and self.setting.recipe.epochs:
-            network = placed(copy.deepcopy(self.network), place().device)
             images = self.splits.train.images(2)
-            check_training(network, images, self.splits.classes, "the network")
+            check_training(self.network, images, self.splits.classes, "the network")
 
     @contextmanager
     def guarded(self, framework: Framework, method: str, problem: Problem) -> Iterator[None]:

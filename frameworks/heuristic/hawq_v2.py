@@ -108,11 +108,10 @@ class HAWQV2(ScoringFramework):
     def score(self, problem: Problem) -> Scores:
         """Steps 1 and 2, whose costly part is the traces."""
         space = problem.space
-        free = [layer for layer in space.free_layers if len(space.weight_bits[layer.name]) > 1]
         return Scores(
             second_order_scores(
                 problem,
-                weights=[layer.name for layer in free if not layer.shared],  # stored once
+                weights=space.free_weights,
                 inputs=[x.name for x in space.free_layers if len(space.act_bits[x.name]) > 1],
                 images=self.images,
                 batch=self.batch,

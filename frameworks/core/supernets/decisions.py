@@ -14,6 +14,7 @@ import torch
 
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
 from frameworks.core.supernets.relaxations import ExpectedCost, Term
 
@@ -167,3 +168,30 @@ def decided_costs(
     costs = [[_cost(bits, table) for bits in decision.options] for decision in decisions]
     assert rest is not None, "the target supports the pinned layers"
     return rest, [[cost for cost in each if cost is not None] for each in costs]
+
+
+def least_within(
+    problem: Problem, decisions: Sequence[Decision], values: Sequence[Sequence[float]]
+) -> tuple[int, ...]:
+    """The candidate of each decision that have together the least value within all limits.
+
+    Args:
+        problem: what the decisions are of.
+        decisions: from `block_decisions`.
+        values: of each decision's candidates.
+
+    Raises:
+        InfeasibleBudget: none are within all limits.
+    """
+    limits = problem.budget.limits
+    found = {m: decided_costs(problem, decisions, problem.layer_costs(m)) for m in limits}
+    items: dict[str, dict[int, Entry]] = {
+        str(i): {
+            option: (value, {m: costs[i][option] for m, (_, costs) in found.items()})
+            for option, value in enumerate(values[i])
+        }
+        for i in range(len(decisions))
+    }
+    items["rest"] = {0: (0.0, {metric: rest for metric, (rest, _) in found.items()})}
+    picks = multiple_choice(items, limits)
+    return tuple(picks[str(i)] for i in range(len(decisions)))

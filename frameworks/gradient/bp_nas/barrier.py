@@ -24,12 +24,12 @@ from torch import Tensor
 
 from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
-from frameworks.core.solvers.milp import multiple_choice
 from frameworks.core.supernets.decisions import (
     Decision,
     decided,
     decided_costs,
     decision_cost,
+    least_within,
 )
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 
@@ -131,25 +131,14 @@ class Domain:
     @torch.no_grad()
     def most_probable(self, p: Tensor) -> Policy:
         """The most probable network within the budget; the argmax of p where that is within it."""
-        problem = self.problem
         surprise = -p.detach().double().clamp_min(1e-300).log().cpu()
-        limits = problem.budget.limits
-        fixed, table = (
-            {m: 0.0 for m in limits},
-            [dict[int, dict[str, float]]() for _ in self.decisions],
-        )
-        for metric in limits:
-            rest, costs = decided_costs(problem, self.decisions, problem.layer_costs(metric))
-            fixed[metric] = rest
-            for row, each in zip(table, costs, strict=True):
-                for option, cost in enumerate(each):
-                    row.setdefault(option, {})[metric] = cost
-        items = {
-            str(i): {option: (float(surprise[i, option]), costs) for option, costs in row.items()}
-            for i, row in enumerate(table)
-        }
-        picks = multiple_choice({**items, "rest": {0: (0.0, fixed)}}, limits)
-        return decided(problem.space, self.decisions, [picks[name] for name in items])
+        # Rows of decisions with fewer candidates are filled up.
+        values = [
+            row[: len(decision.options)]
+            for row, decision in zip(surprise.tolist(), self.decisions, strict=True)
+        ]
+        picks = least_within(self.problem, self.decisions, values)
+        return decided(self.problem.space, self.decisions, picks)
 
 
 def mean_bits(problem: Problem, policy: Policy, metric: str) -> float:

@@ -113,12 +113,11 @@ class ADQ(SensitivityFramework):
         space = problem.space
         searched = [x for x in problem.layers if len(space.weight_bits[x.name]) > 1]
         acts = [x.name for x in problem.layers if len(space.act_bits[x.name]) > 1]
-        own = [layer.name for layer in searched if not layer.shared]
         split = problem.train.subset(self.images, problem.generator("sensitivity"))
         weights, inputs = fisher_traces(
             problem.float_model(),
             split,
-            own,
+            space.free_weights,
             acts,
             lambda done, total: problem.progress(done, total, "squared gradients"),
             problem.generator("signs"),

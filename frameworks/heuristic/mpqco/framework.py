@@ -123,12 +123,11 @@ class MPQCO(ScoringFramework):
         split = problem.train.subset(self.images, problem.generator("fisher"))
         model, space = problem.float_model(), problem.space
         problem.progress(0, 1, "gradients of single images")
-        free = [layer for layer in space.free_layers if len(space.weight_bits[layer.name]) > 1]
         with twice_differentiable(model):
             weights, inputs = Taylor(
                 model,
                 # A weight that is stored once has the gradient of all its uses.
-                {x.name: moves(problem, x.name) for x in free if not x.shared},
+                {name: moves(problem, name) for name in space.free_weights},
                 {
                     x.name: quantizers(problem, x.name)
                     for x in space.free_layers

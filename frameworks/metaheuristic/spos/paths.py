@@ -11,9 +11,8 @@ from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.solvers.limits import InfeasibleBudget
-from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
-from frameworks.core.supernets.decisions import block_decisions, decided, decided_costs
+from frameworks.core.supernets.decisions import block_decisions, decided, least_within
 from frameworks.metaheuristic.spos.sampling import Sampler
 
 SPREAD = 0.1
@@ -75,26 +74,11 @@ class Paths:
         genes = tuple(int(costs.argmin()) for costs in self.costs)
         if len(self.problem.budget.bounds) == 1 or self.fits(genes):
             return genes
-        return self._within_all() or genes
-
-    def _within_all(self) -> Genes | None:
-        """The path of least price within all limits."""
-        limits = self.problem.budget.limits
-        tables = {metric: self.problem.layer_costs(metric) for metric in limits}
-        found = {m: decided_costs(self.problem, self.decisions, t) for m, t in tables.items()}
-        items: dict[str, dict[int, Entry]] = {
-            str(i): {
-                option: (price, {m: costs[i][option] for m, (_, costs) in found.items()})
-                for option, price in enumerate(prices.tolist())
-            }
-            for i, prices in enumerate(self.costs)
-        }
-        items["rest"] = {0: (0.0, {metric: rest for metric, (rest, _) in found.items()})}
         try:
-            chosen = multiple_choice(items, limits)
+            values = [costs.tolist() for costs in self.costs]
+            return least_within(self.problem, self.decisions, values)
         except InfeasibleBudget:
-            return None
-        return tuple(chosen[str(i)] for i in range(len(self.decisions)))
+            return genes
 
     @property
     def candidates(self) -> dict[str, list[LayerBits]]:
