@@ -85,8 +85,10 @@ def _check_split(split: Split, name: str, shape: tuple[int, ...], classes: int) 
         raise ValueError(f"{name}: images of {list(own)}, train's {list(shape)}")
     if isinstance(split, TensorSplit):
         check_labels(split.y, classes, f"{name}, with a model of {classes} outputs")
-    elif isinstance(split, DatasetSplit) and isinstance(split.dataset, Checked):
-        split.dataset.classes = classes
+    elif isinstance(split, DatasetSplit):
+        for dataset in (split.dataset, split.augmented):
+            if isinstance(dataset, Checked):
+                dataset.classes = classes
 
 
 @torch.no_grad()

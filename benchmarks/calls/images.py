@@ -50,7 +50,7 @@ def as_split(data: Images, name: str, room: Room | None = None) -> Split:
         ValueError: images or labels cannot be used; the message says what to do.
     """
     if isinstance(data, Split):
-        return data
+        return _checked(data, name)
     if isinstance(data, DataLoader):
         return _of_loader(data, name, room)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
@@ -60,6 +60,28 @@ def as_split(data: Images, name: str, room: Room | None = None) -> Split:
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict | Tensor):
         return _gathered(data, name)
     raise TypeError(f"{name} is a {type(data).__name__}: give {FORMS}")
+
+
+def _checked(split: Split, name: str) -> Split:
+    """A caller's split, whose content is looked at as that of any other form.
+
+    What one of a class of a plugin's own gives is its own affair.
+    """
+    if isinstance(split, TensorSplit):
+        _check_tensors(split.x, split.y, name)
+        if type(split) is TensorSplit and split.y.dtype != torch.int64:
+            return TensorSplit(split.x, split.y.long(), pad=split.pad, flip=split.flip)
+    elif type(split) is DatasetSplit and not isinstance(split.dataset, Checked):
+        augmented = split.augmented
+        return DatasetSplit(
+            Checked(split.dataset, name),
+            augmented=None if augmented is None else Checked(augmented, f"{name}, augmented"),
+            name=split.name,
+            workers=split.workers,
+            device=split.device,
+            room=split.room,
+        )
+    return split
 
 
 def _is_array(value: object) -> bool:
@@ -119,6 +141,11 @@ def _resident(x: Any, y: Any, name: str) -> TensorSplit:
             f"{name}: images and labels are a {kinds}, of which torch makes no tensors ({error}); "
             "give float32 [N, C, H, W] and class numbers [N]"
         ) from error
+    _check_tensors(x, y, name)
+    return TensorSplit(x, y.long())
+
+
+def _check_tensors(x: Tensor, y: Tensor, name: str) -> None:
     if x.dtype != torch.float32:
         raise ValueError(f"{name}: images are {x.dtype}; {FLOATS}")
     if not x.isfinite().all():
@@ -128,4 +155,3 @@ def _resident(x: Any, y: Any, name: str) -> TensorSplit:
             f"{name}: images {list(x.shape)} and labels {list(y.shape)} of {y.dtype}; give "
             "[N, C, H, W] and class numbers [N]"
         )
-    return TensorSplit(x, y.long())

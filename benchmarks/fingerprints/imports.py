@@ -12,6 +12,13 @@ from pathlib import Path
 from benchmarks.records.record import digest
 from frameworks import file_digest
 
+_IMPORTING = ("import_module", "__import__")
+_WRITING = ("write", "to_", "save", "dump", "mkdir")
+"""How calls begin that write: a script would be another one after each run by what it wrote."""
+_MODES = {"w", "wb", "a", "ab"}
+_LONGEST = 200
+"""Letters of a file's name, more than which some systems refuse."""
+
 
 def code_digest(path: Path) -> str:
     """A digest of a Python file's code; comments, docstrings and layout do not count."""
@@ -19,22 +26,37 @@ def code_digest(path: Path) -> str:
 
 
 def imports(path: Path) -> tuple[str, ...]:
-    """Dotted names of all that a file imports anywhere, relative ones with their dots."""
+    """Dotted names of all that a file imports anywhere, relative ones with their dots.
+
+    Of ``import_module`` those that it is told as they stand.
+    """
     return _read(path, file_digest(path))[1]
 
 
+def data_beside(path: Path) -> tuple[str, ...]:
+    """Names of the files that a Python file finds by its own place, below its folder.
+
+    Such as ``Path(__file__).with_name("table.json")``, or ``HERE / "data" / "table.json"``.
+    """
+    texts = _read(path, file_digest(path))[2]
+    below = [(), *((text,) for text in texts if (path.parent / text).is_dir())]
+    names = (str(Path(*folder, text)) for folder in below for text in texts)
+    return tuple(name for name in dict.fromkeys(names) if (path.parent / name).is_file())
+
+
 @lru_cache(maxsize=4096)
-def _read(path: Path, content: str) -> tuple[str, tuple[str, ...]]:
+def _read(path: Path, content: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # a template, or of another Python: as it stands
-        return content, ()
+        return content, (), ()
     found = tuple(dict.fromkeys(_imported(tree)))
+    texts = tuple(dict.fromkeys(_placed(tree)))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body[:] = body[1:] or [ast.Pass()]
-    return digest(ast.unparse(tree)), found
+    return digest(ast.unparse(tree)), found, texts
 
 
 def _is_docstring(node: ast.AST) -> bool:
@@ -52,6 +74,36 @@ def _imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (f"{node.module}." if node.module else "")
             yield from (base + alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTING:
+            yield from _texts(node.args[:1])
+
+
+def _placed(tree: ast.AST) -> Iterator[str]:
+    """Texts in what is said of the file's own place, or of a name that was given to it."""
+    places = {"__file__"}
+    for statement in (node for node in ast.walk(tree) if isinstance(node, ast.stmt)):
+        said = [part for part in ast.iter_child_nodes(statement) if not isinstance(part, ast.stmt)]
+        names = {_name(node) for part in said for node in ast.walk(part)}
+        texts = list(_texts(said))
+        writes = any(name.startswith(_WRITING) for name in names) or not _MODES.isdisjoint(texts)
+        if names & places and not writes:
+            yield from texts
+            if isinstance(statement, ast.Assign):
+                places |= {_name(target) for target in statement.targets} - {""}
+            elif isinstance(statement, ast.AnnAssign):
+                places |= {_name(statement.target)} - {""}
+
+
+def _name(node: ast.AST) -> str:
+    """The last part of a dotted name; empty for anything else."""
+    return str(getattr(node, "id", "") or getattr(node, "attr", ""))
+
+
+def _texts(parts: Sequence[ast.AST]) -> Iterator[str]:
+    for node in (node for part in parts for node in ast.walk(part)):
+        text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and 0 < len(text.strip()) < _LONGEST and text.isprintable():
+            yield text
 
 
 def place(name: str) -> Path | None:

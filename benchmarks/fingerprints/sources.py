@@ -2,7 +2,8 @@
 
 Of a plugin the whole package counts, and the whole distribution that it was installed from: Python
 files without comments and docstrings, other files by content. What it imports counts as well:
-modules that lie there as files, installed distributions by name and version.
+modules that lie there as files, installed distributions by name and version; and data that a file
+finds by ``__file__``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fingerprints.imports import code_digest, imports, installed, place, place_below
+from benchmarks.fingerprints.imports import (
+    code_digest,
+    data_beside,
+    imports,
+    installed,
+    place,
+    place_below,
+)
 from frameworks import Known, Origin, files_under, folder_state, identify_files
 
 OWN = ("frameworks", "benchmarks")
@@ -75,7 +83,8 @@ def _state(roots: list[Path]) -> str:
 def files_beside(script: Path) -> dict[Path, str]:
     """What a script imports from its own folder, where Python looks first: files with their names.
 
-    Whole packages count, and what all of these import from that folder or from their own.
+    Whole packages count, and what all of these import from that folder or from their own, or read
+    from it by ``__file__``.
     """
     script = script.resolve()
     found: dict[Path, str] = {}
@@ -95,6 +104,8 @@ def files_beside(script: Path) -> dict[Path, str]:
             new = [file for file in files if file not in found and file != script]
             found |= {file: os.path.relpath(file, script.parent) for file in new}
             waiting += [file for file in new if file.suffix == ".py"]
+        for name in _data_of(path):
+            found.setdefault(path.parent / name, os.path.relpath(path.parent / name, script.parent))
     return found
 
 
@@ -150,6 +161,8 @@ class _Source:
             if path.suffix == ".py":
                 for imported in imports(path):
                     self._follow(imported, path.parent)
+                for data in _data_of(path):
+                    self._take(path.parent / data, data)
 
     def _follow(self, name: str, folder: Path) -> None:
         """Take what a file in a folder imports; ``.name`` is from its own package."""
@@ -196,6 +209,11 @@ def _package_files(folder: Path) -> dict[str, Path]:
     found = files_under(folder)
     results = {match[1] for name in found if (match := _RECORD.fullmatch(name))}
     return {name: path for name, path in found.items() if not _written(name, results)}
+
+
+def _data_of(path: Path) -> list[str]:
+    """What a Python file reads by its own place, without what running it writes."""
+    return [name for name in data_beside(path) if not _written(name, set())]
 
 
 def _written(name: str, results: set[str]) -> bool:

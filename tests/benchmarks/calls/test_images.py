@@ -90,6 +90,8 @@ def content(split):
         (batches(), TensorSplit),
         (iter(batches()), TensorSplit),
         (TensorSplit(X, Y), TensorSplit),
+        (TensorSplit(X, Y.to(torch.uint8)), TensorSplit),
+        (DatasetSplit(Plain(), name="mine"), DatasetSplit),
     ],
 )
 def test_all_forms_hold_the_same_images(data, kind):
@@ -129,6 +131,22 @@ def test_a_bad_sample_of_a_dataset_is_named_when_it_is_read(kind, shuffled, chan
     part = split.subset(9, torch_rng(1))
     with pytest.raises(ValueError, match=message):
         list(part.batches(4))
+
+
+def test_a_bad_sample_of_a_callers_own_split_is_named():
+    mine = DatasetSplit(Odd(7, x=X[7] * torch.nan), augmented=Odd(5, y=9), name="mine", workers=0)
+    split = as_split(mine, "train")
+    assert as_split(split, "train") is split
+    split.augmented.classes = 3
+    with pytest.raises(ValueError, match="train, image 7 holds NaN or infinite values"):
+        list(split.batches(4))
+    with pytest.raises(ValueError, match="train, augmented, image 5: its label is 9"):
+        list(split.batches(4, augment=True))
+
+
+def test_a_callers_own_resident_split_keeps_how_it_augments():
+    split = as_split(TensorSplit(X, Y.int(), pad=2, flip=True), "train")
+    assert (split.pad, split.flip) == (2, True)
 
 
 def test_a_dataset_that_reads_batches_at_once_still_does():
@@ -186,6 +204,9 @@ def test_a_split_of_a_loader_can_be_cut():
         ((X, ["cat"] * 10), r"train: images and labels are a Tensor and list, of which torch"),
         ([(X, Y), (X[..., :2], Y)], r"images of \[2, 3, 3\] and \[2, 3, 2\]; give all one size"),
         (Subset(Plain(), []), r"train has no images"),
+        (TensorSplit(X.double(), Y), r"train: images are torch\.float64; give torch\.float32"),
+        (TensorSplit(X / 0, Y), r"train: some images hold NaN or infinite values"),
+        (TensorSplit(X, Y.float()), r"of torch\.float32; give \[N, C, H, W\] and class numbers"),
     ],
 )
 def test_what_is_no_data_is_refused_with_the_choices(data, message):

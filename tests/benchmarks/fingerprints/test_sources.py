@@ -114,14 +114,31 @@ USES = {
     "relative": (None, "pack/method.py", "pack/helper.py", "from .helper import X"),
     "two folders up": (None, "pack/in/method.py", "pack/helper.py", "from ..helper import X"),
     "by another module": ("helper.py", "method.py", "third.py", "import helper"),
+    "by import_module": (
+        *(None, "method.py", "helper.py"),
+        "import importlib\nX = importlib.import_module('helper')",
+    ),
+    "data beside a file": (
+        None,
+        "method.py",
+        "t.json",
+        'def f(): return Path(__file__).with_name("t.json")',
+    ),
+    "data by a folder's name": (
+        *(None, "method.py", "data/t.json"),
+        "import os\nHERE = os.path.dirname(__file__)\n\n\ndef f():\n"
+        '    with open(os.path.join(HERE, "data", "t.json")) as file:\n        return file.read()',
+    ),
+    "data of a module beside": ("helper.py", "method.py", "t.json", "import helper"),
 }
+HERE = 'from pathlib import Path\nT = (Path(__file__).parent / "t.json").read_text()\n'
 PACKAGE = {"helper.py": "import third\n"}
 
 
 @pytest.mark.parametrize(("package", "start", "used", "line"), USES.values(), ids=USES)
 def test_all_that_a_method_uses_counts(site, package, start, used, line):
     if package:
-        site.put(package, PACKAGE.get(package, ""))
+        site.put(package, HERE if used.endswith("t.json") else PACKAGE.get(package, ""))
     site.put(used, "X = choose = 1\n")
     site.put(start, f"{METHOD}\n{line or ''}\n")
     module = start.removesuffix(".py").replace("/", ".")
@@ -132,6 +149,29 @@ def test_all_that_a_method_uses_counts(site, package, start, used, line):
     assert after != before
     site.put("unrelated.py", "X = 2")
     assert site.code(module) == after
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '(Path(__file__).parent / "t.json").write_text("x")',
+        'Path("t.json").read_text()',
+        'open(Path(__file__).with_name("t.json"), "w").write("x")',
+        'with open(Path(__file__).with_name("t.json"), "w") as file:\n        pass',
+        'frame.to_csv(Path(__file__).with_name("t.json"))',
+    ],
+)
+def test_what_a_file_writes_or_does_not_find_by_its_place_does_not_count(site, line):
+    site.put("t.json", "1")
+    site.put("method.py", f"{METHOD}\n\ndef f():\n    {line}\n")
+    before = site.code("method")
+    site.put("t.json", "2")
+    assert site.code("method") == before
+
+
+def test_texts_that_can_be_no_names_of_files_are_none(site):
+    site.put("method.py", f"{METHOD}\nX = (__file__, {'n' * 5000!r}, 'a\\0b', ' ', '..')\n")
+    assert site.code("method")["source"]
 
 
 def test_a_new_file_of_a_package_counts(site):
