@@ -148,7 +148,7 @@ def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
 
 def _published(name: str) -> Any:
     """The facts in timm's registry; None for a model that is not there, or has none there."""
-    if names_code(name) or name in OWN:
+    if names_code(name) or name in OWN or name in models.names():
         return None
     import timm
 

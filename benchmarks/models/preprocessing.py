@@ -52,10 +52,10 @@ def resolved(cell: dict[str, Any]) -> dict[str, Any]:
 
 def prepared_as(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
     """How images are prepared for a network with these facts of timm's, or for one with none."""
-    from timm.data import resolve_data_config
-
     if not cfg:
         return {"image_size": 224, **SCRATCH}
+    from timm.data import resolve_data_config
+
     found = resolve_data_config(pretrained_cfg=dict(cfg))
     return {"image_size": found["input_size"][-1], **_of_weights(found)}
 
@@ -92,11 +92,12 @@ def _side(config: ModelConfig) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _own(model: str) -> dict[str, Any]:
     """The values of a model's entry."""
-    from timm.data import resolve_data_config
-
     config = ModelConfig(**json.loads(model))
-    cfg = pretrained_cfg(config)
-    found = resolve_data_config(pretrained_cfg=cfg) if cfg else {"input_size": (3, 224, 224)}
+    cfg, found = pretrained_cfg(config), {"input_size": (3, 224, 224)}
+    if cfg:
+        from timm.data import resolve_data_config  # it takes seconds
+
+        found = resolve_data_config(pretrained_cfg=cfg)
     size = config.options.get("img_size") or found["input_size"][1:]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:

@@ -59,7 +59,7 @@ def ended(site, tmp_path_factory):
     )
     suite = f"+suite={{name: s, cells: [{{framework: [uniform]}},{cells}]}}"
     folder = tmp_path_factory.mktemp("run")
-    fast = ["protocol.valid_images=60", "hardware=bops", "workers=2"]
+    fast = ["protocol.valid_images=60", "hardware=bops", "workers=1"]
     command = [*commands.COMMAND, "run", *fast, suite]
     environment = commands.environment(site, folder / "cache")
     return folder, subprocess.run(

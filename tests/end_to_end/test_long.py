@@ -155,7 +155,7 @@ def test_all_that_hangs_is_ended_and_tried_again_the_next_time(start, tmp_path):
 
 
 def test_a_dead_worker_is_replaced_and_its_cell_tried_once_more(start, tmp_path):
-    code, _, err = ended(start(suite("killed_once", "crashing", "fine"), "workers=2"))
+    code, _, err = ended(start(suite("killed_once", "crashing", "fine"), "workers=1"))
     records = by_how(tmp_path)
     assert {how: r["status"] for how, r in records.items()} == {
         "killed_once": "done", "crashing": "failed", "fine": "done",
@@ -169,6 +169,7 @@ def test_a_dead_worker_is_replaced_and_its_cell_tried_once_more(start, tmp_path)
     assert re.findall(r"\[(\d)/3\]", err) == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_the_cells(start, tmp_path):
     command = [suite("fine", "gated", seeds="[0, 1, 2]"), "workers=1"]
     one, other = start(*command), start(*command)
@@ -206,6 +207,7 @@ def test_what_a_killed_command_left_is_taken_up_at_once(start, tmp_path):
     assert not (tmp_path / "results/s/records/.claims").exists()
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_without_its_terminal_and_without_any_process_but_workers(
     site, cache, tmp_path
 ):

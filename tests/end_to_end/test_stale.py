@@ -18,7 +18,7 @@ RUN = [
 ]
 
 PACKAGE = {
-    "stale_pack/__init__.py": "import stale_pack.method, stale_pack.net, stale_pack.data\n",
+    "stale_pack/__init__.py": "import stale_pack.method, stale_pack.data\n",
     "stale_pack/helper.py": "def choose(problem):\n    return problem.space.lowest()\n",
     "stale_pack/size.py": "WIDTH = 4\n",
     "stale_pack/pixels.py": "LEVEL = 1.0\n",
@@ -41,11 +41,9 @@ class Stale(Framework):
         return Solution(choose(problem))
 ''',
     "stale_pack/net.py": """
-from timm.models import register_model
 from torch import nn
 from stale_pack.size import WIDTH
 
-@register_model
 def stale_net(pretrained=False, num_classes=10, in_chans=3, **_):
     return nn.Sequential(
         nn.Conv2d(in_chans, WIDTH, 3), nn.ReLU(), nn.Conv2d(WIDTH, 8, 3), nn.ReLU(),
@@ -115,9 +113,10 @@ def place(tmp_path):
     info = tmp_path / "site/stale_pack-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stale_pack\nVersion: 1.0\n")
-    kinds = ("frameworks", "models", "datasets")
+    points = {"frameworks": "stale_pack = stale_pack", "datasets": "stale_pack = stale_pack"}
+    points["models"] = "stale_net = stale_pack.net:stale_net"
     (info / "entry_points.txt").write_text(
-        "".join(f"[juxtabit.{kind}]\nstale_pack = stale_pack\n" for kind in kinds)
+        "".join(f"[juxtabit.{kind}]\n{point}\n" for kind, point in points.items())
     )
     (info / "RECORD").write_text("".join(f"{name},,\n" for name in PACKAGE))
     folder(tmp_path / "flowers", 0)

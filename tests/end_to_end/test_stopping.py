@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end import commands
 from tests.end_to_end.commands import COMMAND, FAST, ROOT, Terminal, below, gone, plain
 
-RUN = ["run", "workers=2", *FAST, "hardware=bops", "budget.like=3"]
+RUN = ["run", "workers=1", *FAST, "hardware=bops", "budget.like=3"]
 AGAIN = "run the same command again to go on"
 SLOW = """
 import os, sys, time
@@ -192,7 +192,7 @@ def test_a_pretraining_is_named_fits_the_terminal_and_is_stopped(terminal, tmp_p
 
 
 @pytest.mark.parametrize(
-    "columns", [40, *(pytest.param(wide, marks=pytest.mark.slow) for wide in (80, 200))]
+    "columns", [pytest.param(wide, marks=pytest.mark.slow) for wide in (40, 80, 200)]
 )
 def test_progress_and_lines_of_cells_keep_to_the_terminals_width(columns, terminal):
     shown = terminal(*RUN, suite("uniform", "noisy"), columns=columns)
@@ -204,8 +204,10 @@ def test_progress_and_lines_of_cells_keep_to_the_terminals_width(columns, termin
 
 
 def test_what_plugins_print_is_in_the_log_and_not_between_the_progress(terminal, tmp_path):
-    shown = terminal(*RUN, suite("noisy", "uniform", fail=True), columns=200)
+    shown = terminal(*RUN, suite("noisy", "uniform", fail=True), columns=120)
+    ended = shown.until(r"\[2/2\]")
     assert shown.ended() == 1
+    assert 30 < widest(shown.text[:ended]) <= 120
     assert "printed" not in plain(shown.text)
     assert "odd numbers" not in plain(shown.text)
     assert re.search(r"\[2/2\] .*, all in \d+", plain(shown.text))

@@ -169,7 +169,7 @@ def _own_cache(folder):
             os.environ["JUXTABIT_CACHE"] = before
 
 
-TRAINED = ("uniform", "haq", "hawq", "dnas", "bsq", "bayesian_bits", "zeroq", "digits")
+TRAINED = ("uniform", "haq", "dnas", "bayesian_bits", "digits")
 """What each way of training is part of; the others' cells under these protocols take longer."""
 
 

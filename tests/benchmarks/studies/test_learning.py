@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from benchmarks.studies.learning import looked, main, name_of, of_suite, page, silenced
 from benchmarks.studies.statements.measures import entry
+from benchmarks.suite.config import composed, suite_cells
 from frameworks.core.evaluation.train import cross_entropy
 from frameworks.core.search import steering
 from frameworks.gradient.gmpq import attribution
@@ -125,10 +126,12 @@ def test_waveq_says_what_the_page_says():
     assert f"{on:.1f} % with its gradient and {off:.1f} % without" in said
 
 
-def test_some_cells_of_a_suite():
-    every = of_suite("fashion_mnist")
+def test_some_cells_of_a_suite(monkeypatch):
+    every = suite_cells(composed(["+suite=fashion_mnist"]))
+    monkeypatch.setattr("benchmarks.studies.learning.suite_cells", lambda _: every)
+    gradient = of_suite("fashion_mnist")
     some = of_suite("fashion_mnist", ["ptq", "bops", "like=2.4"])
-    assert 0 < len(some) < len(every)
+    assert 0 < len(some) < len(gradient) < len(every)
     assert {(c["protocol"]["name"], c["budget"]["like"]) for c in some} == {("ptq", 2.4)}
     with pytest.raises(ValueError, match="no method that searches by gradients has"):
         of_suite("fashion_mnist", ["paper", "like=2.4"])

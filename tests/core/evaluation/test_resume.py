@@ -97,6 +97,8 @@ NETS = {
     "vit": (vit, 32),
     "efficientnet": (efficientnet, 32),
 }
+LARGE = ("mobilenetv2", "vit", "efficientnet")
+"""Networks on which all ways together take some ten seconds."""
 
 
 class Case:
@@ -144,7 +146,9 @@ class Case:
                 base = new
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x in LARGE else ()) for x in NETS]
+)
 def test_scores_and_statistics_are_those_of_the_plain_way(name):
     case = Case(name)
     resumed = 0

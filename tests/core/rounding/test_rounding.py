@@ -216,6 +216,7 @@ def test_codebooks_and_float_have_no_levels():
 @pytest.mark.parametrize("method", ["gptq", "adaround", "adaquant"])
 def test_a_network_computes_more_like_the_float_one(make_problem, method, monkeypatch):
     monkeypatch.setattr("frameworks.core.rounding.adaround.STEPS", 200)
+    monkeypatch.setattr("frameworks.core.rounding.apply.STEPS", 200)  # adaquant's
     problem = make_problem("size", like=3, seed=1)
     policy = Policy({x.name: (3, 8) for x in problem.layers})
     network, images = problem.float_model(), problem.images
