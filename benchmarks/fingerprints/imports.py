@@ -9,15 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
+from benchmarks.fingerprints.beside import Spelled, last_name, named_below, spelled, texts_in
 from benchmarks.records.record import digest
 from frameworks import file_digest
 
 _IMPORTING = ("import_module", "__import__")
-_WRITING = ("write", "to_", "save", "dump", "mkdir")
-"""How calls begin that write: a script would be another one after each run by what it wrote."""
-_MODES = {"w", "wb", "a", "ab"}
-_LONGEST = 200
-"""Letters of a file's name, more than which some systems refuse."""
 
 
 def code_digest(path: Path) -> str:
@@ -33,25 +29,22 @@ def imports(path: Path) -> tuple[str, ...]:
     return _read(path, file_digest(path))[1]
 
 
-def data_beside(path: Path) -> tuple[str, ...]:
-    """Names of the files that a Python file finds by its own place, below its folder.
+def beside(path: Path) -> tuple[str, ...]:
+    """Names of the files that a Python file finds by its own place, as far as it spells them.
 
-    Such as ``Path(__file__).with_name("table.json")``, or ``HERE / "data" / "table.json"``.
+    See `benchmarks.fingerprints.beside`.
     """
-    texts = _read(path, file_digest(path))[2]
-    below = [(), *((text,) for text in texts if (path.parent / text).is_dir())]
-    names = (str(Path(*folder, text)) for folder in below for text in texts)
-    return tuple(name for name in dict.fromkeys(names) if (path.parent / name).is_file())
+    return named_below(path, _read(path, file_digest(path))[2])
 
 
 @lru_cache(maxsize=4096)
-def _read(path: Path, content: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+def _read(path: Path, content: str) -> tuple[str, tuple[str, ...], Spelled]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # a template, or of another Python: as it stands
-        return content, (), ()
+        return content, (), Spelled()
     found = tuple(dict.fromkeys(_imported(tree)))
-    texts = tuple(dict.fromkeys(_placed(tree)))
+    texts = spelled(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
@@ -74,36 +67,8 @@ def _imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (f"{node.module}." if node.module else "")
             yield from (base + alias.name for alias in node.names)
-        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTING:
-            yield from _texts(node.args[:1])
-
-
-def _placed(tree: ast.AST) -> Iterator[str]:
-    """Texts in what is said of the file's own place, or of a name that was given to it."""
-    places = {"__file__"}
-    for statement in (node for node in ast.walk(tree) if isinstance(node, ast.stmt)):
-        said = [part for part in ast.iter_child_nodes(statement) if not isinstance(part, ast.stmt)]
-        names = {_name(node) for part in said for node in ast.walk(part)}
-        texts = list(_texts(said))
-        writes = any(name.startswith(_WRITING) for name in names) or not _MODES.isdisjoint(texts)
-        if names & places and not writes:
-            yield from texts
-            if isinstance(statement, ast.Assign):
-                places |= {_name(target) for target in statement.targets} - {""}
-            elif isinstance(statement, ast.AnnAssign):
-                places |= {_name(statement.target)} - {""}
-
-
-def _name(node: ast.AST) -> str:
-    """The last part of a dotted name; empty for anything else."""
-    return str(getattr(node, "id", "") or getattr(node, "attr", ""))
-
-
-def _texts(parts: Sequence[ast.AST]) -> Iterator[str]:
-    for node in (node for part in parts for node in ast.walk(part)):
-        text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and 0 < len(text.strip()) < _LONGEST and text.isprintable():
-            yield text
+        elif isinstance(node, ast.Call) and last_name(node.func) in _IMPORTING:
+            yield from texts_in(node.args[:1])
 
 
 def place(name: str) -> Path | None:

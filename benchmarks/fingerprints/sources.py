@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fingerprints.imports import (
+    beside,
     code_digest,
-    data_beside,
     imports,
     installed,
     place,
@@ -162,7 +162,8 @@ class _Source:
                 for imported in imports(path):
                     self._follow(imported, path.parent)
                 for data in _data_of(path):
-                    self._take(path.parent / data, data)
+                    # By whose data it is: two files may have some of one name.
+                    self._take(path.parent / data, f"{new[path]}:{data}")
 
     def _follow(self, name: str, folder: Path) -> None:
         """Take what a file in a folder imports; ``.name`` is from its own package."""
@@ -213,7 +214,7 @@ def _package_files(folder: Path) -> dict[str, Path]:
 
 def _data_of(path: Path) -> list[str]:
     """What a Python file reads by its own place, without what running it writes."""
-    return [name for name in data_beside(path) if not _written(name, set())]
+    return [name for name in beside(path) if not _written(name, set())]
 
 
 def _written(name: str, results: set[str]) -> bool:

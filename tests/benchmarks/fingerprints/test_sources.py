@@ -151,22 +151,79 @@ def test_all_that_a_method_uses_counts(site, package, start, used, line):
     assert site.code(module) == after
 
 
+READS = {
+    "a key of one letter": 'X = json.loads(Path(__file__).with_name("t.json").read_text())["w"]',
+    "a frame": 'X = pandas.read_json(Path(__file__).with_name("t.json")).to_numpy()',
+    "a replaced text": 'X = (Path(__file__).parent / "t.json").read_text().replace("a", "b")',
+    "a variable's name": 'saved = Path(__file__).with_name("t.json").read_text()',
+    "a suffix": 'X = Path(__file__).with_suffix(".json").read_text()',
+    "two folders": 'X = Path(__file__).parent / "data" / "v1" / "t.json"',
+    "listed": 'HERE = Path(__file__).parent / "data"\nX = list(HERE.rglob("*.json"))',
+    "in a loop": 'for name in ("t.json", "u.json"):\n    X = Path(__file__).parent / name',
+    "a parameter": (
+        "def read(name):\n    return (Path(__file__).parent / name).read_text()\n\n\n"
+        'X = read("t.json")'
+    ),
+    "a constant": 'NAME = "t.json"\nX = open(Path(__file__).parent / NAME)',
+    "beside what is written": (
+        'HERE = Path(__file__).parent / "data"\nX = (HERE / "t.json").read_text()\n'
+        '(HERE / "out.csv").write_text("x")'
+    ),
+}
+
+
+@pytest.mark.parametrize("lines", READS.values(), ids=READS)
+def test_what_a_file_finds_by_its_place_counts(site, lines):
+    """In a folder or two where the line says one; as it is never run, nothing is imported."""
+    where = "data/v1/" if "v1" in lines or "rglob" in lines else "data/" if "data" in lines else ""
+    used = "method.json" if "with_suffix" in lines else f"{where}t.json"
+    site.put("method.py", METHOD + "\n\ndef f():\n    " + lines.replace("\n", "\n    ") + "\n")
+    site.put(used, "1")
+    before = site.code("method")
+    site.put("data/unrelated.txt" if "rglob" not in lines else "unrelated.json", "1")
+    assert site.code("method") == before
+    site.put(used, "2")
+    assert site.code("method") != before
+
+
 @pytest.mark.parametrize(
-    "line",
+    "lines",
     [
         '(Path(__file__).parent / "t.json").write_text("x")',
-        'Path("t.json").read_text()',
         'open(Path(__file__).with_name("t.json"), "w").write("x")',
-        'with open(Path(__file__).with_name("t.json"), "w") as file:\n        pass',
+        'with open(Path(__file__).with_name("t.json"), mode="a") as file:\n    pass',
         'frame.to_csv(Path(__file__).with_name("t.json"))',
+        'T = Path(__file__).with_name("t.json")\nwith T.open("a") as f:\n    f.write("x")',
+        'HERE = Path(__file__).parent\nT = HERE / "t.json"\njson.dump(1, open(T, "w"))',
+        'def keep(path):\n    path.write_text("x")\n\n\nkeep(Path(__file__).parent / "t.json")',
+        'X = Path(__file__)\nPath("elsewhere", "u.json").read_text()',
     ],
 )
-def test_what_a_file_writes_or_does_not_find_by_its_place_does_not_count(site, line):
+def test_what_a_file_writes_does_not_count(site, lines):
     site.put("t.json", "1")
-    site.put("method.py", f"{METHOD}\n\ndef f():\n    {line}\n")
+    site.put("method.py", METHOD + "\n\ndef f():\n    " + lines.replace("\n", "\n    ") + "\n")
     before = site.code("method")
     site.put("t.json", "2")
     assert site.code("method") == before
+
+
+def test_a_text_is_no_file_of_one_that_does_not_say_where_it_is(site):
+    site.put("t.json", "1")
+    site.put("method.py", f"{METHOD}\n\ndef f():\n    open('t.json')\n")
+    before = site.code("method")
+    site.put("t.json", "2")
+    assert site.code("method") == before
+
+
+@pytest.mark.parametrize("used", ["t.json", "lib/t.json"])
+def test_data_of_one_name_in_two_folders_both_count(site, used):
+    site.put("lib/helper.py", HERE)
+    site.put("method.py", f"{METHOD}\nfrom lib import helper\n\n{HERE}")
+    site.put("t.json", "1")
+    site.put("lib/t.json", "1")
+    before = site.code("method")
+    site.put(used, "2")
+    assert site.code("method") != before
 
 
 def test_texts_that_can_be_no_names_of_files_are_none(site):
