@@ -148,7 +148,9 @@ def pretrained_cfg(config: ModelConfig) -> dict[str, Any]:
 
 def _published(name: str) -> Any:
     """The facts in timm's registry; None for a model that is not there, or has none there."""
-    if names_code(name) or name in OWN or name in models.names():
+    if names_code(name) or name in OWN:
+        return None
+    if name in models.names() and "timm" not in sys.modules:  # one of timm's has imported it
         return None
     import timm
 

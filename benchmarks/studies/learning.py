@@ -180,14 +180,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys = [name_of(cell) for cell in cells]
     kept = chosen.out.with_suffix(".json")
     had: dict[str, Any] = read_json(kept) if kept.exists() else {}
-    found = {key: had[key] for key in keys if key in had}
+    found = dict(had)  # those of other methods or seeds stay
     todo = [i for i, key in enumerate(keys) if key not in found]
     for i, one in computed(looked, [(cells[i],) for i in todo], workers=chosen.workers):
         found[keys[todo[i]]] = one
         write_json(kept, found)
         name, seed = cells[todo[i]]["framework"]["name"], cells[todo[i]]["seed"]
         accuracies = " and ".join(f"{one[side]['accuracy']:.1f} {side}" for side in SIDES)
-        print(f"{len(found)} of {len(keys)}: {name} seed={seed}: {accuracies}", file=sys.stderr)
+        done = sum(key in found for key in keys)
+        print(f"{done} of {len(keys)}: {name} seed={seed}: {accuracies}", file=sys.stderr)
     suite = " ".join([chosen.suite, *chosen.only])
     write_text(chosen.out, page(cells, [found[key] for key in keys], suite, options))
     return 0

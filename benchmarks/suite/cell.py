@@ -251,7 +251,12 @@ class Run:
 
     def _check_training(self) -> None:
         """What would end the training of the found policy ends the cell before its search."""
-        if self.trains and self.setting.recipe.epochs:
+        framework, recipe = self.setting.framework, self.setting.recipe
+        if self.protocol["name"] == "paper":
+            recipe = framework.recipe or recipe
+            if not framework.trains:
+                return
+        if self.trains and recipe.epochs:
             images = self.splits.train.images(2)
             check_training(self.network, images, self.splits.classes, "the network")
 

@@ -72,6 +72,7 @@ class Framework(ABC):
         recipe: the paper's own training of the found policy, used by ``protocol=paper``.
         rounding: the rounding of weights that belongs to the method, one of
             `frameworks.rounding.ROUNDINGS`, in the place of the protocol's; None where it has none.
+        trains: whether `finish` trains the network, which then must be one that can be.
     """
 
     name: ClassVar[str]
@@ -84,6 +85,7 @@ class Framework(ABC):
     evaluates: ClassVar[tuple[str, ...]] = ("evaluations",)
     recipe: ClassVar[Recipe | None] = None
     rounding: ClassVar[str | None] = None
+    trains: ClassVar[bool] = True
 
     @property
     def rounding_options(self) -> Mapping[str, Any]:

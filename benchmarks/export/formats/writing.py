@@ -16,6 +16,8 @@ from benchmarks.export.graphs.trace import ACTIVATION, WEIGHT
 from frameworks import Grid
 
 RECTIFIERS = ("Relu", "Clip")
+MOVED_OVER = (*RECTIFIERS, "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
+"""What ONNX Runtime moves a quantizer over, from behind to before."""
 
 
 class Writing:
@@ -94,4 +96,14 @@ class Writing:
         """
         if self.integers == Integers.OUTPUTS:
             return value not in self.graph.results
-        return self.following(value) != {None}
+        return self._behind(value) != {None}
+
+    def _behind(self, value: str) -> set[Grid | None]:
+        """The grids that may come to quantize a value, whatever they are moved over."""
+        if value in self.graph.results:
+            return {None}
+        found = set(self.grids(value))
+        for reader in self.graph.readers[value]:
+            if reader.op_type in MOVED_OVER and reader.input[0] == value:
+                found |= self._behind(reader.output[0])
+        return found

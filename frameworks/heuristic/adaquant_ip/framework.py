@@ -109,6 +109,7 @@ class AdaQuantIP(ScoringFramework):
             "paper's other one, most saved under a limit on the losses, is left out.",
         ),
     )
+    trains: ClassVar[bool] = False
     rounding: ClassVar[str | None] = "adaquant"
     """Of the advanced pipeline; the light one leaves it to the protocol."""
     recipe: ClassVar[Recipe | None] = Recipe(

@@ -87,6 +87,7 @@ class ZeroQ(ScoringFramework):
             "is wrong for some networks.",
         ),
     )
+    trains: ClassVar[bool] = False
 
     images: int = 64
     steps: int = 500

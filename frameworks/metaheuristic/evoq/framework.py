@@ -110,6 +110,7 @@ class EvoQ(Framework):
             "suite's, of least squared error.",
         ),
     )
+    trains: ClassVar[bool] = False
     lowers_bits: ClassVar[bool] = True
 
     images: int = 50

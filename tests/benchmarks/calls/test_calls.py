@@ -18,6 +18,7 @@ from benchmarks.suite.cell import compute
 from benchmarks.suite.config import cell_of, composed
 from benchmarks.suite.identity import key_of
 from frameworks import Policy, registry
+from frameworks.metaheuristic.evoq import EvoQ
 from frameworks.testing import toy
 from tests.golden.cells import SMALL
 
@@ -304,6 +305,13 @@ def test_a_second_head_in_train_mode_is_refused_where_the_protocol_trains(data, 
     short = {"name": "controlled", "fine_tune": {"epochs": 1}}
     with pytest.raises(ValueError, match=r"the network in train mode gives a tuple of 2 outputs"):
         search(**call, protocol=short)
+
+
+def test_a_method_that_trains_nothing_takes_a_network_that_cannot_be_trained(data):
+    call = {**data, "model": Auxiliary(None).requires_grad_(False), "quiet": True}
+    short = {"images": 16, "evaluations": 6, "population": 3, "tournament": 2}
+    paper = {"name": "paper", "calibration_images": 32, "valid_images": 32}
+    assert search(**call, method=EvoQ(**short), protocol=paper).score > 0
 
 
 def test_the_calls_are_there_without_being_imported_at_once():

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmarks.export.change import Change, Twice, change
 from benchmarks.export.checks.ties import INTEGER_TIE, Tolerance
+from benchmarks.export.form import Form
 from benchmarks.export.formats.affine import Affine
 from benchmarks.export.formats.integers import Integers, bias_units, filled
 from benchmarks.export.formats.qdq import to_qdq
@@ -257,3 +258,38 @@ def test_integers_that_compute_something_else_are_found_out(mixed):
     text = Change(128, 100, (90.0, 80.0), 0.1, 28, 0.2, 0, 3, faults).text()
     assert "the integers are not what the file says:\nvalue add_1: 9 of 90 differ" in text
     assert "accuracy 80.00 % (fake-quantized: 90.00 %)" in text
+
+
+class Moved(nn.Module):
+    """Two layers with something between them that moves or picks values, and nothing more."""
+
+    def __init__(self, between):
+        super().__init__()
+        flat = between == "flatten"
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1) if between == "pool" else None
+        self.fc = nn.Linear(8 * toy.SHAPE[1] * toy.SHAPE[2] if flat else 8, 8)
+        self.out = nn.Linear(8, 4)
+        self.between = between
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        if self.between == "pool":
+            x = torch.relu(self.b(functional.max_pool2d(x, 2))).mean((2, 3))
+        elif self.between == "flatten":
+            x = x.flatten(1)
+        else:
+            x = x.flatten(2).transpose(1, 2)
+        x = torch.relu(self.fc(x))
+        return self.out(x.mean(1) if self.between == "tokens" else x)
+
+
+@pytest.mark.parametrize("between", ["pool", "flatten", "tokens"])
+def test_a_quantizer_that_is_moved_over_something_rounds_no_float_weights(between, make_case_of):
+    """ONNX Runtime would round those of the layer before it by itself."""
+    with seeded(1, "net"):
+        case = make_case_of(Moved(between).eval(), toy.SHAPE, VALID.x[:48])
+    model, made = case.written(case.uniform(8), Integers.BIAS)
+    allowed = Form(integers=Integers.BIAS).tolerance(made)
+    verdict = verify(model, made, VALID, allowed.tie, allowed.moved)
+    assert verdict.ok, verdict.text()

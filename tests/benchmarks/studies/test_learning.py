@@ -132,6 +132,20 @@ def test_the_page_by_hand():
     ]
 
 
+def test_searches_that_are_kept_stay_there(tmp_path, monkeypatch):
+    out = ["--out", str(tmp_path / "learning.md"), "--frameworks"]
+    asked = []
+
+    def counted(cell):
+        asked.append(name_of(cell))
+        return one_look(90, 80, {})
+
+    monkeypatch.setattr("benchmarks.studies.learning.looked", counted)
+    for names in (["hmq"], ["djpq"], ["hmq", "djpq"]):
+        assert main([*out, *names]) == 0
+    assert len(asked) == len(set(asked)) == 6
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_committed_page_is_of_the_suite_as_it_is(name, tmp_path, monkeypatch):
     kept, made = RESULTS / f"{name}.json", tmp_path / "learning.md"
