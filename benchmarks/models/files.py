@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from benchmarks.fingerprints.named_files import split_code
 from benchmarks.fingerprints.sources import digest_of, files_beside
+from benchmarks.models.neighbours import in_place
+from benchmarks.records.record import digest
 from frameworks import file_digest
+
+_neighbours: dict[str, dict[str, ModuleType]] = {}
+"""What the module of each file has imported from beside it."""
 
 
 def build_of(name: str) -> Callable[..., nn.Module]:
@@ -28,7 +34,8 @@ def build_of(name: str) -> Callable[..., nn.Module]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"model.name: there is no file {path}")
-    module = _imported(file, name)
+    beside = files_beside(file)
+    module = _imported(file, beside, name)
     make = getattr(module, function, None)
     if not callable(make):
         own = [
@@ -39,34 +46,33 @@ def build_of(name: str) -> Callable[..., nn.Module]:
         near = get_close_matches(function, own, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"model.name: {path} has no {function!r}{hint} It has {own or 'none'}")
-    return lambda **keywords: _called(make, keywords, name)
+
+    def build(**keywords: Any) -> nn.Module:
+        # It may import its neighbours only now, as do classes that it looks up by name.
+        with in_place(file.resolve().parent, beside, _neighbours[module.__name__]):
+            return _called(make, keywords, name)
+
+    return build
 
 
-def _imported(file: Path, name: str) -> Any:
+def _imported(file: Path, beside: Mapping[Path, str], name: str) -> ModuleType:
     """The module of a file, imported anew whenever it or what it imports beside it has changed."""
-    beside = files_beside(file)
-    known = f"juxtabit_model_{file_digest(file)}" + (f"_{digest_of(beside)}" if beside else "")
+    # By its folder, too: a copy elsewhere may import there what this one finds loaded.
+    parts = digest(str(file.resolve())), file_digest(file), digest_of(beside) if beside else ""
+    known = "_".join(["juxtabit_model", *filter(None, parts)])
     if known in sys.modules:
         return sys.modules[known]
-    # Modules of these names are from before a change, or from another folder.
-    tops = {Path(name).parts[0].removesuffix(".py") for name in beside.values()}
-    aside = {n: m for n, m in sys.modules.items() if n.partition(".")[0] in tops}
-    for other in aside:
-        del sys.modules[other]
     spec = importlib.util.spec_from_file_location(known, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module
-    sys.path.insert(0, str(file.resolve().parent))  # as for a script that imports its neighbours
+    sys.modules[known], _neighbours[known] = module, {}
     try:
-        spec.loader.exec_module(module)
+        with in_place(file.resolve().parent, beside, _neighbours[known]):
+            spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[known]
+        del sys.modules[known], _neighbours[known]
         raise ValueError(f"model.name: {name}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
-        sys.modules.update(aside)
     return module
 
 
