@@ -23,7 +23,9 @@ from typing import Any
 from torch import nn
 
 from benchmarks.data.transforms import SCRATCH
+from benchmarks.fingerprints.named_files import names_code, split_code
 from benchmarks.models.build import ModelConfig, create, pretrained_cfg
+from benchmarks.models.ingredients import model_code
 from benchmarks.models.weights import read_weights
 
 UNLABELLED = "unlabelled"
@@ -42,7 +44,7 @@ def resolved(cell: dict[str, Any]) -> dict[str, Any]:
     dataset, model = cell["dataset"], cell["model"]
     if dataset["name"] in RESIDENT:
         return cell
-    own = _own(json.dumps(model, sort_keys=True))
+    own = _own_of(model)
     if dataset["name"] == UNLABELLED:
         classes = dataset.get("classes") or classes_of(ModelConfig(**model))
         dataset = {**dataset, "classes": classes}
@@ -85,13 +87,21 @@ def classes_of(config: ModelConfig) -> int:
 
 
 def _side(config: ModelConfig) -> tuple[int, int]:
-    side = _own(json.dumps(asdict(config), sort_keys=True))["image_size"]
+    side = _own_of(asdict(config))["image_size"]
     return side, side
 
 
+def _own_of(model: dict[str, Any]) -> dict[str, Any]:
+    """The values of a model's entry; of one in a file, as its code is now."""
+    name = model.get("name", "")
+    # A file that is not there is said with more words where the network is made.
+    there = names_code(name) and Path(split_code(name)[0]).expanduser().is_file()
+    code = json.dumps(model_code(name), sort_keys=True) if there else ""
+    return _own(json.dumps(model, sort_keys=True), code)
+
+
 @lru_cache(maxsize=64)
-def _own(model: str) -> dict[str, Any]:
-    """The values of a model's entry."""
+def _own(model: str, code: str) -> dict[str, Any]:
     config = ModelConfig(**json.loads(model))
     cfg, found = pretrained_cfg(config), {"input_size": (3, 224, 224)}
     if cfg:

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from benchmarks.data.load import DatasetConfig, Splits, load
-from benchmarks.fingerprints.named_files import by_content
+from benchmarks.fingerprints.named_files import by_content, names_code
 from benchmarks.fingerprints.numerics import numerics, place
 from benchmarks.models.build import ModelConfig
-from benchmarks.models.ingredients import data_of
+from benchmarks.models.ingredients import data_of, model_code
 from benchmarks.models.pretrain import (
     Checkpoint,
     Start,
@@ -55,9 +55,15 @@ def _state(dataset: str) -> str:
 
 
 def _files(model: str) -> dict[str, str]:
-    """The digests of the files that a model's entry names, its checkpoint among them."""
+    """The digests of the files that a model's entry names, and the code of one in a file.
+
+    Its checkpoint is among them, and what the code imports from beside it.
+    """
+    entry: dict[str, Any] = json.loads(model)
     found: dict[str, str] = {}
-    by_content(json.loads(model), "model", found)
+    by_content(entry, "model", found)
+    if names_code(name := entry.get("name", "")):
+        found["model.name"] = entry_text(model_code(name))
     return found
 
 

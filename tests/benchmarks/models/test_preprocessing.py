@@ -74,6 +74,29 @@ def test_a_model_may_carry_its_facts_itself(monkeypatch):
     assert model("plugin", checkpoint="w.safetensors")["mean"] == [0.25] * 3
 
 
+CARRYING = """
+from torch import nn
+from side import SIDE
+
+def build(num_classes, in_chans):
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes))
+    net.pretrained_cfg = {"input_size": (3, SIDE, SIDE)}
+    return net
+"""
+
+
+def test_the_facts_of_a_models_file_are_as_its_code_is_now(tmp_path):
+    (tmp_path / "nets.py").write_text(CARRYING)
+    sizes = []
+    for line in ("SIDE = 64", "SIDE = 96", "SIDE = 96  # a comment"):
+        (tmp_path / "side.py").write_text(line + "\n")
+        sizes.append(model(f"{tmp_path / 'nets.py'}:build")["image_size"])
+    (tmp_path / "nets.py").write_text(CARRYING.replace("(3, SIDE, SIDE)", "(3, 32, 32)"))
+    assert [*sizes, model(f"{tmp_path / 'nets.py'}:build")["image_size"]] == [64, 96, 96, 32]
+    with pytest.raises(FileNotFoundError, match=r"model\.name: there is no file"):
+        model(f"{tmp_path / 'none.py'}:build")
+
+
 def test_resident_data_sets_keep_statistics_of_their_own():
     cell = cell_of(composed(["framework=uniform"]))
     assert cell["dataset"]["image_size"] is None
