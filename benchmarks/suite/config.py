@@ -24,7 +24,7 @@ from benchmarks.models.build import ModelConfig, models
 from benchmarks.models.preprocessing import resolved
 from benchmarks.suite.conf import conf_folder
 from benchmarks.suite.options.lut import LutConfig
-from benchmarks.suite.options.overrides import suite_file, unquoted, with_models
+from benchmarks.suite.options.overrides import plain, suite_file, unquoted, with_models
 from benchmarks.suite.options.spaces import SpaceConfig, narrowing
 from frameworks import registry, targets
 
@@ -319,7 +319,7 @@ def check_options(overrides: Sequence[str]) -> None:
     for override in overrides:
         group, _, option = override.partition("=")
         inline = option.lstrip().startswith("{")
-        if group.lstrip("+~") in GROUPS and not inline and _leads_away(option):
+        if group.lstrip("+~") in GROUPS and not inline and _leads_away(plain(option)):
             raise ValueError(f"{override!a}: an option of a group is a name, not a path")
 
 

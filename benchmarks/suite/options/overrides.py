@@ -37,6 +37,14 @@ def escaped(text: str) -> str:
     return re.sub(r"""([\\()\[\]{}:=, \t'"])""", r"\\\1", text)
 
 
+def plain(value: str) -> str:
+    """What Hydra reads in a value that is written in quotes or escaped, as it writes a sweep's."""
+    found = re.fullmatch(r"""(['"])(.*)\1""", value)
+    if found is not None:
+        return found[2].replace(f"\\{found[1]}", found[1])
+    return re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value)
+
+
 def with_models(overrides: Sequence[str], options: Iterable[str]) -> list[str]:
     """``model=NAME`` for a name that is no option of the group, as timm's own or a file's model.
 
@@ -46,7 +54,8 @@ def with_models(overrides: Sequence[str], options: Iterable[str]) -> list[str]:
     """
     known, found = set(options), []
     for override in overrides:
-        key, _, name = override.partition("=")
+        key, _, value = override.partition("=")
+        name = plain(value)
         own = names_code(name) or not (set(name) & set("/\\{}") or name.startswith("."))
         if key == "model" and name and own and name not in known:
             found += ["model=timm", f"model.name={escaped(name)}"]

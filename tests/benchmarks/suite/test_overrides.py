@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.suite.config import cell_of, composed, suite_cells
-from benchmarks.suite.options.overrides import suite_file, unquoted, with_models
+from benchmarks.suite.options.overrides import plain, suite_file, unquoted, with_models
+from benchmarks.suite.options.sweeps import jobs
 
 
 @given(st.text("ab1*?[]{}():=,.-_ /|", min_size=1).filter(lambda text: text == text.strip()))
@@ -27,6 +28,37 @@ def test_a_key_in_quotes_is_read_as_it_was(text):
 )
 def test_quotes_around_keys(given, read):
     assert unquoted([given]) == [read]
+
+
+@pytest.mark.parametrize(
+    "override", [r"a=x\:\=\ \(y\)\\", "a='it\\'s (y)'", 'a="b: c"', "a=x/y.py:f"]
+)
+def test_a_value_is_as_hydra_reads_it(override):
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    read = parsed.value()
+    assert plain(override.partition("=")[2]) == (read if isinstance(read, str) else read.text)
+    assert plain(f"{parsed.get_value_element_as_str()}") == plain(override.partition("=")[2])
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("/a/nets.py:build", ["/a/nets.py:build"]),
+        ("/a/nets.py:build,b.py:f,vit_tiny", ["/a/nets.py:build", "b.py:f", "vit_tiny"]),
+        ("my nets/own.py:build", ["my nets/own.py:build"]),
+        ("'my (nets)/own.py:build'", ["my (nets)/own.py:build"]),
+    ],
+)
+def test_a_sweep_has_models_of_files(given, names):
+    found = jobs([f"model={given}", "seed=0,1"], ["uniform"])
+    assert [composed(job).model.name for job in found] == [n for n in names for _ in (0, 1)]
+    assert len(names) > 1 or composed([f"model={given}"]).model.name == names[0]
+
+
+@pytest.mark.parametrize("option", ["'..'", r"a\\b", "'../x'", "/a/nets.py"])
+def test_an_option_that_is_a_path_stays_refused(option):
+    with pytest.raises(ValueError, match="an option of a group is a name, not a path"):
+        composed([f"hardware={option}"])
 
 
 def test_any_model_of_timm_and_of_a_file():
