@@ -9,7 +9,10 @@ import torch
 from torch.nn import functional
 
 from frameworks import LayerBits, UniformQuantizer
+from frameworks.core.budget import BudgetSpec
+from frameworks.core.solution import Scores
 from frameworks.core.solvers.milp import multiple_choice
+from frameworks.core.space import Space
 from frameworks.heuristic.limpq.framework import LIMPQ, settle
 from frameworks.heuristic.limpq.indicators import (
     IndicatorNet,
@@ -20,6 +23,15 @@ from frameworks.heuristic.limpq.indicators import (
 )
 from frameworks.heuristic.limpq.programme import outliers, without_outliers
 from frameworks.testing import toy
+
+
+class Shared(toy.ToyConvNet):
+    """Both convolutions of the block have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks[0].conv2.weight = self.blocks[0].conv1.weight
+
 
 FAST = LIMPQ(epochs=5, images=160, batch=16)  # at the released rates
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
@@ -306,6 +318,19 @@ def test_a_weight_that_is_stored_once_counts_once(learned):
     assert plain[second.name][2, 2] != plain[second.name][3, 2]
     for (_, a), value in table[second.name].items():
         assert value == table[second.name][BITS[0], a] > 0
+
+
+def test_a_pinned_weight_that_two_layers_share_has_no_importance():
+    asked = problem(kind=Shared, bits=(2, 4, 8), like=4)
+    ends = {n: (8, 8) for n in ("stem", "fc", FREE[0])}
+    space = Space.build(asked.layers, (2, 4, 8), (2, 4, 8), pinned=ends)
+    asked = asked.at(space=space, budget=BudgetSpec(like=4).resolve(asked.target, space))
+    values = {n: {str(b): 1 / b for b in (8, 4, 2)} for n in FREE[2:]}
+    scores = Scores({"weight": values, "act": values, "moved": {}, "learning": {}})
+    assert set(FAST.losses(asked, scores)[FREE[1]].values()) == {0.0}
+    policy = FAST.solve(asked, scores).policy
+    assert policy[FREE[0]] == policy[FREE[1]] == LayerBits(8, 8)
+    assert asked.within(policy)
 
 
 HAND = {

@@ -201,8 +201,9 @@ class LIMPQ(ScoringFramework):
         self, problem: Problem, scores: Scores
     ) -> Mapping[str, Mapping[tuple[int, int], float]]:
         weights, acts = without_outliers(scores.values, self.alpha)
-        # A weight that is stored once has its step, and counts, where it is stored.
-        for name in (layer.name for layer in problem.layers if layer.shared):
+        # A weight that is stored once has its step, and counts, where it is stored; a pinned one
+        # has none.
+        for name in (x.name for x in problem.layers if x.shared and x.name in weights):
             weights[name] = dict.fromkeys(weights[name], 0.0)
         return Sensitivity(weights, acts).table(problem)
 
