@@ -1,11 +1,12 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import nn
 
 from frameworks import schemes
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import FLOAT
 from frameworks.core.quantizers.bitplanes import BitPlanes
 from frameworks.core.solution import Solution
@@ -23,6 +24,14 @@ from tests.gradient.learning import problem as suite_problem
 FAST = CSQ(epochs=6, warmup=1, images=128, batch=32, lr=0.02, mask_lr=20.0, plane_lr=5.0)
 SUITE = CSQ(epochs=8, warmup=1, images=352, batch=32, lr=0.03, mask_lr=10.0, plane_lr=5.0)
 FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.pointwise")
+
+
+@dataclass(frozen=True)
+class ActsTime(toy.Valley):
+    """A core whose time follows activations alone."""
+
+    def layer_cost(self, layer, bits):
+        return {**super().layer_cost(layer, bits), "time": layer.macs * bits.act}
 
 
 def problem(target="size", **fields):
@@ -213,6 +222,17 @@ def test_shares_are_costs_relative_to_all_planes():
     # Under pruning the sign goes as well, for every layer alike.
     assert found == pytest.approx([params[n] / mean for n in FREE])
     assert set(planned(of, weighted=False)[1].shares.values()) == {1.0}
+
+
+def test_planes_that_cost_nothing_count_alike():
+    # Loading the activations takes BISMO longer than so small a layer's weights.
+    of = problem("bismo_edge", budget=BudgetSpec(limit=1e9), bits=(3, 4))
+    assert set(planned(of, prune=False)[1].shares.values()) == {1.0}
+    # The time alone decides, and weights do not touch it.
+    metrics = {"time": {"like": 4}, "size": {"limit": 1e6}}
+    of = problem(ActsTime(), budget=BudgetSpec(metrics=metrics), bits=(2, 4, 8))
+    assert set(planned(of)[1].shares.values()) == {1.0}
+    assert replace(FAST, epochs=1, images=32).search(of).notes["learning"]["start"] > 0
 
 
 def test_the_cut_meets_the_budget_and_is_zero_where_that_does():

@@ -36,7 +36,8 @@ class Precision:
         acts: activation bits of every layer, which stay; weights' where bits are paired.
         prune: whether a layer without planes has 0 bits, and not its fewest.
         weighted: whether a plane counts by its cost (c_l above), or each as 1; each does on targets
-            whose cost is not a sum over layers, where a plane has no cost of its own.
+            whose cost is not a sum over layers, where a plane has no cost of its own, and where no
+            plane costs anything.
     """
 
     def __init__(
@@ -62,6 +63,9 @@ class Precision:
         none = {row: [False] * len(kept) for row, kept in every.items()}
         saved = {r: self.full - self._load(self._policy({**every, r: none[r]})) for r in every}
         mean = sum(saved.values()) / sum(map(len, every.values()))
+        # Planes may cost nothing: where activations bind the hardware, or another limit is nearer.
+        if not mean:
+            return dict.fromkeys(every, 1.0)
         return {row: each / len(every[row]) / mean for row, each in saved.items()}
 
     def _load(self, policy: Policy) -> float:
