@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from frameworks import schemes
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.policy import FLOAT, PRUNED
 from frameworks.core.quantizers.uniform import UniformQuantizer
+from frameworks.core.supernets.activations import affordable_activations
 from frameworks.core.supernets.placed import PlacedNet
 from frameworks.gradient.hmq import framework as module
 from frameworks.gradient.hmq.bits import BitChoices, activation_bits, sized_bits
@@ -31,6 +33,10 @@ FREE = ("blocks.0.conv1", "blocks.0.conv2", "blocks.1.depthwise", "blocks.1.poin
 
 def problem(target="size", **fields):
     return toy.make_problem(target, **{"needs": HMQ.card.needs, "retrains": True, **fields})
+
+
+def bits_at(bits):
+    return dict.fromkeys(("stem", *FREE, "fc"), bits)
 
 
 def block(bits=(4, 8), top=2.0, signed=True, axis=1, seed=0):
@@ -321,6 +327,39 @@ def test_nothing_is_left_out():
     _, bits, _ = placed(of)
     assert all(blocks[0].bits == (2, 8) for blocks in bits.blocks.values())
     assert {b.weight for b in FAST.search(of).policy.values()} <= {2, 8}
+
+
+@pytest.mark.parametrize("own", [(PRUNED, 2, 8), (2, 8, FLOAT), (PRUNED, 2, 8, FLOAT)])
+def test_candidates_without_a_block_have_no_probability(own):
+    """The others' probabilities, costs and lowered bits are those of a space of these alone."""
+    (_, bits, _), (_, plain, _) = (placed(problem(bits=b, like=8)) for b in (own, (2, 8)))
+    for row, blocks in bits.blocks.items():
+        two, eight = blocks[0].marginal().tolist()
+        found = dict(zip(own, bits.row(row).tolist(), strict=True))
+        assert found == {b: {2: two, 8: eight}.get(b, 0.0) for b in own}
+    assert bits.compression().item() == pytest.approx(plain.compression().item())
+    assert bits.entropy() == pytest.approx(plain.entropy())
+    assert bits.policy() == plain.policy()
+    assert {bits.policy()[name].weight for name in FREE} == {8}
+
+
+def test_nothing_is_pruned_before_all_have_their_fewest_bits():
+    of = problem("size", bits=(PRUNED, 2, 8), like=2)
+    _, bits, _ = placed(of)
+    decide(bits.blocks[0][0], 2)
+    assert {bits.policy()[name].weight for name in FREE} == {2}
+    below = of.at(budget=BudgetSpec(like=1.9).resolve(of.target, of.space))
+    policy = BitChoices(below, bits.blocks, bits_at(8)).policy()
+    assert below.within(policy)
+    assert {policy[name].weight for name in FREE} == {PRUNED, 2}
+
+
+@pytest.mark.parametrize("like", [1.6, 3])
+def test_activations_have_bits_where_nothing_fits(like):
+    of = problem("bops", bits=(PRUNED, 2, 8), budget=BudgetSpec(like=like))
+    assert PRUNED not in affordable_activations(of, FLOAT).values()
+    assert set(activation_bits(of).values()) <= {2, 8}
+    assert PRUNED not in sized_bits(of.space, 32.0).values()
 
 
 def test_optimizers_have_weights_and_logits():

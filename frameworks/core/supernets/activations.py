@@ -7,6 +7,7 @@ weight and b activation bits is within the budget.
 
 from __future__ import annotations
 
+from frameworks.core.policy import PRUNED
 from frameworks.core.problem import Problem
 
 
@@ -23,7 +24,8 @@ def affordable_activations(problem: Problem, most: int) -> dict[str, int]:
     space = problem.space
     wanted = max(max(bits) for bits in space.act_bits.values())
     if problem.target.prices_activations and not space.paired:
-        free = sorted({b for bits in space.act_bits.values() if len(bits) > 1 for b in bits})
+        every = {b for bits in space.act_bits.values() if len(bits) > 1 for b in bits}
+        free = sorted(every - {PRUNED})
         fit = [b for b in free if problem.within(space.reference(b, b))]
         wanted = max((b for b in fit if b <= most), default=free[0] if free else 8)
     uniform = space.nearest(space.reference(wanted, wanted))

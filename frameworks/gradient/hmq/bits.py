@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frameworks.core.policy import FLOAT, LayerBits, Policy
+from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.space import Space
 from frameworks.core.supernets.activations import affordable_activations
@@ -27,11 +27,14 @@ MOST = 8
 
 
 def sized_bits(space: Space, compression: float) -> dict[str, int]:
-    """Activation bits of every layer by the rule above, at its nearest candidate."""
+    """Activation bits of every layer by the rule above, at its nearest candidate that is not 0."""
     sizes = {layer.name: layer.in_elements for layer in space.layers}
     largest = max(sizes.values())
     free = {n: int(FLOAT * largest / (compression * size)) for n, size in sizes.items()}
-    wanted = {name: min(max(bits, 1), MOST) for name, bits in free.items()}
+    fewest = {
+        n: min((b for b in bits if b != PRUNED), default=1) for n, bits in space.act_bits.items()
+    }
+    wanted = {name: min(max(bits, fewest[name]), MOST) for name, bits in free.items()}
     rule = Policy({n: LayerBits(space.weight_bits[n][0], b) for n, b in wanted.items()})
     return {name: bits.act for name, bits in space.nearest(rule).items()}
 
@@ -44,7 +47,8 @@ def activation_bits(problem: Problem) -> dict[str, int]:
     """
     space = problem.space
     if problem.target.prices_activations and not space.paired:
-        for bits in sorted({b for c in space.choices for b in c.bits if b != FLOAT}, reverse=True):
+        found = {b for c in space.choices for b in c.bits} - {PRUNED, FLOAT}
+        for bits in sorted(found, reverse=True):
             acts = sized_bits(space, FLOAT / bits)
             weights = space.nearest(space.reference(bits, bits))
             policy = Policy({n: LayerBits(weights[n].weight, acts[n]) for n in space.names})
@@ -78,11 +82,19 @@ class BitChoices:
         return functional.one_hot(at, len(self.choices[row].bits)).float()
 
     def row(self, row: int) -> Tensor:
-        """The probabilities ``[K]`` of a choice's candidates: the mean over its blocks."""
+        """The probabilities ``[K]`` of a choice's candidates: the mean over its blocks.
+
+        0 for those that no block has, which are the first (pruned) and the last (float).
+        """
         if row not in self.blocks:
             return self._certain(row, self.known[row])
         mean = torch.stack([block.marginal() for block in self.blocks[row]]).mean(0)
-        return functional.pad(mean, (0, len(self.choices[row].bits) - len(mean)))
+        first = self._first(row)
+        return functional.pad(mean, (first, len(self.choices[row].bits) - first - len(mean)))
+
+    def _first(self, row: int) -> int:
+        """The place among a choice's candidates of the fewest bits that its blocks have."""
+        return self.choices[row].bits.index(self.blocks[row][0].bits[0])
 
     def _cost_of(self, rows: Sequence[Tensor]) -> Tensor:
         widest = max(map(len, rows))
@@ -100,7 +112,7 @@ class BitChoices:
         """Mean entropy of the searched choices relative to uniform: 0 when they are decided."""
         found = []
         for row, blocks in self.blocks.items():
-            p = self.row(row)[: len(blocks[0].bits)]
+            p = self.row(row)[self._first(row) :][: len(blocks[0].bits)]
             if len(p) > 1:
                 found.append(float(-(p * p.clamp_min(1e-30).log()).sum() / math.log(len(p))))
         return sum(found) / max(len(found), 1)
@@ -110,13 +122,17 @@ class BitChoices:
         """The most probable bits of each choice; less probable, fewer ones until the budget is met.
 
         Of all steps to a choice's next fewer bits, each time the one that loses least probability.
+        0 bits, which no block has tried, are left for where nothing else meets it.
         """
         picks, rows = [], [self.row(row).tolist() for row in range(len(self.choices))]
         for p in rows:
             picks.append(max(range(len(p)), key=p.__getitem__))
         while not self.problem.within(self._decoded(picks)):
-            lower = {row: rows[row][picks[row]] - rows[row][picks[row] - 1]
-                     for row in self.blocks if picks[row] > 0}  # fmt: skip
+            lower = {
+                row: (pick == self._first(row), rows[row][pick] - rows[row][pick - 1])
+                for row in self.blocks
+                if (pick := picks[row]) > 0
+            }
             if not lower:
                 break
             picks[min(lower, key=lower.__getitem__)] -= 1
