@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.suite.conf import conf_folder
 from frameworks import schemes
+from frameworks.core.budget import BudgetSpec
 from frameworks.core.supernets.decisions import block_decisions
 from frameworks.core.supernets.relaxations import Choices, ExpectedCost
 from frameworks.gradient.bp_nas import BPNAS
@@ -220,6 +221,23 @@ def test_theta_is_held_back_by_the_slope_of_the_barrier(monkeypatch):
     found = search.choices.logits.grad
     assert 1e-3 < found.norm() < 1  # it was not clipped
     torch.testing.assert_close(found, 0.02 / (room * math.log(room)) * slope)
+
+
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_several_limits_that_its_pairs_meet_are_met(layerwise):
+    """On a core that is slow at two bits the pairs of least price are over a limit."""
+    of = toy.make_problem(toy.Valley(), like=4, bits=(2, 4, 8), needs=BPNAS.card.needs)
+    four = of.cost(of.space.reference(4, 4))
+    metrics = {"time": {"limit": 1.8 * four["time"]}, "size": {"limit": 0.85 * four["size"]}}
+    of = of.at(budget=BudgetSpec(metrics=metrics).resolve(of.target, of.space))
+    method = replace(FAST, epochs=1, images=64, layerwise=layerwise)
+    decisions = block_decisions(of, method.pairs, layerwise)
+    picks = [d.costs.index(min(d.costs)) for d in decisions]
+    assert not of.within(picked(of, decisions, picks))
+    assert method.skip(of) is None
+    solution = method.search(of)
+    assert of.within(solution.policy)
+    assert solution.notes["load"]["most"] < 1
 
 
 @pytest.mark.parametrize("target", ["bops", "size"])

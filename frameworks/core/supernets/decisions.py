@@ -14,6 +14,7 @@ import torch
 
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
+from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.solvers.milp import Entry, multiple_choice
 from frameworks.core.space import Space
 from frameworks.core.supernets.relaxations import ExpectedCost, Term
@@ -168,6 +169,24 @@ def decided_costs(
     costs = [[_cost(bits, table) for bits in decision.options] for decision in decisions]
     assert rest is not None, "the target supports the pinned layers"
     return rest, [[cost for cost in each if cost is not None] for each in costs]
+
+
+def cheapest_picks(problem: Problem, decisions: Sequence[Decision]) -> tuple[int, ...]:
+    """The candidate of each decision that costs least.
+
+    With several limits these need not be within all of them: then candidates that are, if any.
+
+    Args:
+        problem: what the decisions are of.
+        decisions: from `block_decisions`.
+    """
+    picks = tuple(each.costs.index(min(each.costs)) for each in decisions)
+    if len(problem.budget.bounds) == 1 or problem.within(decided(problem.space, decisions, picks)):
+        return picks
+    try:
+        return least_within(problem, decisions, [each.costs for each in decisions])
+    except InfeasibleBudget:
+        return picks
 
 
 def least_within(

@@ -26,6 +26,7 @@ from frameworks.core.policy import Policy
 from frameworks.core.problem import Problem
 from frameworks.core.supernets.decisions import (
     Decision,
+    cheapest_picks,
     decided,
     decided_costs,
     decision_cost,
@@ -110,10 +111,12 @@ class Domain:
     def enter(self, choices: Choices) -> float:
         """Raise the cheapest candidates' logits, in place, until the domain is reached.
 
+        With several limits those of candidates that are within all of them.
+
         Returns:
             What was added, the smallest multiple of `PUSH` that is enough.
         """
-        cheapest = torch.tensor([d.costs.index(min(d.costs)) for d in self.decisions])
+        cheapest = torch.tensor(cheapest_picks(self.problem, self.decisions))
         one_hot = torch.nn.functional.one_hot(cheapest, choices.logits.shape[1])
         one_hot = one_hot.to(choices.logits)
         least = [float(c.cost(one_hot)) for c in self.constraints]

@@ -36,7 +36,7 @@ from frameworks.core.networks.taking.bake import raw_weight
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
-from frameworks.core.supernets.decisions import block_decisions, decided
+from frameworks.core.supernets.decisions import block_decisions, cheapest_picks, decided
 from frameworks.gradient.bp_nas.scale_clip import scale_clip_
 from frameworks.gradient.bp_nas.search import Search
 
@@ -129,9 +129,7 @@ class BPNAS(Framework):
         decisions = block_decisions(problem, self.pairs, self.layerwise)
         if all(len(decision.options) == 1 for decision in decisions):
             return f"{self.name} finds nothing to search: every block has one candidate"
-        cheapest = decided(
-            problem.space, decisions, [d.costs.index(min(d.costs)) for d in decisions]
-        )
+        cheapest = decided(problem.space, decisions, cheapest_picks(problem, decisions))
         if not problem.within(cheapest):
             return f"{self.name} cannot start: the cheapest of its pairs are over the budget"
         return None

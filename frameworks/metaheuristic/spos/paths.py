@@ -10,9 +10,8 @@ import numpy as np
 from frameworks.core.evolution.genetic import Genes
 from frameworks.core.policy import LayerBits, Policy
 from frameworks.core.problem import Problem
-from frameworks.core.solvers.limits import InfeasibleBudget
 from frameworks.core.space import Space
-from frameworks.core.supernets.decisions import block_decisions, decided, least_within
+from frameworks.core.supernets.decisions import block_decisions, cheapest_picks, decided
 from frameworks.metaheuristic.spos.sampling import Sampler
 
 SPREAD = 0.1
@@ -71,14 +70,7 @@ class Paths:
 
         With several limits that need not be within all of them: then a path that is, if there is.
         """
-        genes = tuple(int(costs.argmin()) for costs in self.costs)
-        if len(self.problem.budget.bounds) == 1 or self.fits(genes):
-            return genes
-        try:
-            values = [costs.tolist() for costs in self.costs]
-            return least_within(self.problem, self.decisions, values)
-        except InfeasibleBudget:
-            return genes
+        return cheapest_picks(self.problem, self.decisions)
 
     @property
     def candidates(self) -> dict[str, list[LayerBits]]:
