@@ -196,11 +196,17 @@ class BSQ(Framework):
 
 
 def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
-    """Put planes in the place of every searched weight; the planes by layer name."""
+    """Put planes in the place of every searched weight; the planes by layer name.
+
+    A weight that is stored once has them once, at the layer that stores it.
+    """
     planes: Planes = {}
     for name, qlayer in net.qlayers():
         bits = [b for b in problem.space.weight_bits[name] if b != FLOAT] or [FLOAT]
         release_activations(problem, net, name, acts[name])
+        if qlayer.layer.shared:
+            qlayer.weight_quantizer = net.qlayer(qlayer.layer.shared).weight_quantizer
+            continue
         start = problem.quantizer(name, "weight", bits[-1])
         if len(bits) == 1:
             start.learn_range()
@@ -233,8 +239,12 @@ def precision(problem: Problem, planes: Planes, acts: dict[str, int], prune: boo
     tied = {name: group for group in space.groups for name in group}
     policy = {name: LayerBits(bits[0], acts[name]) for name, bits in space.weight_bits.items()}
     for name, each in planes.items():
-        most = max(planes[other].bits for other in tied.get(name, (name,)))
+        most = max(planes[n].bits for n in tied.get(name, (name,)) if n in planes)
         enough = min(b for b in space.weight_bits[name] if b >= most)
         weight = PRUNED if prune and each.bits == 0 else enough
         policy[name] = LayerBits(weight, enough if space.paired else acts[name])
+    for layer in space.layers:
+        if layer.shared in planes:
+            own = policy[layer.shared]
+            policy[layer.name] = own if space.paired else LayerBits(own.weight, acts[layer.name])
     return Policy(policy)

@@ -6,6 +6,8 @@ import torch
 
 from frameworks import LayerBits, schemes, steer
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
+from frameworks.core.space import Space
+from frameworks.gradient import bsq
 from frameworks.gradient.bsq import BSQ, precision, represent, reweighed_lasso
 from frameworks.testing import toy
 
@@ -116,6 +118,56 @@ def test_precision_is_raised_to_a_candidate_and_zero_prunes():
     assert policy["stem"].weight == policy["fc"].weight == 8
     of.space.validate(policy)
     assert [precision(of, planes, acts, False)[n].weight for n in FREE] == [2, 2, 4, 8]
+
+
+class Shared(toy.ToyConvNet):
+    """Both convolutions of the first block have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks[0].conv2.weight = self.blocks[0].conv1.weight
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_weight_that_two_layers_share_is_one_weight(paired):
+    of = problem("bops", kind=Shared, scheme="bsq", bits=(2, 4, 8), paired=paired)
+    net, planes, acts = with_planes(of)
+    assert list(planes) == of.space.free_weights == [FREE[0], *FREE[2:]]
+    assert net.qlayer(FREE[1]).weight_quantizer is planes[FREE[0]]
+    for code, weight in ((0, 0), (3, 4)):
+        planes[FREE[0]] = BitPlanes(torch.tensor([code]), torch.tensor(1.0), 7)
+        planes[FREE[0]].adjust()
+        policy = precision(of, planes, acts, True)
+        of.space.validate(policy)
+        assert [policy[n].weight for n in FREE[:2]] == [weight] * 2
+        assert policy[FREE[2]].weight == 8
+
+
+def test_a_shared_weight_is_kept_as_it_was_trained():
+    of = problem(kind=Shared, scheme="bsq", like=3, recipe=replace(BSQ.recipe, epochs=0))
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bsq, "represent", lambda *given: kept.append(given[1]) or represent(*given))
+        solution = replace(FAST, alpha=0.05, lr=0.02, plane_lr=5.0).search(of)
+    of.space.validate(solution.policy)
+    first, second = (kept[0].qlayer(name).eval().weight.detach() for name in FREE[:2])
+    assert torch.equal(first, second)
+    for name in FREE[:2]:
+        torch.testing.assert_close(solution.weights[f"{name}.weight"], first)
+    assert set(solution.notes["steps"]) == {FREE[0], *FREE[2:]}
+    finished = FAST.finish(of, solution)
+    for name in FREE[:2]:
+        torch.testing.assert_close(finished.qlayer(name).weight, first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pinned_weight_that_two_layers_share_has_one_range():
+    of = problem("bops", kind=Shared, like=4)
+    ends = {n: (8, 8) for n in ("stem", "fc", FREE[0])}
+    of = of.at(space=Space.build(of.layers, (2, 4, 8), (2, 4, 8), pinned=ends))
+    net, planes, acts = with_planes(of)
+    assert list(planes) == list(FREE[2:])
+    assert net.qlayer(FREE[1]).weight_quantizer is net.qlayer(FREE[0]).weight_quantizer
+    of.space.validate(precision(of, planes, acts, True))
 
 
 @pytest.mark.parametrize(("retrains", "prune"), [(False, True), (True, False), (True, True)])
