@@ -177,6 +177,44 @@ def test_paired_bits_and_ties_share_gates():
     of.space.validate(net.policy(THRESHOLD))
 
 
+class Shared(toy.ToyConvNet):
+    """Both convolutions of the first block have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks[0].conv2.weight = self.blocks[0].conv1.weight
+
+
+def test_a_weight_that_two_layers_share_has_one_quantizer_and_all_channels():
+    of = problem(kind=Shared, bits=(2, 4, 8))
+    net = FAST.gated(of)
+    first, second = (net.qmodel.qlayer(name).weight_quantizer for name in FREE[:2])
+    assert first is second
+    assert list(net.channels) == list(FREE[2:])
+    row, other = (net.rows[name][0] for name in FREE[:2])
+    assert row == other
+    for gate in net.gates():
+        set_gate(gate, *[20.0] * len(gate.logits))
+    # Both uses pay for the bits.
+    shares = relative_costs(of)
+    full = sum((2 + 4 + 8) * shares[name] * 2 for name in FREE)
+    assert penalty(net, shares).item() == pytest.approx(full, rel=1e-5)
+    set_gate(net.bits[row], 3.0, -3.0)
+    for gate in net.channels.values():
+        set_gate(gate, *[-3.0] * len(gate.logits))
+    policy = net.policy(THRESHOLD)
+    of.space.validate(policy)
+    assert [policy[name].weight for name in FREE] == [4, 4, 0, 0]
+
+
+def test_a_strong_penalty_leaves_a_valid_policy_of_shared_weights():
+    of = problem("size", kind=Shared, bits=(2, 4, 8), scheme="bayesian_bits")
+    solution = replace(FAST, mu=10.0, epochs=4, step=4).search(of)
+    of.space.validate(solution.policy)
+    first, second = (solution.notes["ranges"][name][0] for name in FREE[:2])
+    assert first == second
+
+
 def test_three_optimizers_and_frozen_weights_without_training():
     of = problem()
     gates, ranges, weights = FAST.optimizers(of, FAST.gated(of))

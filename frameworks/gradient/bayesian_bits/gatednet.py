@@ -2,7 +2,8 @@
 
 Every weight and every input of a layer with a free choice has a `GatedResidual` quantizer: one gate
 for each of the choice's bits above its fewest, shared by all tensors that the choice decides. With
-pruning, every output channel of a searched weight has a gate too.
+pruning, every output channel of a searched weight has a gate too. A weight that several layers use
+has one quantizer, and keeps all of its channels.
 """
 
 from __future__ import annotations
@@ -45,10 +46,14 @@ class GatedNet:
         self.levels = levels
         self.bits = [HardConcrete(start).to(problem.device) for start in starts]
         self.channels: dict[str, HardConcrete] = {}
+        several = {n for x in problem.layers if x.shared for n in (x.name, x.shared)}
         for name, qlayer in self.qmodel.qlayers():
-            qlayer.weight_quantizer = self._quantizer(name, "weight", self.rows[name][0])
+            if owner := qlayer.layer.shared:
+                qlayer.weight_quantizer = self.qmodel.qlayer(owner).weight_quantizer
+            else:
+                qlayer.weight_quantizer = self._quantizer(name, "weight", self.rows[name][0])
             qlayer.act_quantizer = self._quantizer(name, "act", self.rows[name][1])
-            if channels is not None and self.rows[name][0] is not None:
+            if channels is not None and self.rows[name][0] is not None and name not in several:
                 gates = HardConcrete([channels] * qlayer.layer.out_channels)
                 self.channels[name] = gates.to(problem.device)
 
