@@ -25,6 +25,7 @@ from frameworks.core.networks.meter import Meter, Spent
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.qmodel import QModel
 from frameworks.core.networks.taking.account import Accounting, account
+from frameworks.core.networks.taking.bake import copied
 from frameworks.core.networks.taking.describe import describe
 from frameworks.core.networks.taking.take import taken
 from frameworks.core.plugins.faults import Origin
@@ -114,6 +115,7 @@ __all__ = [
     "account",
     "assign",
     "batchnorm",
+    "copied",
     "cross_entropy",
     "derive",
     "describe",

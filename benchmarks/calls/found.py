@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from benchmarks.records.record import Record
 from benchmarks.suite.cell import Run
-from frameworks import Policy, QModel
+from frameworks import Policy, QModel, copied
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Found:
     def network(self) -> QModel:
         """The quantized network that was measured: a copy, in eval mode, where it was computed."""
         assert self._run.final is not None
-        return copy.deepcopy(self._run.final).eval()
+        return copied(self._run.final).eval()
 
     def export(
         self,
@@ -83,7 +82,7 @@ class Found:
         check_request(request)
         run, cpu = self._run, torch.device("cpu")
         assert run.judged is not None
-        model, network = self.network().to(cpu), copy.deepcopy(run.network)
+        model, network = self.network().to(cpu), copied(run.network)
         made = Rebuilt(model, network, run.judged.to(cpu), run.splits.to(cpu), self.score, ())
         if not written(request, self.record, made):
             raise RuntimeError(

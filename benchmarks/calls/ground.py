@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +23,7 @@ from benchmarks.models.pretrain import accuracy_here
 from benchmarks.models.weights import fingerprint
 from benchmarks.suite.assets import inspected
 from benchmarks.suite.ground import Ground
-from frameworks import DatasetSplit, Room, Split, TensorSplit, torch_rng
+from frameworks import DatasetSplit, Room, Split, TensorSplit, copied, torch_rng
 
 MEMORY = 2.0**30
 """Bytes that decoded images of ``valid`` and ``test`` may take; ``train`` may be augmented."""
@@ -58,7 +57,7 @@ def ground_from(model: nn.Module, train: Images, valid: Images, test: Images | N
     room = Room(MEMORY)
     parts = {"train": as_split(train, "train"), "valid": as_split(valid, "valid", room)}
     parts["test"] = parts["valid"] if test is None else as_split(test, "test", room)
-    network = copy.deepcopy(plain).cpu().eval()
+    network = copied(plain).cpu().eval()
     images = parts["train"].subset(PROBES, torch_rng(0, "probe")).images()
     shape: Any = tuple(images.shape[1:])
     if len(shape) == 3:

@@ -5,7 +5,6 @@ Each fault is a `ValueError` that names the model, the layer or tensor, and what
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models.parting import close, since
-from frameworks import first_nonfinite, seeded
+from frameworks import copied, first_nonfinite, seeded
 
 PROBES = 4
 """Images that a network is tried on."""
@@ -122,7 +121,7 @@ def check_training(model: nn.Module, images: Tensor, classes: int, where: str) -
             f"{where}: all parameters are frozen, and it is to be trained; let those that may "
             "change have requires_grad=True"
         )
-    network = copy.deepcopy(model).to(images.device).train()
+    network = copied(model).to(images.device).train()
     with torch.no_grad(), seeded(0, "training check"):
         try:
             output = network(images)

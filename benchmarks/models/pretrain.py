@@ -30,7 +30,7 @@ from benchmarks.models.weights import Unreadable, contiguous, fill, fingerprint,
 from benchmarks.records.cache import WAITING, cache_folder, locked, untrusted
 from benchmarks.records.record import digest
 from benchmarks.records.store import write_bytes
-from frameworks import Recipe, Split, fit, measure, placed, seeded, torch_rng
+from frameworks import Recipe, Split, copied, fit, measure, placed, seeded, torch_rng
 
 Progress = Callable[[int, int, str], None]
 Origin = Literal["file", "timm", "committed", "trained here"]
@@ -119,7 +119,8 @@ def pretrained(
         committed.load_into(model, start.entry)
     elif start.origin == "trained here":
         model = _trained(model, model_config, dataset_config, splits, progress)
-    model.eval()
+    # Without the graphs of what modules keep of a training: every cell copies the network.
+    model = copied(model).eval()
     accuracy = accuracy_here(model, splits.valid)
     return Checkpoint(model, accuracy, fingerprint(model), start.origin)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import Dataset
 
 import benchmarks
@@ -98,6 +99,30 @@ def test_the_network_of_a_search_is_a_copy(data):
     assert search(**data, method="uniform", protocol=FAST, quiet=True).score == found.score
     x = data["test"].x
     assert int((found.network()(x).argmax(1) == data["test"].y).sum()) == round(1.28 * found.score)
+
+
+class Keeping(Other):
+    """Keeps what it gives in training, and a buffer, with their graphs."""
+
+    def forward(self, x):
+        y = self.inner(x)
+        if self.training:
+            self.last = y
+        return y
+
+
+def test_a_network_with_results_of_its_own_is_taken(data):
+    """Torch copies no tensor with a graph: not a pruned weight, nor what a module keeps."""
+    model = Keeping(None)
+    model.inner = copy.deepcopy(model.inner)
+    prune.l1_unstructured(model.inner.stem, "weight", 0.5)
+    model.register_buffer("mean", model.inner.stem.weight.mean(), persistent=False)
+    model.train()(data["train"].x[:8])
+    protocol = {**FAST, "name": "controlled", "fine_tune": {"epochs": 1}}
+    found = search(**{**data, "model": model}, method="uniform", protocol=protocol, quiet=True)
+    assert model.last.grad_fn is not None
+    x, y = data["test"].x, data["test"].y
+    assert int((found.network()(x).argmax(1) == y).sum()) == round(1.28 * found.score)
 
 
 @pytest.mark.parametrize("protocol", ["ptq", "controlled"])

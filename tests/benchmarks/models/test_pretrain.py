@@ -1,3 +1,4 @@
+import copy
 import os
 import re
 import shutil
@@ -59,6 +60,30 @@ def test_a_checkpoint_is_made_once(splits, cache, trainings):
     (name,) = files(cache)
     assert name.startswith("resnet8-digits-")
     assert name.endswith(".safetensors")
+
+
+class Keeping(nn.Module):
+    """Computes a weight anew on each call, and keeps what it gives in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.utils.weight_norm(nn.Linear(64, 10))
+
+    def forward(self, x):
+        y = self.head(x.flatten(1))
+        if self.training:
+            self.last = y
+        return y
+
+
+def test_a_network_that_keeps_tensors_with_a_graph_is_trained_and_copied(
+    splits, cache, monkeypatch
+):
+    monkeypatch.setattr(pretrain, "create", lambda *_: Keeping())
+    made = pretrained(MODEL, DATA, splits).model
+    assert len(made.last) == 64
+    x = splits.valid.x
+    assert torch.equal(copy.deepcopy(made)(x), made(x))
 
 
 def test_training_anew_gives_the_same_bytes(splits, cache):

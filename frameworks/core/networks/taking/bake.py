@@ -11,16 +11,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
 from frameworks.core.networks.taking.storage import copied_together
 
+Model = TypeVar("Model", bound=nn.Module)
 MASK = "kept_"
 """Begins the name of the buffer with a pruned tensor's mask; the tensor's own name ends it."""
 
@@ -138,18 +140,26 @@ def bake(model: nn.Module) -> list[Baked]:
     return found
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: Model) -> Model:
     """A deep copy in which parameters in one memory still are.
 
-    Of computed tensors with a graph, which torch refuses to copy, it has the values.
+    Of computed tensors with a graph, which torch refuses to copy, it has the values, wherever a
+    module keeps them.
     """
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    return copy.deepcopy(model, memo | copied_together(model))
+    with _Values():
+        return copy.deepcopy(model, dict[int, Any](copied_together(model)))
+
+
+class _Values(TorchFunctionMode):
+    """Copies of tensors with a graph are their values, within the context."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            value, memo = args
+            return memo.setdefault(id(value), value.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 def _computing(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from frameworks import (
     schemes,
     targets,
 )
-from frameworks.core.networks.taking.bake import mask_of
+from frameworks.core.networks.taking.bake import copied, mask_of
 from frameworks.core.networks.taking.take import given_state, load_state, taken
 
 
@@ -125,6 +125,33 @@ def test_taking_twice_changes_nothing():
     assert taken(made) is made
     plain = nn.Sequential(nn.Linear(2, 2))
     assert taken(plain) is plain
+
+
+class Keeping(nn.Linear):
+    """Keeps a result with a graph in every place."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.last, self.held = y, {"parts": [(y, y + 1)]}
+        self.register_buffer("mean", y.mean())
+        return y
+
+
+def test_a_copy_has_the_values_of_what_has_a_graph_wherever_it_is_kept():
+    net = nn.Sequential(weight_norm(nn.Linear(3, 3)), Keeping(3, 2))
+    x = torch.rand(4, 3)
+    y = net(x)
+    made = copied(net)
+    first, second = made[1].held["parts"][0]
+    assert made[1].last is first
+    kept = [made[0].weight, first, second, made[1].mean]
+    for value, expected in zip(kept, [net[0].weight, y, y + 1, y.mean()], strict=True):
+        assert torch.equal(value, expected)
+        assert not value.requires_grad
+    assert net[1].last is y
+    assert y.grad_fn is not None
+    assert torch.equal(made(x), y)
+    assert all(parameter.requires_grad for parameter in made.parameters())
 
 
 def problem_of(net, shape):
