@@ -124,11 +124,20 @@ def check_readable(path: str) -> None:
     """Read a file to its end; whether its values fit those of its set is for `scan`.
 
     Raises:
-        CorruptData: it cannot be read, or its mode is unknown.
+        CorruptData: it cannot be read, its mode is unknown, or its values lie outside of every
+            range.
     """
     image = loaded(path, path)
-    if _deep(image) is None:
+    if (mode := _deep(image)) is None:
         Pictures().rgb(image, path)
+        return
+    tops = (top,) if (top := _declared(image)) else TOPS[mode]
+    low, high = _ends(image)
+    if not 0 <= low <= high <= max(tops):
+        raise CorruptData(
+            f"{path}: {_kind(mode)} from {low:g} to {high:g}, where {_ranges(tops)} are expected; "
+            "save it with 8 bit"
+        )
 
 
 def scan(paths: Iterable[str]) -> Pictures:
@@ -141,8 +150,7 @@ def scan(paths: Iterable[str]) -> Pictures:
     for path in paths:
         image = loaded(path, path)
         if (mode := _deep(image)) and not _declared(image):
-            values = np.asarray(image)
-            ends[mode].append((float(values.min()), float(values.max()), path))
+            ends[mode].append((*_ends(image), path))
     found = {mode: _top(mode, seen) for mode, seen in ends.items()}
     return Pictures({**Pictures().tops, **found})
 
@@ -150,16 +158,25 @@ def scan(paths: Iterable[str]) -> Pictures:
 def _top(mode: str, ends: Sequence[tuple[float, float, str]]) -> float:
     """The value that is white in a data set whose files have these least and largest values."""
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
-    # NaN is in no range.
     whole = all(0 <= e[0] <= e[1] <= max(TOPS[mode]) for e in ends)
     if whole and not (mode == "I;16" and high <= DIM):
         return next(top for top in TOPS[mode] if high <= top)
     odd = next((e[2] for e in ends if not 0 <= e[0] <= e[1] <= max(TOPS[mode])), ends[0][2])
     raise CorruptData(
         f"{odd}: {_kind(mode)} that run from {low:g} to {high:g} in this data set, where "
-        f"{' or '.join(f'0 to {top}' for top in TOPS[mode])} are expected; save the images with "
-        "8 bit, or scale them to such a range"
+        f"{_ranges(TOPS[mode])} are expected; save the images with 8 bit, or scale them to such a "
+        "range"
     )
+
+
+def _ends(image: Image.Image) -> tuple[float, float]:
+    """The least and the largest value of an image; NaN, where it has one, which is in no range."""
+    values = np.asarray(image)
+    return float(values.min()), float(values.max())
+
+
+def _ranges(tops: Iterable[float]) -> str:
+    return " or ".join(f"0 to {top}" for top in tops)
 
 
 def _declared(image: Image.Image) -> float | None:

@@ -103,23 +103,22 @@ def _readable(paths: Sequence[str], root: Path) -> tuple[list[str], Pictures]:
 
     Raises:
         MissingData: they are too few.
-        CorruptData: their range cannot be told, or one lies outside of it; the message names a
-            file.
+        CorruptData: their range cannot be told; the message names a file.
     """
     kept: dict[bytes, str] = {}
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     copies: list[str] = []
     for path in paths:
         try:
-            # Of its own range a single file cannot tell: that is for all together, below.
+            # Which range is its own a single file cannot tell: that is for all together, below.
             check_readable(path)
             content = hashlib.sha256(Path(path).read_bytes()).digest()
-        except (CorruptData, OSError):
-            bad.append(path)
+        except (CorruptData, OSError) as error:
+            bad[path] = str(error)
             continue
         if kept.setdefault(content, path) != path:
             copies.append(path)
-    for skipped, fault in ((bad, "cannot be read"), (copies, "are copies of others")):
+    for skipped, fault in ((list(bad), "cannot be read"), (copies, "are copies of others")):
         if skipped:
             names = ", ".join(os.path.relpath(path, root) for path in skipped[:_NAMED])
             more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
@@ -132,5 +131,6 @@ def _readable(paths: Sequence[str], root: Path) -> tuple[list[str], Pictures]:
         raise MissingData(
             f"dataset unlabelled: {root} has {len(kept)} images that can be read, of "
             f"{len(paths)} files; at least {FEWEST} are needed"
+            + "".join(f"; {fault}" for fault in list(bad.values())[:1])
         )
     return list(kept.values()), scan(kept.values())

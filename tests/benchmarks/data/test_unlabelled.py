@@ -59,6 +59,32 @@ def test_unreadable_files_and_copies_are_named_counted_and_skipped(tmp_path):
     assert "1 of 10 images are copies of others and are skipped: copy.png" in text
 
 
+@pytest.mark.parametrize(
+    ("dtype", "odd"),
+    [(np.float32, np.nan), (np.float32, -0.5), (np.float32, np.inf), (np.int32, 70000)],
+)
+def test_a_file_with_values_of_no_range_is_skipped_and_does_not_spoil_the_others(
+    tmp_path, dtype, odd
+):
+    for i in range(8):
+        picture(tmp_path / f"{i}.png")
+    good, bad = np.ones((12, 12), dtype), np.ones((12, 12), dtype)
+    bad[3, 4] = odd
+    Image.fromarray(good).save(tmp_path / "good.tif")
+    Image.fromarray(bad).save(tmp_path / "odd.tif")
+    with pytest.warns(UserWarning, match=r"1 of 10 images cannot be .* skipped: odd\.tif$"):
+        splits = read(tmp_path)
+    assert sum(sizes(splits)) == 9
+
+
+def test_a_folder_of_nothing_but_such_files_says_what_is_wrong_with_them(tmp_path):
+    for i in range(8):
+        Image.fromarray(np.full((12, 12), -1 - i, np.float32)).save(tmp_path / f"{i}.tif")
+    fault = r"0 images that can be read.*0\.tif: floats from -1 to -1, where 0 to 1 or 0 to 255 are"
+    with pytest.warns(UserWarning, match="8 of 8"), pytest.raises(MissingData, match=fault):
+        read(tmp_path)
+
+
 def test_dark_images_of_16_bit_stay_where_others_tell_the_range(tmp_path):
     for i in range(8):
         deep = np.full((12, 12), 257 * (255 - i if i % 2 else i), np.uint16)
