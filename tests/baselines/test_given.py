@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,30 @@ def test_every_form_of_a_file_is_the_same_policy(written, name):
     assert bits(policy) == PAIRS
 
 
-@pytest.mark.parametrize("column", ["note", "factor", "MACs", "exact", "parameters", "habit"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("note", "factor", "MACs", "exact", "parameters", "habit", "weight_kb", "bits_saved"),
+        *("weight shape", "weight %", "act_range", "a_name", "mean bits", "bit ops", "act fn"),
+    ],
+)
 def test_columns_that_do_not_speak_of_bits_are_free(written, column):
     path = written(f"layer,weight,{column}\n{FIRST},4,2\n", "a.csv")
     (entry,) = read_policy(Path(path))
     assert (entry.weight, entry.act) == (4, None)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("w", "A", "wbits", "w_bit", "act_bit", "Act Bits", "weights", "activation_bits", "bits"),
+        *("activationBits", "a.bits", "act (bits)", "bits_a", "weight bit-width", "precision"),
+    ],
+)
+def test_columns_that_may_be_misnamed_bits_are_refused(written, column):
+    path = Path(written(f"layer,weight,{column}\n{FIRST},4,2\n", "a.csv"))
+    with pytest.raises(ValueError, match=re.escape(f"unknown column {column!r}; choose from")):
+        read_policy(path)
 
 
 @pytest.mark.parametrize("text", ["8,4,2,4", "8 4\n2 4\n", "8\n4\n2\n4"])

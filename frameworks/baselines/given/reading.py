@@ -35,10 +35,12 @@ WEIGHT, ACT = ("weight", "w_bits", "weight_bits"), ("act", "a_bits", "act_bits")
 """Names of an entry's bits."""
 KEYS = ("layer", *WEIGHT, *ACT)
 """What an entry may have."""
+_GAP, _KIND = r"[\s_.()-]*", "(?:w|weights?|a|acts?|activations?)"
+_WIDTH = f"(?:bits?|bit{_GAP}widths?|precisions?)"
 _OF_BITS = re.compile(
-    r"(?:.*[^a-z])?(?:[wa]?bits?|[wa]|weights?|act|activations?)(?:[^a-z].*)?", re.IGNORECASE
+    f"(?:{_KIND}|(?:{_KIND}{_GAP})?{_WIDTH}|{_WIDTH}{_GAP}{_KIND}){_GAP}", re.IGNORECASE
 )
-"""A column's name that speaks of bits; columns for notes, sizes and the like are free."""
+"""What a column of bits may be called by mistake; those for notes, sizes and the like are free."""
 SPENT = {
     "seconds": "seconds",
     "images": "images_forward",
