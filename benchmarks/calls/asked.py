@@ -36,6 +36,10 @@ class Asked:
     quantizer: str | None = None
     space: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        # Once: an iterator gives its candidates to the first who asks, and there are many cells.
+        object.__setattr__(self, "bits", candidates(self.bits))
+
     def cell(self, model: str, framework: dict[str, Any], seed: int) -> Cell:
         """The cell of a framework's entry.
 
@@ -44,8 +48,8 @@ class Asked:
         """
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed = {seed!r}: give a whole number")
-        budget = {name: getattr(self, name) for name in ("like", "ratio", "limit", "metric")}
         self._check_numbers()
+        budget = {name: getattr(self, name) for name in ("like", "ratio", "limit", "metric")}
         cell = {
             "framework": framework,
             "model": {"name": model},
@@ -55,18 +59,15 @@ class Asked:
             "budget": as_plain({**budget, "metrics": self.metrics}, "budget"),
             "seed": seed,
         }
+        budget_spec(cell)  # what is wrong with it is said before the network is run
         return labelled(cell)
 
     def _check_numbers(self) -> None:
         # Python takes True for 1, which nobody means by it.
         for name in ("like", "ratio", "limit"):
-            if isinstance(value := getattr(self, name), bool):
-                raise TypeError(f"{name} = {value}: give a number")
-        if self.bits is None:
-            return
-        listed = isinstance(self.bits, Iterable) and not isinstance(self.bits, str | bytes)
-        if not listed or any(isinstance(bit, bool) for bit in self.bits):
-            raise TypeError(f"bits = {self.bits!r:.60}: give several candidates, such as (2, 4, 8)")
+            value = as_plain(getattr(self, name), name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise TypeError(f"{name} = {value!r:.60}: give a number")
 
     def _hardware(self) -> dict[str, Any]:
         if isinstance(self.target, str):
@@ -77,20 +78,44 @@ class Asked:
         return _entry(targets, name, options, "target")
 
     def _protocol(self) -> dict[str, Any]:
+        names = ", ".join(PROTOCOLS)
+        if not isinstance(self.protocol, str | Mapping):
+            raise TypeError(
+                f"protocol = {self.protocol!r:.60}: give a name, or a mapping with a name and "
+                f"further keys; the names are {names}"
+            )
         given = {"name": self.protocol} if isinstance(self.protocol, str) else dict(self.protocol)
         name = given.get("name", "ptq")
         if name not in PROTOCOLS:
-            raise ValueError(f"protocol = {name!r}: choose from {', '.join(PROTOCOLS)}")
+            raise ValueError(f"protocol = {name!r}: choose from {names}")
         changes = {
             **given,
             **({"weight_bits": list(self.bits), "act_bits": list(self.bits)} if self.bits else {}),
             **({"quantizer": self.quantizer} if self.quantizer else {}),
         }
         found = _merged(composed([f"protocol={name}"]).protocol, changes, "protocol")
-        if self.space:
+        if self.space is not None:
             narrowed = narrowing(_merged(OmegaConf.structured(SpaceConfig), self.space, "space"))
             found |= {"space": narrowed} if narrowed else {}
         return found
+
+
+def candidates(bits: Any) -> tuple[Any, ...] | None:
+    """Candidate bits of a caller, who may give them in any iterable; None stays None.
+
+    Raises:
+        TypeError: they are none; the message says what to give.
+    """
+    if bits is None:
+        return None
+    try:
+        found = () if isinstance(bits, str | bytes) else tuple(bits)
+    except TypeError:  # a number, also as an array
+        found = ()
+    plain = as_plain(found, "bits")
+    if not plain or any(isinstance(bit, bool | list) for bit in plain):
+        raise TypeError(f"bits = {bits!r:.60}: give several candidates, such as (2, 4, 8)")
+    return tuple(plain)
 
 
 def entries_of(methods: Methods) -> list[dict[str, Any]]:
@@ -168,8 +193,11 @@ def _merged(base: Any, changes: Mapping[str, Any], where: str) -> dict[str, Any]
     """A typed configuration with changes.
 
     Raises:
-        ValueError: a key that there is not, or a value of another type.
+        TypeError, ValueError: no mapping, a key that there is not, or a value of another type.
     """
+    if not isinstance(changes, Mapping):
+        keys = ", ".join(map(str, base))
+        raise TypeError(f"{where} = {changes!r:.60}: give a mapping; the keys are {keys}")
     try:
         merged: Any = OmegaConf.to_container(OmegaConf.merge(base, dict(changes)))
     except OmegaConfBaseException as error:

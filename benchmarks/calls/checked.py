@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ class Checked(Dataset[Any]):
         # Datasets that read a batch at once are asked for a batch, as torch would.
         several = getattr(self.dataset, "__getitems__", None)
         found = several(index) if callable(several) else [self.dataset[i] for i in index]
+        found = list(found) if isinstance(found, Iterable) else []
+        if len(found) != len(index):
+            raise ValueError(
+                f"{self.name}: __getitems__ gives {len(found)} samples for {len(index)} indices; "
+                "give a list with one for each"
+            )
         return [self._sample(sample, i) for sample, i in zip(found, index, strict=True)]
 
     def _sample(self, sample: Any, index: int) -> tuple[Tensor, int]:
@@ -55,7 +61,11 @@ class Checked(Dataset[Any]):
                 f"{where} is a {type(x).__name__}: give a tensor [C, H, W], as "
                 "torchvision.transforms.ToTensor makes one of a picture"
             )
-        image: Tensor = torch.as_tensor(x).detach()
+        try:
+            image = tensor_of(x).detach()
+        except ValueError as error:
+            raise ValueError(f"{where}: torch makes no tensor of it ({error}); {FLOATS}") from error
+        check_strided(image, where)
         if image.dtype != torch.float32:
             raise ValueError(f"{where} is {image.dtype}; {FLOATS}")
         if image.dim() < 1 or image.shape != (self.shape or image.shape):
@@ -69,8 +79,8 @@ class Checked(Dataset[Any]):
 
     def _label(self, y: Any, where: str) -> int:
         try:
-            value = torch.as_tensor(y)
-        except (TypeError, ValueError, RuntimeError):
+            value = tensor_of(y)
+        except ValueError:
             value = None
         if value is None or value.dim() or value.is_floating_point() or value.is_complex():
             raise ValueError(f"{where}: its label is {y!r:.60}; give a class number")
@@ -81,6 +91,31 @@ class Checked(Dataset[Any]):
                 f"from 0 to {self.classes - 1}; number the classes from 0"
             )
         return label
+
+
+def tensor_of(value: Any) -> Tensor:
+    """A tensor of what is one, of an array, or of numbers.
+
+    Raises:
+        ValueError: torch makes none of it.
+    """
+    if isinstance(value, np.ndarray) and any(step < 0 for step in value.strides):
+        value = np.ascontiguousarray(value)  # flipped: torch takes no axis that runs backwards
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def check_strided(x: Tensor, where: str) -> None:
+    """Refuse a sparse tensor, for which torch lacks most of what is done with images.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if x.layout != torch.strided:
+        layout = str(x.layout).removeprefix("torch.")
+        raise ValueError(f"{where}: a tensor of the layout {layout}; give x.to_dense()")
 
 
 def pair(batch: Any, name: str) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from benchmarks.calls.checked import FLOATS, Checked, pair
+from benchmarks.calls.checked import FLOATS, Checked, check_strided, pair, tensor_of
 from frameworks import DatasetSplit, Room, Split, TensorSplit, seeded
 
 Images = Split | Dataset[Any] | Iterable[Any]
@@ -101,22 +101,29 @@ def _of_loader(loader: DataLoader[Any], name: str, room: Room | None) -> Split:
 
 
 def _of_dataset(dataset: Dataset[Any], name: str, workers: int, room: Room | None) -> Split:
-    tensors = _tensors(dataset)
+    try:
+        count = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError) as error:
+        kind = type(dataset).__name__
+        raise TypeError(f"{name} is a {kind} without a length: give it __len__") from error
+    if count == 0:
+        raise ValueError(f"{name} has no images")
+    tensors = _tensors(dataset, name)
     if tensors is not None:
         return _resident(*tensors, name)
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise ValueError(f"{name} has no images")
     return DatasetSplit(Checked(dataset, name), name=name, workers=workers, room=room)
 
 
-def _tensors(dataset: Any) -> tuple[Tensor, Tensor] | None:
+def _tensors(dataset: Any, name: str) -> tuple[Tensor, Tensor] | None:
     """Images and labels of a dataset that has them as tensors; None for others."""
     if isinstance(dataset, Subset):
-        whole = _tensors(dataset.dataset)
-        index = torch.as_tensor(dataset.indices)
+        whole = _tensors(dataset.dataset, name)
+        index = torch.tensor([int(i) for i in dataset.indices], dtype=torch.int64)
         return whole and (whole[0][index], whole[1][index])
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return dataset.tensors[0], dataset.tensors[1]
+        images, labels = dataset.tensors
+        check_strided(images, f"{name}: images")
+        return images, labels
     return None
 
 
@@ -134,7 +141,7 @@ def _gathered(batches: Iterable[Any], name: str) -> TensorSplit:
 
 def _resident(x: Any, y: Any, name: str) -> TensorSplit:
     try:
-        x, y = (torch.as_tensor(part).detach().cpu() for part in (x, y))
+        x, y = (tensor_of(part).detach().cpu() for part in (x, y))
     except (TypeError, ValueError, RuntimeError) as error:
         kinds = " and ".join(type(part).__name__ for part in (x, y))
         raise ValueError(
@@ -146,6 +153,8 @@ def _resident(x: Any, y: Any, name: str) -> TensorSplit:
 
 
 def _check_tensors(x: Tensor, y: Tensor, name: str) -> None:
+    for part, kind in ((x, "images"), (y, "labels")):
+        check_strided(part, f"{name}: {kind}")
     if x.dtype != torch.float32:
         raise ValueError(f"{name}: images are {x.dtype}; {FLOATS}")
     if not x.isfinite().all():

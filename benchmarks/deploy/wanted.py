@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from benchmarks.calls.asked import candidates
 from benchmarks.calls.ground import ground_from
 from benchmarks.data.load import DatasetConfig, Splits, load
 from benchmarks.data.unlabelled import cut_tensor
@@ -54,6 +55,7 @@ class Wanted:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", candidates(self.bits))
         given = [k for k in ("like", "ratio", "limit", "max_drop") if getattr(self, k) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: give one budget")

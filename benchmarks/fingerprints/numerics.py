@@ -69,7 +69,7 @@ def computing_in(chosen: Place) -> Iterator[None]:
         compute_on(before)
 
 
-def place_named(device: str, amp: Any = "off") -> Place:
+def place_named(device: Any, amp: Any = "off") -> Place:
     """The place that configuration names; ``auto`` is the accelerator that is there, or the CPU.
 
     Raises:
@@ -77,9 +77,12 @@ def place_named(device: str, amp: Any = "off") -> Place:
     """
     if isinstance(amp, bool):  # as YAML reads on and off
         amp = "bf16" if amp else "off"
-    if amp not in PRECISIONS:
+    if not isinstance(amp, str) or amp not in PRECISIONS:
         raise ValueError(f"amp = {amp!a}: choose from {', '.join(PRECISIONS)}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not isinstance(device, str | torch.device):
+        raise ValueError(f"device = {device!a}: choose from {', '.join(DEVICES)}")
+    device = str(device)
     if device == "auto":
         device = next((kind for kind, is_there in there.items() if is_there), "cpu")
     kind, _, number = device.partition(":")

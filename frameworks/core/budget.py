@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 from frameworks.core.policy import LayerBits, Policy
@@ -54,9 +55,9 @@ class BudgetSpec:
                 f"limits), not {given or 'none'}"
             )
         name, value = next(iter(given.items()))
-        if isinstance(value, bool):
-            raise ValueError(f"budget.{name} = {value}: give a number")
-        if not (math.isfinite(value) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"budget.{name} = {value!r:.60}: give a number")
+        if not (math.isfinite(value) and float(value) > 0):
             raise ValueError(f"budget.{name} = {value} must be a positive number")
         if self.like is not None and not 1 <= self.like <= 8:
             raise ValueError(f"budget.like = {self.like} lies outside 1..8 bits")

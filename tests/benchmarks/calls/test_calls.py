@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 import benchmarks
 from benchmarks import juxtapose, search
+from benchmarks.calls.asked import Asked
 from benchmarks.fingerprints.numerics import place
 from benchmarks.records.record import Record
 from benchmarks.suite.cell import compute
@@ -147,6 +149,15 @@ def test_a_call_computes_what_a_cell_of_the_suite_does(cache_folder, protocol):
     assert found.record.notes == record.notes
 
 
+@pytest.mark.parametrize(
+    "bits", [np.array([2, 4]), [np.int64(2), np.int64(4)], (bit for bit in (2, 4)), {2: "", 4: ""}]
+)
+def test_candidate_bits_come_in_any_iterable(bits):
+    asked = Asked(like=3, bits=bits)
+    cells = [asked.cell("mine", {"name": "uniform"}, seed) for seed in (0, 1)]
+    assert [cell["protocol"]["weight_bits"] for cell in cells] == [[2, 4], [2, 4]]
+
+
 def test_a_compiled_network_gives_what_it_gives_uncompiled(data):
     compiled = data | {"model": torch.compile(data["model"])}
     one, two = (
@@ -270,6 +281,16 @@ def test_a_found_network_is_exported(data, tmp_path, capsys):
         ({"bits": 4}, r"bits = 4: give several candidates, such as \(2, 4, 8\)"),
         ({"bits": "48"}, r"bits = '48': give several candidates"),
         ({"bits": (4, True)}, r"bits = \(4, True\): give several candidates"),
+        ({"bits": []}, r"bits = \[\]: give several candidates"),
+        ({"bits": np.array(4)}, r"bits = array\(4\): give several candidates"),
+        ({"bits": [[2, 4]]}, r"bits = \[\[2, 4\]\]: give several candidates"),
+        ({"like": "4"}, r"^like = '4': give a number"),
+        ({"like": [4]}, r"^like = \[4\]: give a number"),
+        ({"metrics": {"size": {"like": "4"}}}, r"metrics\.size: budget\.like = '4': give a number"),
+        ({"protocol": 3}, r"protocol = 3: give a name, .*; the names are ptq, controlled, paper"),
+        ({"space": "paired"}, r"space = 'paired': give a mapping; the keys are .*restrict"),
+        ({"device": 0}, r"device = 0: choose from auto, cpu, cuda"),
+        ({"amp": ["off"]}, r"amp = \['off'\]: choose from off, bf16"),
         ({"like": True}, r"like = True: give a number"),
         ({"ratio": True}, r"ratio = True: give a number"),
         ({"metrics": {"size": {"like": True}}}, r"budget\.like = True: give a number"),

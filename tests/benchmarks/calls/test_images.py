@@ -60,6 +60,25 @@ class Batched(Odd):
         return [self[i] for i in index]
 
 
+class Short(Odd):
+    """One that leaves out a sample of a batch."""
+
+    def __getitems__(self, index):
+        return [self[i] for i in index[:3]]
+
+
+class Unsized(Dataset):
+    def __getitem__(self, index):
+        return X[index], int(Y[index])
+
+
+class Flipped(Plain):
+    """Arrays whose last axis runs backwards, as flips of NumPy leave them."""
+
+    def __getitem__(self, index):
+        return X[index].flip(-1).numpy()[..., ::-1], int(Y[index])
+
+
 def collated(samples):
     return torch.stack([x for x, _ in samples]), torch.tensor([int(y) for _, y in samples])
 
@@ -81,6 +100,9 @@ def content(split):
         (TensorDataset(X, Y), TensorSplit),
         (Subset(TensorDataset(X.flip(0), Y.flip(0)), list(range(9, -1, -1))), TensorSplit),
         (Plain(), DatasetSplit),
+        (Flipped(), DatasetSplit),
+        ((X.flip(-1).numpy()[..., ::-1], Y.flip(0).numpy()[::-1]), TensorSplit),
+        (Subset(TensorDataset(X.flip(0), Y.flip(0)), np.arange(10)[::-1]), TensorSplit),
         (DataLoader(Plain(), batch_size=3, num_workers=2), DatasetSplit),
         (DataLoader(Plain(), batch_size=3, shuffle=True), DatasetSplit),
         (DataLoader(TensorDataset(X, Y), batch_size=3, shuffle=True), TensorSplit),
@@ -207,8 +229,21 @@ def test_a_split_of_a_loader_can_be_cut():
         (TensorSplit(X.double(), Y), r"train: images are torch\.float64; give torch\.float32"),
         (TensorSplit(X / 0, Y), r"train: some images hold NaN or infinite values"),
         (TensorSplit(X, Y.float()), r"of torch\.float32; give \[N, C, H, W\] and class numbers"),
+        (Subset(TensorDataset(X, Y), []), r"train has no images"),
+        (Unsized(), r"train is a Unsized without a length: give it __len__"),
+        (Short(None), r"train: __getitems__ gives 3 samples for 4 indices; give a list with one"),
+        *(
+            (data, r"train: images: a tensor of the layout sparse_coo; give x\.to_dense\(\)")
+            for data in (
+                (X.to_sparse(), Y),
+                Subset(TensorDataset(X.to_sparse(), Y), [0]),
+            )
+        ),
+        (Odd(0, x=X[0].to_sparse()), r"train, image 0: a tensor of the layout sparse_coo"),
+        (Odd(0, x=np.array([None])), r"train, image 0: torch makes no tensor of it .*; give torch"),
+        ((np.array([None] * 10), Y), r"train: images and labels are a ndarray and Tensor, of"),
     ],
 )
 def test_what_is_no_data_is_refused_with_the_choices(data, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        as_split(data, "train")
+        list(as_split(data, "train").batches(4))
