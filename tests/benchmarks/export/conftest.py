@@ -107,7 +107,7 @@ def resnet8(digits):
     return case_of(digits.checkpoint.model, splits.input_shape, images)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_trace_each():
     """Networks that differ in nothing but their quantizers are traced once."""
     known, real = {}, trace.traced
