@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.networks.qmodel import QModel
+from frameworks.core.networks.taking.take import given_entries
 from frameworks.core.policy import Policy
 from frameworks.core.solution import Point, Scores, Solution
 
@@ -137,11 +138,14 @@ def _check_policy(what: str, policy: object, problem: Problem) -> None:
 
 
 def _check_weights(where: str, weights: object, network: nn.Module) -> None:
-    """Weights fit the float network exactly, and are finite."""
+    """Weights fit the float network exactly, by its names and those it was given with besides."""
     if not isinstance(weights, Mapping):
         raise WrongAnswer(f"{where}: weights is {_what(weights)}: give a state dict")
-    expected = network.state_dict()
-    if odd := sorted(map(str, weights.keys() ^ expected.keys())):
+    needed = network.state_dict()
+    expected = given_entries(network) | needed
+    if odd := sorted(
+        map(str, (weights.keys() - expected.keys()) | (needed.keys() - weights.keys()))
+    ):
         raise WrongAnswer(
             f"{where}: weights and the float network differ in {odd[:5]}: give its state dict"
         )

@@ -69,6 +69,12 @@ class Baked:
         return [self._full(key) for key in self.keys]
 
     @property
+    def given_entries(self) -> dict[str, Tensor]:
+        """What these are in the network as it was given."""
+        state = self.given.state_dict()
+        return {self._full(key): state[key] for key in self.keys}
+
+    @property
     def name(self) -> str:
         """The entry of the plain network's state."""
         return self._full(self.tensor)

@@ -102,6 +102,19 @@ def given_state(network: nn.Module, state: State) -> dict[str, Tensor]:
     return found
 
 
+def given_entries(network: nn.Module) -> dict[str, Tensor]:
+    """The entries of the network as given that a taken one's state may have besides its own.
+
+    Also those that its present values cannot be expressed by, as other values may be.
+    """
+    notes: Taken | None = network.__dict__.get(_MARK)
+    own = network.state_dict()
+    found = given_state(network, own)
+    for baked in notes.baked if notes else ():
+        found |= baked.given_entries
+    return {name: value for name, value in found.items() if name not in own}
+
+
 def load_state(network: nn.Module, state: State) -> None:
     """Load a state of a network as it was given, or as it was taken, into a taken one.
 
@@ -109,7 +122,6 @@ def load_state(network: nn.Module, state: State) -> None:
         RuntimeError: entries are missing, or fit no tensor.
     """
     notes: Taken | None = network.__dict__.get(_MARK)
-    own = network.state_dict()
     found = dict(state)
     for baked in notes.baked if notes else ():
         if baked.name not in found and set(baked.given_names) <= set(found):
@@ -122,7 +134,7 @@ def load_state(network: nn.Module, state: State) -> None:
         given_name = name.removesuffix(SUFFIX)
         if given_name != name and given_name in found:
             found.setdefault(f"{name}.weight", found[given_name])
-    given = set(given_state(network, own)) - set(own)
+    given = given_entries(network)
     network.load_state_dict({key: value for key, value in found.items() if key not in given})
 
 
