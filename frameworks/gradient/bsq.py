@@ -31,7 +31,7 @@ from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.networks.taking.bake import raw_weight
+from frameworks.core.networks.taking.bake import mask_of, raw_weight, stored_weight
 from frameworks.core.policy import FLOAT, PRUNED, LayerBits, Policy
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.bitplanes import BitPlanes, SignMagnitude
@@ -143,7 +143,7 @@ class BSQ(Framework):
             course.run(net, problem.train, self.images, [optimizer], loss, clamp)
         policy = self.adjust(problem, net, planes, acts)
         for name, each in planes.items():
-            net.qlayer(name).inner.weight.data.copy_(each(each.scale).detach())  # type: ignore[operator]
+            stored_weight(net.qlayer(name).inner).data.copy_(each(each.scale).detach())
         steps = {name: each.step.flatten().tolist() for name, each in planes.items()}
         notes = {"alpha": self.alpha, "steps": steps, "learning": course.to_json()}
         return Solution(policy, net.float_state(), notes=notes, cross_entropy=course.last)
@@ -212,7 +212,8 @@ def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
             start.learn_range()
             qlayer.weight_quantizer = start
             continue
-        planes[name] = BitPlanes.coded(raw_weight(qlayer.inner), start, bits[-1] - 1)
+        inner = qlayer.inner
+        planes[name] = BitPlanes.coded(raw_weight(inner), start, bits[-1] - 1, mask_of(inner))
         qlayer.weight_quantizer = planes[name]
     return planes
 

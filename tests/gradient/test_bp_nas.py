@@ -341,23 +341,24 @@ def test_weights_and_theta_learn_from_halves_that_do_not_meet():
         for half in (search.for_weights, search.for_theta)
     ]
     assert not images[0] & images[1]
-    weights = [w.clone() for w in search.net.raw_weights()]
+    layers = search.net.stored()
+    weights = [layer.weight.clone() for layer in layers]
     logits = search.choices.logits.detach().clone()
     search.train_theta(0.1, 0.1)
-    assert all(torch.equal(a, b) for a, b in zip(weights, search.net.raw_weights(), strict=True))
+    assert all(torch.equal(a, b.weight) for a, b in zip(weights, layers, strict=True))
     assert not torch.equal(logits, search.choices.logits)
     logits = search.choices.logits.detach().clone()
     search.train_weights()
     assert torch.equal(logits, search.choices.logits)
-    assert not torch.equal(weights[0], search.net.raw_weights()[0])
+    assert not torch.equal(weights[0], layers[0].weight)
 
 
 def test_weights_are_reshaped_after_every_update():
     of = toy.make_problem("bops", scheme="scale_clip")
     search = Search(replace(FAST, reshape=2.0), of)
     search.train_weights()
-    for weight in search.net.raw_weights():
-        assert float(weight.abs().max()) <= 2.1 * float(weight.abs().mean())
+    for layer in search.net.stored():
+        assert float(layer.weight.abs().max()) <= 2.1 * float(layer.weight.abs().mean())
     solution = replace(FAST, reshape=2.0).search(of)
     judge = toy.make_problem("bops", scheme="scale_clip", retrains=True)
     trained = FAST.finish(judge, solution)

@@ -66,7 +66,7 @@ def test_scale_clip_reshapes_it_once(monkeypatch):
     asked, method = problem("bp_nas"), registry.get("bp_nas")(reshape=1.0)
     net = PairNet(asked, Search(method, asked).decisions)
     stored = [layer for layer in asked.layers if not layer.shared]
-    assert len({w.data_ptr() for w in net.raw_weights()}) == len(net.raw_weights()) == len(stored)
+    assert len({m.weight.data_ptr() for m in net.stored()}) == len(net.stored()) == len(stored)
     calls = seen(monkeypatch, bp_nas, "scale_clip_", torch.Tensor.data_ptr)
     method.finish(asked, Solution(asked.space.reference(4, 4)))
     assert len(calls) == steps_of(asked) * len(stored)

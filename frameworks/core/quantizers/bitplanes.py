@@ -57,31 +57,37 @@ class BitPlanes(Quantizer):
         code: signed integers, the weight in steps.
         step: the step, a scalar or per output channel ``[C, 1, ...]``.
         planes: how many planes; larger codes saturate. Re-quantization never goes beyond it.
+        mask: 0 where a pruned weight stays 0, in the shape of the weight; None if it is not pruned.
     """
+
+    entries: Tensor | None
 
     positive: nn.Parameter
     negative: nn.Parameter
     scale: nn.Parameter
 
-    def __init__(self, code: Tensor, step: Tensor, planes: int) -> None:
+    def __init__(self, code: Tensor, step: Tensor, planes: int, mask: Tensor | None = None) -> None:
         super().__init__()
         self.most = planes
+        self.register_buffer("entries", mask, persistent=False)
         self.scale = nn.Parameter(step.detach().clone() * (2**planes - 1))
         self._split(code.detach(), planes)
 
     @classmethod
-    def of(cls, weight: Tensor, planes: int) -> BitPlanes:
+    def of(cls, weight: Tensor, planes: int, mask: Tensor | None = None) -> BitPlanes:
         """The planes of a float weight under dynamic scaling, s = max|W| (section 3.1)."""
         step = (weight.detach().abs().max() / (2**planes - 1)).clamp_min(SMALLEST_STEP)
-        return cls(torch.round(weight.detach() / step), step, planes)
+        return cls(torch.round(weight.detach() / step), step, planes, mask)
 
     @classmethod
-    def coded(cls, weight: Tensor, quantizer: Quantizer, planes: int) -> BitPlanes:
+    def coded(
+        cls, weight: Tensor, quantizer: Quantizer, planes: int, mask: Tensor | None = None
+    ) -> BitPlanes:
         """The planes of a weight's codes; as `of` if their grid is not uniform or has no zero."""
         codes = quantizer.codes(weight.detach())
         if codes.codebook is not None or bool(codes.offset.any()):
-            return cls.of(weight, planes)
-        return cls(codes.code, codes.scale, planes)
+            return cls.of(weight, planes, mask)
+        return cls(codes.code, codes.scale, planes, mask)
 
     @property
     def count(self) -> int:
@@ -104,14 +110,19 @@ class BitPlanes(Quantizer):
         self.positive = nn.Parameter(to_planes(code.clamp_min(0), planes))
         self.negative = nn.Parameter(to_planes((-code).clamp_min(0), planes))
 
+    def _sums(self) -> Tensor:
+        """The signed sums of the planes; what is pruned is 0 and gets no gradient."""
+        sums = from_planes(self.positive - self.negative)
+        return sums if self.entries is None else sums * self.entries
+
     @torch.no_grad()
     def integers(self) -> Tensor:
         """The signed sums of the planes, rounded; they may exceed ``2^n - 1`` while training."""
-        return torch.round(from_planes(self.positive - self.negative))
+        return torch.round(self._sums())
 
     def forward(self, x: Tensor) -> Tensor:
         levels = 2**self.count - 1
-        total = from_planes(self.positive - self.negative) / levels
+        total = self._sums() / levels
         code = torch.round(total.detach().clamp(-1, 1) * levels) / levels
         return self.scale * straight_through(total, code)
 

@@ -32,7 +32,7 @@ from frameworks.core.card import Card
 from frameworks.core.evaluation.train import Recipe, cross_entropy
 from frameworks.core.framework import Framework
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.networks.taking.bake import raw_weight
+from frameworks.core.networks.taking.bake import mask_of, stored_weight
 from frameworks.core.problem import Problem
 from frameworks.core.registry import register
 from frameworks.core.solution import Solution
@@ -144,7 +144,8 @@ class BPNAS(Framework):
             assert isinstance(model, QModel)
             for _, layer in model.qlayers():
                 if self.reshape and not layer.layer.shared:
-                    scale_clip_(raw_weight(layer.inner).data, self.reshape)
+                    stored, mask = stored_weight(layer.inner), mask_of(layer.inner)
+                    scale_clip_(stored.data, self.reshape, mask)
             return cross_entropy(model, x, y)
 
         return problem.fine_tune(solution.policy, loss=reshaped)

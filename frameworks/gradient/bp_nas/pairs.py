@@ -129,8 +129,7 @@ class PairNet(nn.Module):
         """Trainable weights, and trainable quantization ranges."""
         return parts_of(self.qmodel)
 
-    def raw_weights(self) -> list[Tensor]:
-        """The stored weights of all quantized layers, each once, to be changed in place."""
-        modules = [m for m in self.modules() if isinstance(m, PairLayer | QLayer)]
-        stored = (raw_weight(module.inner) for module in modules)
-        return list({id(weight): weight for weight in stored}.values())
+    def stored(self) -> list[nn.Module]:
+        """The float layers of all quantized ones; of those that store one weight, the last."""
+        layers = [m.inner for m in self.modules() if isinstance(m, PairLayer | QLayer)]
+        return list({id(layer.weight): layer for layer in layers}.values())

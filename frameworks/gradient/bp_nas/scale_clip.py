@@ -13,7 +13,8 @@ those that readers of the paper give (2) and a choice of ours (4); see BP-NAS's 
 
 The mean counts as a constant. The gradient is straight through inside the clip and 0 outside. Of
 one bit the two levels are -mean|x| and mean|x|. Inputs with negative values have the steps of
-weights.
+weights. The zeros of a pruned weight count in the quantizer's mean, but not where weights are
+clipped in place.
 """
 
 from __future__ import annotations
@@ -41,9 +42,16 @@ def clipping_point(x: Tensor, multiple: float) -> Tensor:
 
 
 @torch.no_grad()
-def scale_clip_(x: Tensor, multiple: float = WEIGHT_MULTIPLE) -> Tensor:
-    """Clip a tensor in place at ``k mean|x|`` on either side; the tensor."""
-    reach = clipping_point(x, multiple)
+def scale_clip_(x: Tensor, multiple: float = WEIGHT_MULTIPLE, mask: Tensor | None = None) -> Tensor:
+    """Clip a tensor in place at ``k mean|x|`` on either side; the tensor.
+
+    Of a pruned tensor the mean is that of the entries that its mask keeps: with the zeros it would
+    be smaller, and clipping again and again would shrink the others to 0.
+    """
+    kept = x if mask is None else x[mask.bool()]
+    if not kept.numel():
+        return x
+    reach = clipping_point(kept, multiple)
     return torch.minimum(torch.maximum(x, -reach, out=x), reach, out=x)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frameworks.core.evaluation.train import Loss, cross_entropy
+from frameworks.core.networks.taking.bake import mask_of, stored_weight
 from frameworks.core.problem import Problem
 from frameworks.core.search.course import Course
 from frameworks.core.solution import Solution
@@ -101,8 +102,8 @@ class Search:
     def reshape(self) -> None:
         """Scale-Clip of all stored weights."""
         if self.settings.reshape:
-            for weight in self.net.raw_weights():
-                scale_clip_(weight.data, self.settings.reshape)
+            for layer in self.net.stored():
+                scale_clip_(stored_weight(layer).data, self.settings.reshape, mask_of(layer))
 
     def train_theta(self, mu: float, weight: float) -> None:
         """One epoch of theta on its half; the weights do not change."""

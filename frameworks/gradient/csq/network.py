@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from frameworks.core.evaluation.train import Loss, cross_entropy
 from frameworks.core.networks.qmodel import QModel
-from frameworks.core.networks.taking.bake import raw_weight
+from frameworks.core.networks.taking.bake import mask_of, raw_weight, stored_weight
 from frameworks.core.problem import Problem
 from frameworks.core.quantizers.base import Quantizer
 from frameworks.core.quantizers.bitplanes import BitPlanes
@@ -29,7 +29,9 @@ def planter(
         if spot.kind == "act":
             return problem.quantizer(name, "act", acts[name])
         count = plane_count(spot.bits)
-        start = BitPlanes.coded(spot.tensor, problem.quantizer(name, "weight", count + 1), count)
+        mask = mask_of(problem.network.get_submodule(name))
+        quantizer = problem.quantizer(name, "weight", count + 1)
+        start = BitPlanes.coded(spot.tensor, quantizer, count, mask)
         return ContinuousPlanes(start, precision.masks[spot.row])
 
     return make
@@ -48,9 +50,9 @@ def settle(qmodel: QModel, cut: float) -> dict[str, list[float]]:
     for name, planes in planes_of(qmodel).items():
         planes.settle(cut)
         planes.grow(math.inf)
-        weight = raw_weight(qmodel.qlayer(name).inner)
-        codes = planes.codes(weight)
-        weight.data.copy_(codes.dequantize())
+        inner = qmodel.qlayer(name).inner
+        codes = planes.codes(raw_weight(inner))
+        stored_weight(inner).data.copy_(codes.dequantize())
         steps[name] = codes.scale.flatten().tolist()
     return steps
 
@@ -66,20 +68,24 @@ def replant(qmodel: QModel, steps: Mapping[str, Sequence[float]]) -> None:
         if isinstance(bits, int) and bits > 1 and min(values) > 0:
             step = weight.new_tensor(values)
             step = step.view(-1, *(1,) * (weight.dim() - 1)) if len(values) > 1 else step.view(())
-            qlayer.weight_quantizer = kept_planes(torch.round(weight / step), step, bits - 1)
+            code, mask = torch.round(weight / step), mask_of(qlayer.inner)
+            qlayer.weight_quantizer = kept_planes(code, step, bits - 1, mask)
     for _, qlayer in qmodel.qlayers():
         if qlayer.layer.shared:
             qlayer.weight_quantizer = qmodel.qlayer(qlayer.layer.shared).weight_quantizer
 
 
-def kept_planes(code: Tensor, step: Tensor, count: int) -> ContinuousPlanes:
+def kept_planes(
+    code: Tensor, step: Tensor, count: int, mask: Tensor | None = None
+) -> ContinuousPlanes:
     """So many planes of an integer weight ``code * step``, all of them kept for good.
 
-    Planes that it does not need lie below its least significant one.
+    Planes that it does not need lie below its least significant one. What a mask prunes stays 0.
     """
     spare = max(count - int(code.abs().max()).bit_length(), 0)
     masks = nn.Parameter(torch.ones(count, device=code.device), requires_grad=False)
-    planes = ContinuousPlanes(BitPlanes(code * 2**spare, step / 2**spare, count), masks)
+    start = BitPlanes(code * 2**spare, step / 2**spare, count, mask)
+    planes = ContinuousPlanes(start, masks)
     planes.settle(0.0)
     return planes
 

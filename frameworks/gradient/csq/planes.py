@@ -36,10 +36,12 @@ class ContinuousPlanes(Quantizer):
     The float weight that comes in is not read: the planes hold the weight.
 
     Args:
-        start: the bits to start from, with their scale.
+        start: the bits to start from, with their scale and the mask of a pruned weight.
         masks: logits M ``[n]`` of the planes, the least significant first; layers that are tied
             share them.
     """
+
+    entries: Tensor | None
 
     def __init__(self, start: BitPlanes, masks: nn.Parameter) -> None:
         super().__init__()
@@ -47,6 +49,7 @@ class ContinuousPlanes(Quantizer):
         self.logits = nn.Parameter(bits - HALF)
         self.scale = nn.Parameter(start.scale.detach().clone())
         self.masks = masks
+        self.register_buffer("entries", start.entries, persistent=False)
         self.temperature = 1.0
         self.settled = False
         self.cut = 0.0
@@ -74,7 +77,8 @@ class ContinuousPlanes(Quantizer):
         powers = 2.0 ** torch.arange(self.count, dtype=mask.dtype, device=mask.device)
         signed = torch.cat([mask * powers, -mask * powers]) / (2**self.count - 1)
         total: Tensor = signed @ bits.flatten(0, 1).flatten(1)
-        return total.view(bits.shape[2:])
+        total = total.view(bits.shape[2:])
+        return total if self.entries is None else total * self.entries
 
     def relaxed(self) -> Tensor:
         """The weight that is trained, in units of the scale."""

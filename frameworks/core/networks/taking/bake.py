@@ -112,10 +112,19 @@ def mask_of(module: nn.Module, tensor: str = "weight") -> Tensor | None:
     return module._buffers.get(f"{MASK}{tensor}")
 
 
-def raw_weight(module: nn.Module) -> Tensor:
-    """A layer's weight before any quantizer, with pruned entries at 0."""
-    weight, mask = module.weight, mask_of(module)
+def stored_weight(module: nn.Module) -> Tensor:
+    """A layer's weight as it is stored, to be changed in place; what is pruned counts nowhere."""
+    weight = module.weight
     assert isinstance(weight, Tensor)
+    return weight
+
+
+def raw_weight(module: nn.Module) -> Tensor:
+    """A layer's weight before any quantizer, with pruned entries at 0.
+
+    Not to be changed in place: under a mask it is a tensor of its own (see `stored_weight`).
+    """
+    weight, mask = stored_weight(module), mask_of(module)
     return weight if mask is None else weight * mask
 
 
