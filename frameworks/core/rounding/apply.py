@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from frameworks.core.networks.qlayer import QLayer
 from frameworks.core.networks.qmodel import QModel
+from frameworks.core.networks.taking.bake import mask_of, raw_weight
 from frameworks.core.policy import Bits
 from frameworks.core.quantizers.base import Codes, Quantizer
 from frameworks.core.rounding.adaquant import STEPS, adaquant
@@ -84,15 +85,17 @@ def round_weights(
 
 
 def movable(qmodel: QModel, name: str, bits: Bits) -> Levels | None:
-    """The levels of a layer's weights at some bits; None where its weights stay at the nearest."""
+    """The levels of a layer's weights at some bits; None where its weights stay at the nearest.
+
+    What is pruned has one level, the nearest to 0.
+    """
     q = qmodel.qlayer(name)
     layer = q.layer
     sharing = {other.layer.shared for _, other in qmodel.qlayers()} - {""}
     if layer.shared or name in sharing or layer.read or layer.transposed:
         return None
-    weight = q.inner.weight
-    assert isinstance(weight, Tensor)
-    return levels_of(q.scheme, weight.detach(), bits)
+    levels, mask = levels_of(q.scheme, raw_weight(q.inner).detach(), bits), mask_of(q.inner)
+    return levels if levels is None or mask is None else levels.kept(mask.bool())
 
 
 def rounded(
@@ -107,9 +110,7 @@ def rounded(
         method: one of `ROUNDINGS` that does more than take the nearest.
         steps: of ``adaquant``; the published number by default.
     """
-    weight = q.inner.weight
-    assert isinstance(weight, Tensor)
-    weight, groups = weight.detach(), len(moments.inputs)
+    weight, groups = raw_weight(q.inner).detach(), len(moments.inputs)
     shape = (groups, len(weight) // groups, weight[0].numel())
     rows, grid = weight.reshape(shape), levels.view(*shape)
     step = grid.step

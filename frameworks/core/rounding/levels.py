@@ -35,6 +35,12 @@ class Levels:
         """The codes of the nearest levels."""
         return self.place(weight).clamp(self.low, self.high).round()
 
+    def kept(self, mask: Tensor) -> Levels:
+        """The same where a mask is true; elsewhere, the level nearest to 0 alone."""
+        zero = self.nearest(torch.zeros_like(self.step))
+        ends = (torch.where(mask, end, zero) for end in (self.low, self.high))
+        return Levels(self.step, *ends, self.offset)
+
     def view(self, *shape: int) -> Levels:
         """The same in another shape."""
         return Levels(*(x.reshape(shape) for x in (self.step, self.low, self.high, self.offset)))

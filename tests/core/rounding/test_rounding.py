@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from frameworks import Policy, schemes
+from frameworks.core.networks.taking.bake import mask_of
 from frameworks.core.rounding.adaquant import adaquant
 from frameworks.core.rounding.adaround import adaround, beta, soft, start
 from frameworks.core.rounding.apply import gathered, round_weights
@@ -16,6 +18,7 @@ from frameworks.core.rounding.gptq import gptq
 from frameworks.core.rounding.levels import Levels, levels_of
 from frameworks.core.rounding.moments import LayerMoments, patches
 from frameworks.core.rounding.ranges import FACTORS, scaled
+from frameworks.testing import toy
 
 
 def moments_of(x, y):
@@ -211,6 +214,36 @@ def test_codebooks_and_float_have_no_levels():
     weight = torch.randn(8, 3)
     assert levels_of(schemes.get("mse")(), weight, 32) is None
     assert levels_of(schemes.get("haq_kmeans")(), weight, 2) is None
+
+
+def test_kept_levels_leave_the_nearest_to_0_elsewhere():
+    ones = torch.ones(1, 1, 3)
+    levels = Levels(0.5 * ones, 0 * ones, 3 * ones, torch.tensor([[[-2.0, -1.4, 1.0]]]))
+    kept = levels.kept(torch.tensor([[[True, False, False]]]))
+    assert kept.low.tolist() == [[[0, 1, 0]]]
+    assert kept.high.tolist() == [[[3, 1, 0]]]
+
+
+class Cut(toy.ToyConvNet):
+    """Half of one convolution is pruned."""
+
+    def __init__(self):
+        super().__init__()
+        prune.random_unstructured(self.blocks[0].conv1, "weight", 0.5)
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround", "adaquant"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_pruned_weights_stay_0(method, bits, monkeypatch):
+    monkeypatch.setattr("frameworks.core.rounding.adaround.STEPS", 50)
+    problem = toy.make_problem("size", kind=Cut)
+    model = problem.quantized(Policy.uniform(problem.layers, bits, 8))
+    layer = model.qlayer("blocks.0.conv1")
+    mask, before = mask_of(layer.inner).bool(), layer.codes().code
+    problem.rounded(model, method, 50 if method == "adaquant" else None)
+    assert not layer.present_weight()[~mask].any()
+    assert not layer.codes().code[~mask].any()
+    assert not torch.equal(layer.codes().code, before)
 
 
 @pytest.mark.parametrize("method", ["gptq", "adaround", "adaquant"])

@@ -2,8 +2,10 @@
 
 A layer under ``spectral_norm``, ``weight_norm``, a pruning mask or any other parametrization has no
 weight of its own that could be quantized or trained. Its present weight takes their place. Pruned
-entries stay pruned: the mask is kept beside the weight (`mask_of`), and what quantizes or trains
-the layer applies it. Masks of vectors, such as biases, are not kept: nothing applies them.
+entries stay pruned: the mask is kept beside the weight (`mask_of`), and what trains, rounds or
+quantizes the layer starts from a 0 there. A grid without a level 0 (of one bit, of codebooks, of
+the schemes ``dorefa_pact``, ``fracbits``, ``hwgq`` and ``sdq``) has them at its level nearest to 0.
+Masks of vectors, such as biases, are not kept: nothing applies them.
 """
 
 from __future__ import annotations
