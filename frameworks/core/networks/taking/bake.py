@@ -145,7 +145,12 @@ def computed(model: nn.Module) -> bool:
 
 
 def bake(model: nn.Module) -> list[Baked]:
-    """Bake every computed tensor of a network in eval mode, in place."""
+    """Bake every computed tensor of a network in eval mode, in place.
+
+    Raises:
+        ValueError: two modules store one tensor and are not pruned alike; they are named.
+    """
+    _check_ties(model)
     found: list[Baked] = []
     for path, module in list(model.named_modules()):
         if not parametrize.is_parametrized(module) and next(_computing(module), None) is None:
@@ -177,6 +182,30 @@ class _Values(TorchFunctionMode):
             value, memo = args
             return memo.setdefault(id(value), value.detach().clone())
         return func(*args, **(kwargs or {}))
+
+
+def _check_ties(model: nn.Module) -> None:
+    """Raise where a tensor is stored once and pruned differently: a mask would reach all of it."""
+    held: dict[nn.Parameter, list[tuple[str, Tensor | None]]] = {}
+    for path, module in model.named_modules():
+        pruned = {
+            f"{name}_orig": getattr(module, f"{name}_mask")
+            for name, hook in _computing(module)
+            if isinstance(hook, prune.BasePruningMethod)
+        }
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                whose = f"{path}.{name.removesuffix('_orig') if name in pruned else name}"
+                held.setdefault(parameter, []).append((whose.lstrip("."), pruned.get(name)))
+    for (first, mask), *others in held.values():
+        for other, its in others:
+            if (mask is None) != (its is None) or (
+                mask is not None and its is not None and not torch.equal(mask, its)
+            ):
+                raise ValueError(
+                    f"{first} and {other} are one tensor, but are not pruned alike; prune both by "
+                    "one mask (torch.nn.utils.prune.custom_from_mask), or give each its own tensor"
+                )
 
 
 def _computing(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -59,7 +59,7 @@ def taken(model: nn.Module, reads: Iterable[str] = ()) -> nn.Module:
 
     Raises:
         ValueError: a layer's weight is computed in a way that cannot be baked, or is stored in
-            another layer, too, in another shape; it is named.
+            another layer, too, in another shape or pruned differently; it is named.
     """
     before = model.__dict__.get(_MARK)
     missing = set(reads) - (before.reads if before else set())

@@ -234,6 +234,45 @@ def test_pruned_entries_stay_pruned_wherever_the_mask_lies(tensor, names):
     assert not torch.cat([layer.weight for layer in layers])[~mask].any()
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, each of them pruned by a mask or not at all."""
+
+    def __init__(self, one, two):
+        super().__init__()
+        self.stem, self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.two.weight = self.one.weight
+        for layer, mask in ((self.one, one), (self.two, two)):
+            if mask is not None:
+                prune.custom_from_mask(layer, "weight", mask)
+
+    def forward(self, x):
+        return self.two(self.one(self.stem(x.flatten(1)).relu()).relu())
+
+
+UPPER = torch.ones(6, 6).triu()
+
+
+@pytest.mark.parametrize(("one", "two"), [(UPPER, None), (None, UPPER), (UPPER, UPPER.T)])
+def test_one_weight_that_is_pruned_in_two_ways_is_refused_by_name(one, two):
+    net = Tied(one, two).eval()
+    message = r"one\.weight and two\.weight are one tensor, but are not pruned alike"
+    with pytest.raises(ValueError, match=message):
+        describe(net, (1, 6, 1))
+    with pytest.raises(ValueError, match=message):
+        taken(net)
+
+
+@pytest.mark.parametrize("mask", [UPPER, None])
+def test_one_weight_that_is_pruned_in_one_way_stays_one(mask):
+    net, x = Tied(mask, mask).eval(), torch.randn(4, 1, 6, 1)
+    prune.random_unstructured(net.stem, "weight", 0.5)
+    made = taken(net)
+    with torch.no_grad():
+        assert torch.allclose(made(x), net(x))
+    assert made.one.weight is made.two.weight
+    assert [layer.shared for layer in describe(net, (1, 6, 1))] == ["", "", "one"]
+
+
 def test_a_weight_computed_in_another_way_is_refused_by_name():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4))
     weight = net[0].weight
