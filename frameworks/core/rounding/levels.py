@@ -38,8 +38,8 @@ class Levels:
     def kept(self, mask: Tensor) -> Levels:
         """The same where a mask is true; elsewhere, the level nearest to 0 alone."""
         zero = self.nearest(torch.zeros_like(self.step))
-        ends = (torch.where(mask, end, zero) for end in (self.low, self.high))
-        return Levels(self.step, *ends, self.offset)
+        low, high = (torch.where(mask, end, zero) for end in (self.low, self.high))
+        return Levels(self.step, low, high, self.offset)
 
     def view(self, *shape: int) -> Levels:
         """The same in another shape."""
