@@ -196,10 +196,7 @@ class BSQ(Framework):
 
 
 def represent(problem: Problem, net: QModel, acts: dict[str, int]) -> Planes:
-    """Put planes in the place of every searched weight; the planes by layer name.
-
-    A weight that is stored once has them once, at the layer that stores it.
-    """
+    """Put planes in the place of every searched weight, each once; the planes by layer name."""
     planes: Planes = {}
     for name, qlayer in net.qlayers():
         bits = [b for b in problem.space.weight_bits[name] if b != FLOAT] or [FLOAT]
