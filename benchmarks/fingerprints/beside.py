@@ -13,6 +13,7 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from frameworks import files_under
@@ -67,21 +68,20 @@ def spelled(tree: ast.AST) -> Spelled:
 def named_below(path: Path, said: Spelled) -> tuple[str, ...]:
     """The files below a Python file's folder that it spells, by their names from there."""
     folder, texts = path.parent, [t for t in said.texts if not Path(t).is_absolute()]
-    folders, found = [("", False)], dict[str, None]()
-    for deep in range(_DEEPEST):
-        below: list[tuple[str, bool]] = []
-        for at, _ in folders:
-            for text in texts:
-                name = str(Path(at, text))
-                if (folder / name).is_file():
-                    if text not in said.written:
-                        found[name] = None
-                elif name != "." and name != at and (folder / name).is_dir():
-                    below.append((name, text in said.listed))
-        for name, listed in below:
-            if listed:
-                found |= dict.fromkeys(str(Path(name, at)) for at in files_under(folder / name))
-        folders = below if deep + 1 < _DEEPEST else []
+    folders, found = [""], dict[str, None]()
+    for _ in range(_DEEPEST):
+        below: list[str] = []
+        for at, text in product(folders, texts):
+            name = str(Path(at, text))
+            if (folder / name).is_file():
+                if text not in said.written:
+                    found[name] = None
+            elif name not in (".", at) and (folder / name).is_dir():
+                below.append(name)
+                # What lies above, a whole project say, is not the file's own.
+                if text in said.listed and ".." not in Path(name).parts:
+                    found |= dict.fromkeys(str(Path(name, x)) for x in files_under(folder / name))
+        folders = below
     own = (f"{path.stem}{text}" for text in said.suffixes if text not in said.written)
     found |= dict.fromkeys(name for name in own if (folder / name).is_file())
     return tuple(name for name in found if folder / name != path)

@@ -196,10 +196,10 @@ def test_what_a_file_finds_by_its_place_counts(site, lines):
         'T = Path(__file__).with_name("t.json")\nwith T.open("a") as f:\n    f.write("x")',
         'HERE = Path(__file__).parent\nT = HERE / "t.json"\njson.dump(1, open(T, "w"))',
         'def keep(path):\n    path.write_text("x")\n\n\nkeep(Path(__file__).parent / "t.json")',
-        'X = Path(__file__)\nPath("elsewhere", "u.json").read_text()',
+        "open('t.json')",  # in the working folder
     ],
 )
-def test_what_a_file_writes_does_not_count(site, lines):
+def test_what_a_file_writes_or_does_not_find_by_its_place_does_not_count(site, lines):
     site.put("t.json", "1")
     site.put("method.py", METHOD + "\n\ndef f():\n    " + lines.replace("\n", "\n    ") + "\n")
     before = site.code("method")
@@ -207,12 +207,12 @@ def test_what_a_file_writes_does_not_count(site, lines):
     assert site.code("method") == before
 
 
-def test_a_text_is_no_file_of_one_that_does_not_say_where_it_is(site):
-    site.put("t.json", "1")
-    site.put("method.py", f"{METHOD}\n\ndef f():\n    open('t.json')\n")
-    before = site.code("method")
-    site.put("t.json", "2")
-    assert site.code("method") == before
+def test_a_folder_above_is_not_walked(site):
+    lines = "HERE = Path(__file__).parent\nX = list((HERE / '..').rglob('*'))"
+    site.put("pack/method.py", METHOD + "\n\ndef f():\n    " + lines.replace("\n", "\n    "))
+    before = site.code("pack.method")
+    site.put("unrelated.txt", "1")
+    assert site.code("pack.method") == before
 
 
 @pytest.mark.parametrize("used", ["t.json", "lib/t.json"])

@@ -154,6 +154,8 @@ def test_searches_that_are_kept_stay_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_committed_page_is_of_the_suite_as_it_is(name, tmp_path, monkeypatch):
     kept, made = RESULTS / f"{name}.json", tmp_path / "learning.md"
+    cells = of_suite("quick") if name == "learning" else fashion()
+    assert {name_of(cell) for cell in cells} == json.loads(kept.read_text()).keys()
     made.with_suffix(".json").write_text(kept.read_text())
     monkeypatch.setattr("benchmarks.studies.learning.looked", None)  # all is there
     assert main(["--out", str(made), *PAGES[name]]) == 0
